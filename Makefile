@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 setup: $(READY)
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 # The lowest release of transformers that pyproject.toml allows, with the libraries that it pins, before those of .venv.
 LOWEST := .cache/lowest

@@ -55,7 +55,10 @@ CLIENTS = {
     "AsyncAdminClient": "admin",
     "AsyncRecoverableRun": "recovery",
 }
-BASES = {"AsyncConnection": "tinkex/rest/connection.py"}
+BASES = {
+    "AsyncConnection": "tinkex/rest/connection.py",
+    "AsyncModelWeights": "tinkex/training/weights.py",
+}
 """Classes whose members a client has, and so its twin."""
 MADE_BY_USERS = ("AsyncServiceClient", "AsyncRestClient", "AsyncAdminClient")
 MADE_BY_BOTH = ("AsyncRestClient",)

@@ -17,7 +17,7 @@ from servers_seen import seen  # noqa: E402
 
 from tests.support.rules import RULES  # noqa: E402 - found through the line above
 from tinkex.dialects.detect import RECOGNISED  # noqa: E402
-from tinkex.dialects.dialect import Dialect, SamplingWays  # noqa: E402
+from tinkex.dialects.dialect import Dialect, SamplingRules  # noqa: E402
 from tinkex.dialects.table import DIALECTS, UNKNOWN  # noqa: E402
 
 TARGET = ROOT / "docs" / "servers.md"
@@ -198,7 +198,7 @@ def _loss_notes(d: Dialect) -> Iterator[str]:
 
 
 def _odd_samples(d: Dialect) -> Iterator[str]:
-    ways, usual = d.sampling, SamplingWays()
+    ways, usual = d.sampling, SamplingRules()
     words = {
         "base_models": "no base models",
         "saved_names": "not what was saved for sampling by name",

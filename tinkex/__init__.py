@@ -6,6 +6,7 @@ nothing.
 """
 
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - it cannot be imported any more once the main thread has ended
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tinkex.config.recovery import RecoveryPolicy as RecoveryPolicy
     from tinkex.config.recovery import is_recoverable as is_recoverable
     from tinkex.dialects.dialect import Dialect as Dialect
-    from tinkex.dialects.dialect import SamplingWays as SamplingWays
+    from tinkex.dialects.dialect import SamplingRules as SamplingRules
     from tinkex.downloads.progress_bar import DownloadBar as DownloadBar
     from tinkex.errors import *  # noqa: F403
     from tinkex.events import WaitFacts as WaitFacts
@@ -78,7 +79,7 @@ _HOMES = {
     "tinkex.downloads.progress_bar": ("DownloadBar",),
     "tinkex.futures.api_future": ("AsyncAPIFuture",),
     "tinkex.portal.future": ("APIFuture",),
-    "tinkex.dialects.dialect": ("Dialect", "SamplingWays"),
+    "tinkex.dialects.dialect": ("Dialect", "SamplingRules"),
     "tinkex.config.recovery": ("RecoveryPolicy", "is_recoverable"),
     "tinkex.recovery.run": ("AsyncRecoverableRun",),
     "tinkex.rest.admin": ("AsyncAdminClient",),
@@ -103,6 +104,8 @@ _HOMES = {
     "tinkex.tokenizer": ("StreamDecoder", "Tokenizer", "TokenizerError", "get_tokenizer"),
     "tinkex.training.client": ("AsyncTrainingClient",),
 }
+_RENAMED = {"SamplingWays": "SamplingRules"}
+"""Old public names and their new ones. The old ones work for one more release."""
 _MODULES = ("auth", "credentials", "events", "telemetry")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -112,6 +115,13 @@ def __getattr__(name: str) -> Any:
         return __dir__()
     if name.startswith("_") and name not in _HOME_OF:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+    if name in _RENAMED:
+        warnings.warn(
+            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
     if name in _MODULES:
         return import_module(f"tinkex.{name}")
     homes = [_HOME_OF[name]] if name in _HOME_OF else ["tinkex.errors", "tinkex.types"]

@@ -1,5 +1,5 @@
-"""Temporary folders that belong to a process: whoever finds one later can tell whether that process
-is still there.
+"""Temporary folders that belong to a process. Other processes can tell whether that process still
+runs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import IO
 from attrs import define
 
 _LOCK = ".tinkex-claim"
-_FIRST_WORDS = "tinkex "
+_MARK = "tinkex "
 
 
 @define(eq=False)
 class ClaimedFolder:
-    """A folder with a file in it that its process holds a lock on: the system lets go of that
-    however the process ends.
+    """A temporary folder with a locked file. The system releases the lock when the process ends, in
+    whatever way.
     """
 
     path: Path
@@ -29,25 +29,29 @@ class ClaimedFolder:
 
     @classmethod
     def make(cls, parent: Path, prefix: str, purpose: str) -> ClaimedFolder:
-        """Makes one; its name begins with `prefix`, and `purpose` tells it from others of that
-        prefix.
+        """Creates a folder.
+
+        Args:
+            parent: the folder in which to create it.
+            prefix: the beginning of its name.
+            purpose: a text that distinguishes it from other folders with the same prefix.
         """
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         lock = (path / _LOCK).open("w", encoding="utf-8")
-        # a file system without locks: nobody can take it for left behind, as nothing is written
+        # without locks on this file system nothing is written, so that nobody claims the folder
         with suppress(OSError):
-            _take(lock, wait=True)
-            # after the lock is had: one without words may be about to be claimed
-            lock.write(_FIRST_WORDS + purpose)
+            _lock_file(lock, wait=True)
+            # written under the lock: a folder with an empty file may be about to be claimed
+            lock.write(_MARK + purpose)
             lock.flush()
         return cls(path, lock)
 
-    def leave_to_parent(self) -> None:
-        """Lets go of it in the child of a fork; the parent's lock stays."""
+    def release_in_child(self) -> None:
+        """Releases the folder in the child of a fork; the parent keeps its lock."""
         self._lock.close()
 
     def remove(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Removes the folder and its contents."""
         for item in self.path.iterdir() if self.path.is_dir() else ():
             if item.name != _LOCK:
                 _remove(item)
@@ -57,27 +61,27 @@ class ClaimedFolder:
         self._lock.close()
 
 
-def left_behind(parent: Path, prefix: str, purpose: str) -> list[ClaimedFolder]:
-    """Returns the folders of this prefix and purpose whose processes are gone; they are the
-    caller's from now on.
+def claim_orphans(parent: Path, prefix: str, purpose: str) -> list[ClaimedFolder]:
+    """Claims the folders with this prefix and purpose whose processes have ended, and returns
+    them.
     """
-    found = [_taken_over(path, _FIRST_WORDS + purpose) for path in parent.glob(f"{prefix}*")]
+    found = [_claim_orphan(path, _MARK + purpose) for path in parent.glob(f"{prefix}*")]
     return [folder for folder in found if folder is not None]
 
 
-def _taken_over(path: Path, words: str) -> ClaimedFolder | None:
+def _claim_orphan(path: Path, mark: str) -> ClaimedFolder | None:
     claim = path / _LOCK
-    if path.is_symlink() or claim.is_symlink() or not claim.is_file() or not _is_mine(claim):
+    if path.is_symlink() or claim.is_symlink() or not claim.is_file() or not _is_own(claim):
         return None
     try:
         lock = claim.open("r+", encoding="utf-8")
     except OSError:
         return None
     try:
-        _take(lock, wait=False)
-        if lock.read() == words and os.path.samestat(os.fstat(lock.fileno()), claim.stat()):
+        _lock_file(lock, wait=False)
+        if lock.read() == mark and os.path.samestat(os.fstat(lock.fileno()), claim.stat()):
             return ClaimedFolder(path, lock)
-    # its process is there, or it is being removed, or it is none of ours
+    # its process runs, or it is being removed, or it is another program's folder
     except (OSError, UnicodeDecodeError):
         lock.close()
         return None
@@ -85,8 +89,8 @@ def _taken_over(path: Path, words: str) -> ClaimedFolder | None:
     return None
 
 
-def _is_mine(path: Path) -> bool:
-    """Whether the file is this user's: in a folder that all write to, others may lay one out."""
+def _is_own(path: Path) -> bool:
+    """Returns whether this user owns the file; in a shared folder others could plant one."""
     return sys.platform == "win32" or path.stat().st_uid == os.getuid()
 
 
@@ -100,17 +104,17 @@ def _remove(path: Path) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    _PLACE = 1 << 20  # far behind the words: a locked byte cannot be read
+    _LOCKED_BYTE = 1 << 20  # far behind the text, since a locked byte cannot be read
 
-    def _take(file: IO[str], *, wait: bool) -> None:
-        os.lseek(file.fileno(), _PLACE, os.SEEK_SET)
+    def _lock_file(file: IO[str], *, wait: bool) -> None:
+        os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
         os.lseek(file.fileno(), 0, os.SEEK_SET)
 else:
     import fcntl
 
-    def _take(file: IO[str], *, wait: bool) -> None:
-        """Locks the file for this process and its forks. Raises `OSError` where another one has
-        done so, unless it is to `wait`.
+    def _lock_file(file: IO[str], *, wait: bool) -> None:
+        """Locks the file for this process and its forks. Without `wait` it raises `OSError` if
+        another process holds the lock.
         """
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

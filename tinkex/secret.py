@@ -1,4 +1,4 @@
-"""`Secret`: a text that is not shown where somebody looks at the values of variables."""
+"""`Secret`: a text that does not show where variables are displayed, as in tracebacks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SECRET_NAME = re.compile("auth|key|secret|token|cookie|password|signature", re.
 
 
 class Secret(str):
-    """A text whose repr hides it, as tracebacks with local variables show it. Whoever sends it
-    takes it as the text that it is.
+    """A text whose repr hides it, for tracebacks that show local variables. Otherwise it behaves as
+    any text.
     """
 
     __slots__ = ()
@@ -23,23 +23,24 @@ class Secret(str):
         return HIDDEN
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
-        """A part is as secret as the whole: what shortens a long text shows its beginning."""
+        """Returns a part as a `Secret`, since tools that shorten a text show its beginning."""
         return Secret(super().__getitem__(key))
 
 
-def kept_secret(value: T) -> T:
-    """Returns a text as a `Secret`, texts by name likewise where the names are secret, all else as
-    it is.
+def as_secret(value: T) -> T:
+    """Returns a text as a `Secret`, and a mapping with `Secret` values for its secret names.
+
+    Any other value is returned as it is.
     """
     made: Any = value
     if isinstance(value, str):
         made = Secret(value)
     elif isinstance(value, Mapping):
-        made = _kept_secret(value)  # pyright: ignore[reportUnknownArgumentType]
+        made = _hide_values(value)  # pyright: ignore[reportUnknownArgumentType]
     return made
 
 
-def _kept_secret(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
+def _hide_values(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
     return {
         name: Secret(text) if isinstance(text, str) and is_secret(str(name)) else text
         for name, text in pairs.items()
@@ -47,5 +48,5 @@ def _kept_secret(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def is_secret(name: str) -> bool:
-    """Returns whether the value of a header or a query parameter of this name is to be hidden."""
+    """Returns whether the name of a header or query parameter suggests a secret value."""
     return _SECRET_NAME.search(name) is not None

@@ -27,7 +27,7 @@ from tinkex.recovery.run import AsyncRecoverableRun
 from tinkex.rest.client import AsyncRestClient
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session.lifecycle import Outcome
-from tinkex.session.session import Session, SessionFacts
+from tinkex.session.session import Session, SessionMetadata
 from tinkex.threads import in_thread
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import SavedState, model_from_state, new_model, require_recovery
@@ -96,7 +96,7 @@ class AsyncServiceClient:
             "max_retries": max_retries,
         }
         self.config = configured(config, base_url, api_key, more)
-        self._facts = SessionFacts(
+        self._facts = SessionMetadata(
             {**self.config.user_metadata, **(user_metadata or {})}, display_name
         )
         self._transport: Transport | None = None
@@ -281,8 +281,8 @@ class AsyncServiceClient:
         session = await self._begun()
         server = session.transport.server
         try:
-            server.proved(seq_id_repeats=await probe_repeats(session, base_model))
-            server.proved(**await probe_loads(session, base_model))
+            server.note_probed(seq_id_repeats=await probe_repeats(session, base_model))
+            server.note_probed(**await probe_loads(session, base_model))
         except APIStatusError as error:
             if not is_missing_route(error.status_code, error.body):
                 raise
@@ -387,7 +387,7 @@ class AsyncServiceClient:
         """
         self._closed = True
         if self._transport is not None:
-            await self._transport.end(partial(self._end, self._transport, status, detail))
+            await self._transport.shut_down(partial(self._end, self._transport, status, detail))
         self._session = self._transport = None
 
     async def __aenter__(self) -> Self:
@@ -410,7 +410,7 @@ class AsyncServiceClient:
         return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"
 
     async def _end(self, transport: Transport, outcome: Outcome, detail: str | None) -> None:
-        if self._session is not None and not await self._session.life.finish(outcome, detail):
+        if self._session is not None and not await self._session.lifecycle.finish(outcome, detail):
             await unload_left_behind(self._session, self._session.models)
         await transport.aclose()
 
@@ -424,7 +424,7 @@ class AsyncServiceClient:
     async def _begun(self) -> Session:
         transport = self._connected()
         async with self._beginning:
-            if self._session is None or self._session.life.lost:
+            if self._session is None or self._session.lifecycle.lost:
                 self._session = await Session.begin(
                     transport, self._facts, instead_of=self._session
                 )
@@ -438,7 +438,7 @@ class AsyncServiceClient:
         try:
             return await create(session)
         except (APIStatusError, RequestFailedError) as error:
-            if not await session.life.is_lost():
+            if not await session.lifecycle.is_lost():
                 raise
             logger.warning(
                 "session %s was lost, a new one is begun: %s", session.session_id, error.message

@@ -1,4 +1,4 @@
-"""`in_thread`: blocking work beside the event loop, also of a thread that outlives the main one."""
+"""`in_thread`: runs blocking functions in threads, even after the main thread has ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class LastingExecutor(ThreadPoolExecutor):
-    """A pool that takes work to the end of the last thread.
+    """A thread pool that accepts work as long as any thread runs.
 
-    The standard library's pools take none once the main thread has ended, even while other threads
-    of the user's go on.
+    The standard library's pools accept none once the main thread has ended, even while other
+    threads of the user run.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As `ThreadPoolExecutor`; in a thread of its own when that takes no more."""
+        """Runs a function in the pool, or in a thread of its own if the pool accepts no work."""
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:
@@ -29,8 +29,8 @@ class LastingExecutor(ThreadPoolExecutor):
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Returns what a function gives that may block, called in a thread with this task's context
-    variables.
+    """Calls a blocking function in a thread, with the context variables of this task, and returns
+    its result.
     """
     context = contextvars.copy_context()
 
@@ -52,7 +52,7 @@ def _in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
             return
         try:
             result = function(*args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
+        except BaseException as error:  # noqa: BLE001 - awaiting the future raises it
             outcome.set_exception(error)
         else:
             outcome.set_result(result)

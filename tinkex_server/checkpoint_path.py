@@ -35,7 +35,7 @@ class CheckpointPath:
         return f"{self.kind}/{self.name}"
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def folder_parts(self) -> tuple[str, ...]:
         """What its folder is named like."""
         return "checkpoints", self.run_id, self.kind, self.name
 

@@ -1,6 +1,9 @@
-"""How much a server takes on, and how long it keeps what nobody asks for. Plain values."""
+"""`Limits`: how much a server accepts, and how long it keeps what nobody asks for."""
 
 from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -11,52 +14,76 @@ _DAY = 24 * 3600.0
 
 @frozen(kw_only=True)
 class Limits:
-    """The bounds of one server. What goes beyond one is refused with the bound in the text."""
+    """The bounds of one server. A request beyond one is refused, and the answer names the bound."""
 
     body_bytes: int = 64 << 20
-    """Of a request's body, as it comes and decompressed."""
+    """The size of a request's body, both as it is sent and decompressed."""
     upload_bytes: int = 4 << 30
-    """Of one file of an adapter that is uploaded."""
+    """The size of one file of an adapter that is uploaded."""
     datums: int = 8192
-    """In one batch."""
+    """The number of datums in one batch."""
     tokens: int = 1 << 22
-    """In one batch, or in one prompt."""
+    """The number of tokens in one batch or one prompt."""
     rank: int = 256
-    """Of a LoRA adapter."""
+    """The rank of a LoRA adapter."""
     models: int = 256
-    """In memory at once, in training."""
+    """The number of models in memory at once, in training."""
     samplers: int = 64
-    """Weights that are kept in memory to be sampled; those not used for longest are loaded again
-    when they are.
+    """The number of weights that are kept in memory for sampling. Beyond it the least recently used
+    ones are dropped, and loaded again when they are sampled.
     """
     num_samples: int = 1024
-    """Of one prompt."""
+    """The number of samples of one prompt."""
     top_tokens: int = 1024
-    """That are told of a position, beside the one that is there."""
-    told: int = 1 << 22
-    """Such tokens in the result of one request."""
+    """The number of alternative tokens that are reported for one position."""
+    top_tokens_per_result: int = 1 << 22
+    """The number of alternative tokens in the result of one request. Its old name is `told`."""
     pending: int = 10_000
-    """Requests taken on and not done. When there are so many, others are answered 429."""
+    """The number of requests that are accepted and not done. Beyond it requests are answered 429.
+    """
 
     result_seconds: float = _DAY
-    """How long the result of a request is kept after it was done; then it is answered 410."""
+    """How long the result of a request is kept after the request is done. Later it is answered 410.
+    """
     result_bytes: int = 4 << 30
-    """How much all results may take; of more the oldest are dropped before their time."""
+    """The size of all results together. Beyond it the oldest are dropped before their time."""
     request_seconds: float = 7 * _DAY
-    """How long it is known that there was the request."""
+    """How long the server knows that it was sent a request."""
     record_seconds: float = 400 * _DAY
-    """How far back the audit log and the usage go: a year, and the month to compare with it. They
-    are asked for by days and hours.
+    """How far back the audit log and the usage records go. The default is a year, and the month to
+    compare with it.
     """
     records: int = 500_000
-    """So many entries of each are kept, whatever their age: some 100 MB. A server that makes more
-    in a year is one under test.
+    """The number of records that are kept in the audit log, and in the usage records, whatever
+    their age: about 100 MB. Only a server under test makes more in a year.
     """
     silence_seconds: float = 600.0
-    """How long a session goes on without a heartbeat or a request of its client."""
+    """How long a session stays open without a heartbeat or a request of its client."""
+
+    if not TYPE_CHECKING:  # type checkers and IDEs see the constructor of attrs, without `told`
+
+        def __init__(self, **limits: float) -> None:
+            if "told" in limits:
+                _warn_of_told()
+                limits["top_tokens_per_result"] = limits.pop("told")
+            self.__attrs_init__(**limits)
+
+        @property
+        def told(self) -> int:
+            """The old name of `top_tokens_per_result`."""
+            _warn_of_told()
+            return self.top_tokens_per_result
 
 
-def at_most(most: int, count: int, *location: str | int) -> None:
-    """Raises `Refused`, of the field at `location`, for a count above `most`."""
+def _warn_of_told() -> None:
+    warnings.warn(
+        "Limits.told is now called top_tokens_per_result; the old name will be removed",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def check_at_most(most: int, count: int, *location: str | int) -> None:
+    """Raises `Refused`, naming the field at `location`, if `count` is above `most`."""
     if count > most:
         raise malformed(*location, message=f"is {count}, and at most {most} here")

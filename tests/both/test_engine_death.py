@@ -20,7 +20,6 @@ from tests.support.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.config.recovery import is_recoverable
 from tinkex_server.engine.factory import named_engine
-from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.process.hang_detector import Patience
 
@@ -43,7 +42,7 @@ class Mortal:
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
     engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
-    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+    with tinkex.local.serve(engine=engine) as server:
         yield Mortal(server.base_url, engine)
 
 
@@ -98,7 +97,7 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
     told = killed_midway(mortal, trainer)
     for text in told:
         assert re.search(
-            rf"killed by SIGKILL .*; it is started again; .* goes back to {saved}, saved at seq_id 5; the steps since",
+            rf"killed by SIGKILL .*; it is started again; .* is restored from {saved}, saved at seq_id 5; the steps since",
             text,
         )
     assert loss(trainer) == known
@@ -114,7 +113,7 @@ def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -
     os.kill(mortal.engine.pid, signal.SIGSTOP)
     stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
     assert re.search(
-        r"gave no sign of life for 3 s .*; it is started again; .* goes back to .*/weights/a",
+        r"gave no sign of life for 3 s .*; it is started again; .* is restored from .*/weights/a",
         failure(stopped),
     )
     assert loss(trainer) == known
@@ -168,7 +167,7 @@ def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(
     late = [trainer.train_step([datum(5, 6, 7)], "cross_entropy", ADAM), trainer.save_state("b")]
     for future in late:
         with pytest.raises(
-            RequestSkippedError, match=r"before you could know .*goes back to .*/weights/a"
+            RequestSkippedError, match=r"before you could know .*is restored from .*/weights/a"
         ) as caught:
             future.result(timeout=20)
         assert is_recoverable(caught.value)
@@ -185,7 +184,7 @@ def test_a_saved_model_that_was_not_trained_since_comes_back_as_it_was(
     train(trainer)
     saved, known = trainer.save_state("a").result().path, loss(trainer)
     for text in killed_midway(mortal, trainer):
-        assert f"comes back as it was, from {saved}: send again" in text
+        assert f"is restored as it was, from {saved}: send" in text
     assert loss(trainer) == known
     killed_idle(mortal)
     assert loss(trainer) == known, "nothing was lost, so nothing fails"
@@ -201,7 +200,7 @@ def test_killed_while_nothing_is_asked_the_first_later_request_of_a_model_fails(
     saved_one.save_state("b").result()
     train(trainer)
     killed_idle(mortal)
-    assert f"goes back to {saved}" in failure(trainer.forward([datum(5)], "cross_entropy"))
+    assert f"is restored from {saved}" in failure(trainer.forward([datum(5)], "cross_entropy"))
     assert loss(trainer) == known
     train(saved_one)
 
@@ -210,7 +209,9 @@ def test_a_model_that_was_never_saved_is_lost_for_good(service: Any, mortal: Mor
     trainer = service.create_lora_training_client(BASE, rank=4)
     train(trainer)
     for text in killed_midway(mortal, trainer):
-        assert "is lost, as it was never saved: create another, and save it now and then" in text
+        assert (
+            "is lost, because it was never saved: create a new model, and save it regularly" in text
+        )
     with pytest.raises(NotFoundError, match=r"killed by SIGKILL .* never saved"):
         trainer.forward([datum(5)], "cross_entropy").result()
     train(service.create_lora_training_client(BASE, rank=4))
@@ -231,7 +232,7 @@ def test_a_model_goes_back_to_the_state_that_it_was_loaded_from(
     loaded = service.create_training_client_from_state_with_optimizer(path)
     train(loaded)
     for text in killed_midway(mortal, loaded):
-        assert f"goes back to {path}; the steps since" in text
+        assert f"is restored from {path}; the steps since then" in text
     assert loss(loaded) == known
 
 
@@ -246,7 +247,7 @@ def test_a_state_that_was_deleted_is_passed_over_for_the_one_before(
     trainer.save_state("b").result()
     rest.delete_checkpoint(trainer.model_id, "weights/b")
     killed_idle(mortal)
-    assert f"goes back to {first}" in failure(trainer.forward([datum(5)], "cross_entropy"))
+    assert f"is restored from {first}" in failure(trainer.forward([datum(5)], "cross_entropy"))
     assert loss(trainer) == known
 
 
@@ -284,7 +285,7 @@ def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state
         loss(trainer)
     text = failure(trainer.forward([datum(EXITS)], "cross_entropy"))
     assert re.search(
-        rf"3 times in a row, .*restart the server; .* is gone with it; its newest saved state is {path}",
+        rf"3 times in a row, .*restart the server; .* is lost; its newest saved state is {path}",
         text,
     )
     with pytest.raises(NotFoundError, match=path):
@@ -313,7 +314,7 @@ def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
         return found
 
     engine = cast("ProcessEngine", named_engine("torch", ["tinkex/tiny"]))
-    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+    with tinkex.local.serve(engine=engine) as server:
         service = connect(server.base_url)
         trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)
         losses(trainer, 2)
@@ -321,7 +322,7 @@ def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
         undisturbed = losses(trainer, 3)
         killed_idle(Mortal(server.base_url, engine))
         with pytest.raises(
-            RequestFailedError, match=r"goes back to .*/weights/a, saved at seq_id 5"
+            RequestFailedError, match=r"is restored from .*/weights/a, saved at seq_id 5"
         ):
             trainer.forward(data, "cross_entropy").result()
         assert losses(trainer, 3) == undisturbed

@@ -237,7 +237,7 @@ def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
         assert list(sampler.sample([1, 2, 3], 1, params).result().sequences[0].tokens) == list(
             first
         )
-    assert caplog.text.count("stop is taken and not heeded") == 1
+    assert caplog.text.count("stop is ignored") == 1
 
 
 def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(
@@ -289,7 +289,7 @@ def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(
     saver, proxy = begin("tinker-cloud")
     saved = new(saver).save_state("ranked").result().path
     other = connect(proxy.base_url, config=Config(base_url=proxy.base_url, dialect="tinker-cloud"))
-    with pytest.raises(UnsupportedByServer, match="of which shape"):
+    with pytest.raises(UnsupportedByServer, match="does not tell the LoRA shape"):
         other.create_training_client_from_state(saved)
 
 
@@ -384,11 +384,11 @@ def test_hatchery_is_said_to_divide_what_is_gathered_before_a_step(
     trainer = new(service)
     for _ in range(2):
         step(trainer)
-    assert "in place of summing" not in caplog.text
+    assert "instead of summing" not in caplog.text
     for _ in range(2):
         trainer.forward_backward(BATCH, "cross_entropy").result()
         step(trainer)
-    assert caplog.text.count("in place of summing") == 1
+    assert caplog.text.count("instead of summing") == 1
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinkex
+from tests.support.inner_pytest import run_pytest
 from tinkex.local import Server
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +21,6 @@ def examples(file: str) -> list[str]:
 
 
 BLOCKING, ASYNCIO = examples("README.md")
-
-pytest_plugins = ["pytester"]
 
 
 @pytest.mark.parametrize(
@@ -47,15 +46,14 @@ def test_an_example_trains_and_samples_what_it_learned(
     assert sampled == " 42"
 
 
-def test_the_examples_of_tests_pass(pytester: pytest.Pytester) -> None:
-    files = {
+def test_the_examples_of_tests_pass(tmp_path: Path) -> None:
+    modules = {
         f"test_{number}": example for number, example in enumerate(examples("docs/testing.md"))
     }
-    pytester.makepyfile(**files)
-    done = pytester.runpytest_subprocess(
-        "-p", "tinkex.pytest_plugin", "--strict-markers", "-W", "error"
-    )
-    done.assert_outcomes(passed=sum(example.count("def test_") for example in files.values()))
+    outcomes = run_pytest(tmp_path, modules)
+    for module, example in modules.items():
+        if tests := example.count("def test_"):
+            outcomes.assert_passed(module, tests)
 
 
 def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path) -> None:

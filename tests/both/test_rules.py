@@ -120,9 +120,9 @@ class Tapped(httpx.AsyncBaseTransport):
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    wire, handler = Wire(), tinkex.transport.sender.default_handler
+    wire, handler = Wire(), tinkex.transport.sender.connection_pool
     monkeypatch.setattr(
-        tinkex.transport.sender, "default_handler", lambda config: Tapped(handler(config), wire)
+        tinkex.transport.sender, "connection_pool", lambda config: Tapped(handler(config), wire)
     )
     return wire
 

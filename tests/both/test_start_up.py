@@ -18,13 +18,12 @@ import httpx
 import pytest
 
 import tinkex.local
+from tests.support.inner_pytest import run_pytest
 from tests.support.mortal_engine import BASES, cannot_be_made, starts_slowly
 from tests.support.server_calls import Api, new_model
 from tinkex import RequestFailedError
-from tinkex_server.engine.interface import Engine, EngineDied, InvalidRequest
+from tinkex_server.engine.interface import EngineDied, InvalidRequest
 from tinkex_server.engine.process.engine import ProcessEngine
-
-pytest_plugins = ["pytester"]
 
 BASE = "fake/base"
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
@@ -41,7 +40,7 @@ def gate(tmp_path: Path) -> Path:
 def starting(gate: Path) -> Iterator[tinkex.local.Server]:
     """A server whose engine waits for `gate`."""
     engine = ProcessEngine(partial(starts_slowly, gate), BASES)
-    with tinkex.local.serve(engine=cast("Engine", engine)) as server:
+    with tinkex.local.serve(engine=engine) as server:
         yield server
         gate.touch()
     engine.close()
@@ -81,7 +80,7 @@ def test_what_needs_no_engine_is_answered_and_the_rest_waits(
 def test_who_waits_is_told_what_for(gate: Path) -> None:
     engine = ProcessEngine(partial(starts_slowly, gate), BASES)
     with (
-        tinkex.local.serve(engine=cast("Engine", engine), hold=0) as server,
+        tinkex.local.serve(engine=engine, hold=0) as server,
         httpx.Client(base_url=server.base_url, timeout=NEVER_SAID) as http,
     ):
         api = Api(http, cast("Any", engine))
@@ -92,7 +91,7 @@ def test_who_waits_is_told_what_for(gate: Path) -> None:
             "waits for the engine to start",
         )
         page = http.get("/").text
-        assert "is starting; what is asked of it waits" in page
+        assert "is starting; requests wait for it" in page
         assert "waits for the engine to start" in page
         gate.touch()
         server.ready.result(NEVER_SAID)
@@ -140,7 +139,7 @@ def test_the_handle_and_the_status_page_say_why(
 def test_a_stream_fails_with_the_reason() -> None:
     engine = ProcessEngine(cannot_be_made, BASES)
     with (
-        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        tinkex.local.serve(engine=engine) as server,
         httpx.Client(base_url=server.base_url) as http,
     ):
         api = Api(http, cast("Any", engine))
@@ -250,14 +249,14 @@ except tinkex.RequestFailedError as error:
     assert re.match(could_not_load(broken_model), done.stdout), done.stderr
 
 
-def test_a_fixture_of_pytest_is_an_error(broken_model: str, pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(f"""
-        import pytest
+def test_a_fixture_of_pytest_is_an_error(broken_model: str, tmp_path: Path) -> None:
+    source = f"""
+import pytest
 
-        @pytest.mark.tinkex(engine="torch", model={broken_model!r})
-        def test_it(tinkex_service):
-            raise AssertionError("it has nothing to run on")
-    """)
-    result = pytester.runpytest_subprocess("-p", "tinkex.pytest_plugin", "--strict-markers")
-    result.assert_outcomes(errors=1)
-    result.stdout.re_match_lines([f".*EngineDied: {could_not_load(broken_model)}"])
+@pytest.mark.tinkex(engine="torch", model={broken_model!r})
+def test_it(tinkex_service):
+    raise AssertionError("it has nothing to run on")
+"""
+    outcomes = run_pytest(tmp_path, {"test_it": source})
+    assert outcomes.by_module == {"test_it": {"test_it": "error"}}
+    assert re.search(f"EngineDied: {could_not_load(broken_model)}", outcomes.output)

@@ -19,7 +19,7 @@ tinkex.local.serve = functools.partial(tinkex.local.serve, "fake/base", engine="
 import tinkex
 
 def url(service):
-    return service.create_lora_training_client("fake/base", rank=4).get_info() and service._client._transport.config.base_url
+    return service.create_lora_training_client("fake/base", rank=4).get_info() and service._client._transport.base_url
 """
 
 
@@ -56,7 +56,7 @@ def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(
         async def other():
             async with tinkex.AsyncServiceClient("local") as service:
                 await service.get_server_capabilities()
-                return service._transport.config.base_url
+                return service._transport.base_url
 
         assert asyncio.run(other()) == url(first)
         print(threading.active_count() > 2, len([t for t in threading.enumerate() if t.name == "tinkex-server"]))

@@ -112,7 +112,8 @@ def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(
         url = f"http://127.0.0.1:{site.server_port}"
         try:
             with pytest.raises(
-                NotATinkerServerError, match=f"at {url} is no Tinker server: {status} "
+                NotATinkerServerError,
+                match=f"at {url} is not a Tinker server: it answered {status} ",
             ) as caught:
                 connect(url).create_lora_training_client("fake/base")
         finally:

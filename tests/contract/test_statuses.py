@@ -127,7 +127,7 @@ def test_a_fault_of_the_server_is_500(
     monkeypatch.setattr(
         "tinkex_server.wire.bodies.read"
         if operation.has_body
-        else "tinkex_server.routes.endpoint.Access",
+        else "tinkex_server.routes.support.endpoint.Access",
         None,
     )
     assert operation.send(guarded, **({"json": {}} if operation.has_body else {})) == 500

@@ -27,7 +27,7 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.torch.base_model import Base
+from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.prefill import Reading
@@ -165,7 +165,7 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         assert re.search("served|encoder-decoder", refusal), refusal
         return Finding(arch, without_details(refusal))
     try:
-        base = Base.load(str(folder), "cpu", "float32")
+        base = LoadedBaseModel.load(str(folder), "cpu", "float32")
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
     finally:
@@ -189,7 +189,7 @@ def without_details(refusal: str) -> str:
     )
 
 
-def _check_sampling(base: Base, own: Any) -> None:
+def _check_sampling(base: LoadedBaseModel, own: Any) -> None:
     together = _sampled(base, ROWS, tokens=10_000)
     apart = [_sampled(base, [row], tokens=4)[0] for row in ROWS]  # and read in several passes
     for results in (together, apart):
@@ -201,7 +201,9 @@ def _check_sampling(base: Base, own: Any) -> None:
             _same("sampled", new.logprobs, whole[len(row) - 1 :])
 
 
-def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> tuple[str, ...]:
+def _check_training(
+    engine: TorchEngine, base: LoadedBaseModel, own: Any, folder: Path
+) -> tuple[str, ...]:
     """Returns the switches that the model takes."""
     off = dict.fromkeys(SWITCHES, False)
     trains = tuple(
@@ -239,7 +241,7 @@ def _check_training(engine: TorchEngine, base: Base, own: Any, folder: Path) -> 
     return trains
 
 
-def _takes(base: Base, shape: LoraShape) -> bool:
+def _takes(base: LoadedBaseModel, shape: LoraShape) -> bool:
     try:
         base.new_adapter(shape)
     except InvalidRequest:
@@ -257,7 +259,7 @@ def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray
 
 
 def _sampled(
-    base: Base, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
+    base: LoadedBaseModel, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
 ) -> list[SampleResult]:
     """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
     requests: list[Request] = []

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import (
-    AdamSettings,
     CustomLoss,
     Example,
     InvalidRequest,
     LossResult,
     OnToken,
+    OptimizerSettings,
     SampleResult,
     SampleSpec,
 )
@@ -68,9 +68,9 @@ class MortalEngine(FakeEngine):
             return endless
         return super().sample(sampler_id, spec, on_token)
 
-    def optim_step(self, model_id: str, adam: AdamSettings) -> Mapping[str, float]:
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         """Tells among its metrics how many samples were given up."""
-        return {**super().optim_step(model_id, adam), "given_up": self._given_up}
+        return {**super().optim_step(model_id, settings), "given_up": self._given_up}
 
     def _note_end(self, sample: Future[SampleResult]) -> None:
         self._given_up += 1

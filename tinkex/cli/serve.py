@@ -155,7 +155,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     """Raises `click.ClickException`, one line, for what the user can put right."""
     try:
         from tinkex.local import serve
-        from tinkex_server.access.keyring import BadKeys, Exposed
+        from tinkex_server.access.api_keys import ApiKeyRequired, InvalidApiKeys
         from tinkex_server.engine.interface import InvalidRequest
         from tinkex_server.profiles import UnknownProfile
         from tinkex_server.store import StoreError
@@ -169,7 +169,14 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
                 f"port {port} of {host} is in use; choose another by --port, or 0 for a free one"
             ) from error
         raise click.ClickException(f"cannot start: {error}") from error
-    except (ImportError, InvalidRequest, StoreError, UnknownProfile, BadKeys, Exposed) as error:
+    except (
+        ImportError,
+        InvalidRequest,
+        StoreError,
+        UnknownProfile,
+        InvalidApiKeys,
+        ApiKeyRequired,
+    ) as error:
         raise click.ClickException(_one_line(error)) from error
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from tinkex.secret import HIDDEN, Secret, is_secret, kept_secret
+from tinkex.secret import HIDDEN, Secret, as_secret, is_secret
 
 __all__ = [
     "HIDDEN",
     "Secret",
+    "as_secret",
     "is_secret",
-    "kept_secret",
     "masked",
     "public",
     "without_password",

@@ -15,7 +15,7 @@ from tinkex.config.http_limits import HttpLimits
 from tinkex.config.poll_and_retry import PollSettings, RetrySettings
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.recovery import RecoveryPolicy
-from tinkex.config.secrets import kept_secret, public, without_password
+from tinkex.config.secrets import as_secret, public, without_password
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
@@ -58,15 +58,15 @@ def _sources(config: Config) -> Sources:
 
 # Type checkers take a converter's parameter for the constructor's, so that none is generic.
 def _secret_text(value: str | None) -> str | None:
-    return kept_secret(value)
+    return as_secret(value)
 
 
 def _secret_key(value: ApiKey | None) -> ApiKey | None:
-    return kept_secret(value)
+    return as_secret(value)
 
 
 def _secret_pairs(value: Mapping[str, str]) -> Mapping[str, str]:
-    return kept_secret(value)
+    return as_secret(value)
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
@@ -319,7 +319,7 @@ def configured(
             f"base_url must be a text, found {type(base_url).__name__}",
             advice=f"Give it by its name: {meant}",
         )
-    named = {"base_url": base_url, "api_key": kept_secret(api_key), **(more or {})}
+    named = {"base_url": base_url, "api_key": as_secret(api_key), **(more or {})}
     given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     return evolve(config, **given) if config else Config(**given)
 

@@ -1,3 +1,4 @@
-"""The dialects: what is known of each server that speaks the API, and what follows from it. Plain
-values.
+"""The dialects: the behaviour of each known server of the API, and decisions that depend on it.
+
+Plain values: no I/O here.
 """

@@ -1,4 +1,4 @@
-"""Which dialect a server speaks, from what it says of itself. Plain values: no I/O here."""
+"""Recognises the dialect of a server by its first answers. Plain values: no I/O here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tinkex.dialects.table import DIALECTS, UNKNOWN
 
 
 @frozen
-class Seen:
-    """What a server answered at first contact; None for a call that it lacks."""
+class FirstAnswers:
+    """The answers of a server at first contact; None for a call that it lacks."""
 
     hosted: bool
     config: ClientConfigResponse | None
@@ -22,18 +22,16 @@ class Seen:
     has_capabilities: bool
     has_health: bool
     request_ids: bool = False
-    """Whether the answer that refused to give the flags carried an `x-request-id`."""
+    """Whether the refusal of the call for flags carried an `x-request-id`."""
     has_telling_route: bool | None = None
-    """Whether it has the route of `telling_route`; None where that was not asked, or the answer
-    does not say.
-    """
+    """Whether it has the route of `telling_route`; None if that was not asked or is unclear."""
 
 
-def recognise(seen: Seen) -> Dialect:
-    """The dialect of the first sign that fits, with what the server's flags say of it.
+def recognise(seen: FirstAnswers) -> Dialect:
+    """Returns the dialect of the first sign that matches, adapted to the server's flags.
 
-    Signs are not proofs, so that a batch which is refused in the dialect's encoding is tried in the
-    other one, too.
+    Most signs are not proofs. A batch that the server refuses in the dialect's encoding is
+    therefore sent in the other one, too.
     """
     named = next((DIALECTS[name] for name, fits in _SIGNS if fits(seen)), UNKNOWN)
     if named.name not in _PROVEN:
@@ -43,25 +41,27 @@ def recognise(seen: Seen) -> Dialect:
     return with_flags(named, seen.config, seen.dynamic)
 
 
-def _flags(seen: Seen) -> Mapping[str, Any]:
+def _flags(seen: FirstAnswers) -> Mapping[str, Any]:
     return seen.config.to_dict() if seen.config else {}
 
 
 def telling_route(config: ClientConfigResponse | None) -> str | None:
-    """The path whose GET tells apart servers that have these flags, by whether there is such a
-    route; None where there is nothing to ask.
+    """Returns the path of a route that distinguishes servers with the same flags, by whether they
+    have it; None if there is nothing to ask.
     """
     flags = config.to_dict() if config else {}
     return next((path for path, fits in _TELLING if fits(flags)), None)
 
 
 _NO_ROUTE = frozenset({"not found", "404 not found", "404: not found", "404 page not found"})
-"""How frameworks say in plain text that there is no such route."""
+"""The plain texts with which web frameworks answer an unknown route."""
 
 
 def is_missing_route(status_code: int, body: Any) -> bool:
-    """Whether a refusal says that there is no such route, by the words of the frameworks that the
-    servers are made with; what a call looks for and does not find is told otherwise.
+    """Returns whether a refusal means that there is no such route.
+
+    It is recognised by the words of the web frameworks that servers use. A missing object, such as
+    a model, has other words.
     """
     if status_code == 404 and isinstance(body, str):
         return body.strip().lower() in _NO_ROUTE
@@ -71,8 +71,8 @@ def is_missing_route(status_code: int, body: Any) -> bool:
 
 
 def has_route(status_code: int, body: Any) -> bool | None:
-    """Whether the answer to a GET shows that the server has its route; None for what may come from
-    something before the server.
+    """Returns whether the answer to a GET shows that the server has the route; None if it may come
+    from a proxy.
     """
     if is_missing_route(status_code, body):
         return False
@@ -87,7 +87,7 @@ def _is_skyrl(flags: Mapping[str, Any]) -> bool:
 
 
 def _is_open_rl(flags: Mapping[str, Any]) -> bool:
-    """SkyRL and Arctic have no such size."""
+    """Returns whether the flags are those of open-rl. SkyRL and Arctic lack the size."""
     return (
         bool(flags.get("sample_dispatch_bytes_semaphore_size"))
         and flags.get("proto_write_fwdbwd") is False
@@ -95,7 +95,9 @@ def _is_open_rl(flags: Mapping[str, Any]) -> bool:
 
 
 def _is_like_spindle(flags: Mapping[str, Any]) -> bool:
-    """The hosted service behind another address may have these flags as well."""
+    """Returns whether the flags may be those of Spindle. The hosted service behind another address
+    may have them, too.
+    """
     return (
         "proto_write_fwdbwd" in flags
         and flags.get("parallel_fwdbwd_chunks") is True
@@ -110,7 +112,7 @@ _TELLING: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
 )
 
 _PROVEN = ("hosted", "tinkex", "spindle")
-_SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
+_SIGNS: tuple[tuple[str, Callable[[FirstAnswers], bool]], ...] = (
     ("hosted", lambda seen: seen.hosted),
     ("tinkex", lambda seen: "seq_id_repeats" in _flags(seen)),
     ("hatchery", lambda seen: "default_poll_interval_ms" in _flags(seen)),
@@ -122,7 +124,7 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
             "use_pyqwest_transport" in _flags(seen) and "parallel_fwdbwd_chunks" in _flags(seen)
         ),
     ),
-    # its April release has the same flags, and no such call
+    # its April release has the same flags, but lacks the call
     ("open-rl-old", lambda seen: _is_open_rl(_flags(seen)) and seen.has_telling_route is False),
     ("open-rl", lambda seen: _is_open_rl(_flags(seen))),
     ("spindle", lambda seen: _is_like_spindle(_flags(seen)) and seen.has_telling_route is True),
@@ -131,13 +133,15 @@ _SIGNS: tuple[tuple[str, Callable[[Seen], bool]], ...] = (
         lambda seen: seen.config is not None and not _flags(seen) and seen.dynamic is not None,
     ),
     ("skyrl-0.4", lambda seen: _is_skyrl(_flags(seen)) and seen.has_telling_route is True),
-    # its main of August cannot be told from this one, and what is safe here is safe there
+    # its main branch of August has the same signs, and what is safe for one is safe for both
     ("skyrl-0.3", lambda seen: _is_skyrl(_flags(seen))),
     ("xorl", lambda seen: seen.config is None and not seen.has_capabilities),
     ("tinker-cloud-old", lambda seen: seen.config is None and not seen.has_health),
     ("twinkle", lambda seen: seen.config is None and seen.request_ids),
 )
-"""Servers that are not here look like others: mlx-tinker has no flags, arctic has the old ones."""
+"""The signs of each dialect. Servers without a sign look like others: mlx-tinker has no flags,
+arctic has the old ones.
+"""
 
 RECOGNISED = frozenset(name for name, _ in _SIGNS)
 
@@ -147,7 +151,7 @@ def with_flags(
     config: ClientConfigResponse | None,
     dynamic: ClientDynamicConfigResponse | None,
 ) -> Dialect:
-    """The dialect as the server's own flags have it, where they say something."""
+    """Returns the dialect with the values that the server's own flags give."""
     flags, changing = config or ClientConfigResponse(), dynamic or ClientDynamicConfigResponse()
     limits = dialect.chunk_limits
     if said := _repeats(flags):
@@ -174,8 +178,8 @@ def with_flags(
 
 
 def key_flags(flags: ClientConfigResponse) -> Mapping[str, bool]:
-    """What the flags say of keys, as fields of the dialect; to be heeded before anything else is
-    asked.
+    """Returns the fields of the dialect that concern keys, from the flags. They are needed before
+    the next request.
     """
     return {
         "exchanges_keys": flags.pjwt_auth_enabled is True,
@@ -192,12 +196,12 @@ def _repeats(flags: ClientConfigResponse) -> SeqIdRepeats | None:
 
 
 def refuses_encoding(encoding: Encoding, operation: str, status_code: int, body: Any) -> bool:
-    """Whether a refusal may be meant for the body's encoding, so that the other one is worth a try:
-    nothing was taken on.
+    """Returns whether a refusal may be due to the body's encoding, so that the other one may work.
 
-    The protobuf form of `forward` goes to another route than the JSON one, which newer servers
-    lack. A server that reads JSON alone may break on the bytes of the other form before it looks at
-    them, and says so in a bare text. Source: openapi/tinker.yaml, forward_backward and forward.
+    In such a case the server did not accept the request. The protobuf form of `forward` has another
+    route than the JSON one, which newer servers lack. A server that reads only JSON may fail on
+    protobuf bytes before it examines them, and answers with a plain text. Source:
+    openapi/tinker.yaml, forward_backward and forward.
     """
     if encoding == "protobuf" and status_code == 500:
         return isinstance(body, str)

@@ -1,5 +1,6 @@
-"""Feature gates: single ways of a server that its user knows better than it says of itself. Plain
-values: no I/O here.
+"""Feature gates: fields of a dialect that the user switches on or off.
+
+Plain values: no I/O here.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from attrs import evolve, fields
 from tinkex.dialects.dialect import Dialect
 
 GATES = frozenset(a.name for a in fields(Dialect) if a.type == "bool")
-"""The names of the yes-or-no fields of `Dialect`."""
-# the one that other Tinker clients set by themselves; there is no other way to sample here
+"""The names of the boolean fields of `Dialect`."""
+# other Tinker clients set this gate by default; here sampling is always asynchronous
 _ALWAYS = "async_sampling"
 
 
 def check_gates(gates: Iterable[str]) -> None:
-    """Raises `ValueError` for a gate that there is not."""
+    """Raises `ValueError` for an unknown gate."""
     for gate in gates:
         if gate != _ALWAYS and gate.removeprefix("-") not in GATES:
             raise ValueError(
-                f"{gate!r} is no gate; there are {', '.join(sorted(GATES))}, and a - before the "
-                "name closes it"
+                f"{gate!r} is not a feature gate. The gates are {', '.join(sorted(GATES))}; "
+                "a - before the name switches one off"
             )
 
 
 def with_gates(dialect: Dialect, gates: Iterable[str]) -> Dialect:
-    """The dialect as the gates have it."""
+    """Returns the dialect with the fields that the gates set."""
     return evolve(dialect, **_changes(gates))
 
 

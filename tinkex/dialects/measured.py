@@ -1,8 +1,7 @@
-"""What was seen of servers that ran, by its effect: the evidence for fields of their dialects, with
-release and day.
+"""Measurements of running servers: the evidence for fields of their dialects, with release and day.
 
-A field within another is named with a point: `sampling.stops`, `missing.forward`. What is not here
-was read, as the dialect's `source` says.
+A part of a field is named with a dot: `sampling.stops`, `missing.forward`. Fields that are not
+listed were read in the server's source code, as the dialect's `source` says.
 """
 
 from __future__ import annotations
@@ -12,26 +11,31 @@ from collections.abc import Mapping
 from tinkex.dialects.dialect import Evidence
 
 _SURVEY = "2026-11-23"
-_WITH_A_RUN = "November 2026"  # a whole job of this client; the day was not kept
+_WITH_A_RUN = "November 2026"  # a whole job of this client; the day was not recorded
 _TEST_SERVERS = "2026-11-29"  # scripts/test_servers.py
 
-_SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
+_MEASUREMENTS: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
     (
         "skyrl-0.3",
         "0.3.0",
         _TEST_SERVERS,
         {
-            "seq_id_repeats": "one optim_step sent twice under one number moved the loss by 3.04 nats",
-            "resume": (
-                "a model made by weights_info, create_model and load_weights went on as the one "
-                "that was saved"
+            "seq_id_repeats": (
+                "one optim_step sent twice under one number was applied twice: the loss moved by "
+                "3.04 nats"
             ),
-            "splits_batches": "two steps in chunks of one datum gave the loss of two whole ones",
+            "resume": (
+                "a model made by weights_info, create_model and load_weights continued like the "
+                "one that was saved"
+            ),
+            "splits_batches": "two steps in chunks of one datum had the loss of two whole ones",
             "sampling.base_models": (
-                "with a trained model about, the base model's logprobs were those of "
+                "while a trained model was loaded, the base model's logprobs were those of "
                 "transformers, to 1e-6 nats"
             ),
-            "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step with it",
+            "loads_keep_optimizer": (
+                "a model loaded without the optimizer's state made the next step with it"
+            ),
             "loads_are_true": "a model's second save_weights was loaded as it was saved",
         },
     ),
@@ -67,7 +71,9 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
             "missing.list_user_checkpoints": "404",
             "missing.list_sessions": "404",
             "missing.get_session": "404",
-            "sampling.base_models": "a sample of a base model was refused: 400, its adapter is not found",
+            "sampling.base_models": (
+                "a sample of a base model was refused: 400, its adapter is not found"
+            ),
             "sampling.prompt_logprobs": "none were returned",
         },
     ),
@@ -82,10 +88,10 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
                 "and no gradient"
             ),
             "asks_to_save_optimizer": (
-                "a resume was cold, and equal to the run that went on once include_optimizer was "
-                "sent"
+                "a resumed run had a reset optimizer; with include_optimizer it continued like the "
+                "original one"
             ),
-            "sampling.stops": "samples went on past stop tokens",
+            "sampling.stops": "samples continued past stop tokens",
         },
     ),
     (
@@ -94,8 +100,8 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         _SURVEY,
         {
             "encodings": "a JSON batch was refused: 415",
-            "seq_id_order": "a number out of turn failed: 409, expected N, got M",
-            "seq_id_repeats": "a number that was done failed: 409, expected 3, got 2",
+            "seq_id_order": "a number out of order failed: 409, expected N, got M",
+            "seq_id_repeats": "a repeated number failed: 409, expected 3, got 2",
             "missing.forward": "404",
         },
     ),
@@ -106,7 +112,9 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         {
             "failed": "failed futures were answered 400, 403, 404, 409 and 422",
             "fails_by_kind": "failed futures were answered 400, 403, 404, 409 and 422",
-            "failed_step_keeps_number": "after a failed call the server wanted its number from the next one",
+            "failed_step_keeps_number": (
+                "after a failed call the server expected its number from the next one"
+            ),
         },
     ),
     (
@@ -116,13 +124,15 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         {
             "seq_id_repeats": (
                 "one optim_step sent twice under one number was applied once; the repeat was "
-                "taken and its future failed"
+                "accepted and its future failed"
             ),
             "resume": (
-                "a model made by weights_info, create_model and load_weights went on as the one "
-                "that was saved"
+                "a model made by weights_info, create_model and load_weights continued like the "
+                "one that was saved"
             ),
-            "loads_keep_optimizer": "a model loaded without the optimizer's state took the next step without it",
+            "loads_keep_optimizer": (
+                "a model loaded without the optimizer's state made the next step without it"
+            ),
             "saves_once": "a second save_weights was loaded as it was saved",
         },
     ),
@@ -147,8 +157,10 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         "2026-08-06",
         _WITH_A_RUN,
         {
-            "tells_rank": "weights_info said lora_rank null in a new process",
-            "sampling.base_models": "the base model's logprobs were those of the first model in training, 2.8 nats off",
+            "tells_rank": "weights_info gave lora_rank null in a new process",
+            "sampling.base_models": (
+                "the base model's logprobs were those of the first model in training, 2.8 nats off"
+            ),
         },
     ),
     (
@@ -168,9 +180,9 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         _WITH_A_RUN,
         {
             "bearer": "the tenant was the bearer token",
-            "pads_logprobs": "a forward gave logprobs at the padded length",
+            "pads_logprobs": "a forward returned logprobs of the padded length",
             "sampling.names_base": (
-                "a sample was refused whose session was made of a path alone: 400, base_model is "
+                "a sample was refused if its session was made from only a path: 400, base_model is "
                 "required"
             ),
         },
@@ -182,18 +194,24 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         {
             "encodings": "a protobuf body was answered 500, JSON was read",
             "unloads_by_query": "an unload_model with the id in its body was refused: 422",
-            "resume": "a model made by weights_info, create_model and load_weights was trained further",
+            "resume": (
+                "a model made by weights_info, create_model and load_weights could be trained"
+            ),
             "missing.list_training_runs": "404",
             "missing.get_training_run": "404",
             "missing.list_user_checkpoints": "404",
             "missing.list_sessions": "404",
             "missing.get_session": "404",
-            "sampling.saved_names": "a session of what was saved for sampling by name was answered 500",
+            "sampling.saved_names": (
+                "a sampling session of weights saved under a name was answered 500"
+            ),
             "sampling.top_p_off": (
                 "one sample at temperature 1 and top_p 1 was greedy, seed or not; at 0.999999 it "
                 "was not"
             ),
-            "sampling.top_k_off": "a top_k of 0 or less was taken for 50, one over 1000 was refused",
+            "sampling.top_k_off": (
+                "a top_k of 0 or less was taken for 50, and one over 1000 was refused"
+            ),
         },
     ),
     (
@@ -202,7 +220,8 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         _WITH_A_RUN,
         {
             "splits_batches": (
-                "a batch in chunks of one trained otherwise than whole, 23 nats apart after 6 steps"
+                "a batch in chunks of one datum trained differently from the whole: the losses "
+                "were 23 nats apart after 6 steps"
             ),
         },
     ),
@@ -211,19 +230,22 @@ _SEEN: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
         "hatchery-core 0.3.0",
         _TEST_SERVERS,
         {
-            "seq_id_repeats": "one optim_step sent twice under one number moved the loss by 1.85 nats",
+            "seq_id_repeats": (
+                "one optim_step sent twice under one number was applied twice: the loss moved by "
+                "1.85 nats"
+            ),
             "saves_once": "a second save_weights was loaded as the first, 2.29 nats off",
         },
     ),
 )
-"""Dialect, release of the server, day, and what was seen by field."""
+"""Measurements: the dialect, the server's release, the day, and the observations by field."""
 
 
 def evidence_of(name: str) -> Mapping[str, Evidence]:
-    """What was measured of the dialect of this name, by field."""
+    """Returns the measured evidence for the dialect of this name, by field."""
     return {
         field: Evidence("measured", release, day, saw)
-        for dialect, release, day, seen in _SEEN
+        for dialect, release, day, seen in _MEASUREMENTS
         if dialect == name
         for field, saw in seen.items()
     }

@@ -1,7 +1,7 @@
-"""The dialects of the servers that are known, by name.
+"""The dialects of the known servers, by name.
 
-Each was read in the server's source; `tinkex.dialects.measured` has what was seen on a running one.
-A server that is none of these is treated as `UNKNOWN`, whose rules are safe on all.
+Each was read in the server's source code; `tinkex.dialects.measured` has the measurements of
+running servers. Any other server is treated as `UNKNOWN`, whose rules are safe on all.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
-from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
+from tinkex.dialects.dialect import Dialect, Evidence, SamplingRules
 from tinkex.dialects.measured import evidence_of
 
 UNKNOWN = Dialect()
 
 
 _SURVEY = "2026-11-23"
-_LATER = "November 2026"  # after the survey; the day was not kept
+_LATER = "November 2026"  # after the survey; the day was not recorded
 
 
 def _read(release: str, day: str = _SURVEY) -> Evidence:
@@ -60,7 +60,7 @@ OPTIONAL = (
         "revoke_api_key",
     ),
 )
-"""The operations of the contract that some server lacks."""
+"""The operations of the API that some servers lack."""
 
 _USUAL = (
     "health",
@@ -70,41 +70,48 @@ _USUAL = (
     "load_weights",
     "sample",
 )
-"""Those that nearly all have."""
+"""The optional operations that nearly all servers have."""
 
 _INSTEAD = {
     "forward": (
-        "A forward there is a forward_backward that says so, which this client sends by itself "
-        "where it can."
+        "There a forward is a forward_backward with a flag, which this client sends by itself if "
+        "it can."
     ),
-    "get_info": "The name of the base model is known from the call that made the client.",
-    "unload_model": "Models there are freed when the server sees fit.",
-    "finish_session": "Sessions there end by themselves.",
-    "get_weights_info": "Give base_model and rank, which the server does not tell.",
-    "get_checkpoint_archive_url": "Save the weights by save_weights_external, and download those.",
+    "get_info": "The name of the base model is the one in the call that created the client.",
+    "unload_model": "The server frees models by itself.",
+    "finish_session": "The server ends sessions by itself.",
+    "get_weights_info": "Give base_model and rank, since the server does not tell them.",
+    "get_checkpoint_archive_url": (
+        "Save the weights with save_weights_external, and download those files."
+    ),
 }
-"""What to do without an operation; for others there is nothing to be done."""
+"""The advice for a missing operation, if there is any."""
 
-NOT_FORESEEN = {
+UNEXPECTEDLY_MISSING = {
     **_INSTEAD,
     "forward": (
-        "If it is open-rl of April 2026, give Config(dialect='open-rl-old'): a forward then goes "
-        "as a forward_backward of cross_entropy "
-        "with all weights 0, which adds no gradient. Of another server, ask for its newer release."
+        "If it is open-rl of April 2026, use Config(dialect='open-rl-old'): a forward is then sent "
+        "as a forward_backward of cross_entropy with all weights 0, which adds no gradient. For "
+        "another server, look for a newer release."
     ),
 }
-"""The same for a server of which it was not known that it lacks the operation."""
+"""The advice for an operation that a server was not known to lack."""
 
 
 def _all_but(*there: str, **instead: str) -> Mapping[str, str]:
-    """The optional operations but these and the usual ones, each with what to do instead."""
+    """Returns the optional operations except these and the usual ones, each with advice.
+
+    Args:
+        there: operations that the server has.
+        instead: operations that it lacks, with advice on what to do instead.
+    """
     absent = (name for name in OPTIONAL if name not in (*there, *_USUAL) or name in instead)
     return {name: instead.get(name) or _INSTEAD.get(name, "") for name in absent}
 
 
 _IS_AND_PPO = frozenset({"cross_entropy", "importance_sampling", "ppo"})
 _ALL_RATIOS = _IS_AND_PPO | {"cispo", "dro"}
-_UP_TO_THE_CONTEXT = SamplingWays(default_max_tokens=None)
+_UP_TO_THE_CONTEXT = SamplingRules(default_max_tokens=None)
 
 _DIALECTS = (
     Dialect(
@@ -145,7 +152,7 @@ _DIALECTS = (
     ),
     Dialect(
         name="hosted-0.25",
-        about="the hosted service in the days of its client 0.25",
+        about="the hosted service at the time of its client 0.25",
         source=_read("client 0.25"),
         encodings=("protobuf",),
         results="protobuf",
@@ -249,12 +256,14 @@ _DIALECTS = (
         seq_id_repeats="ignores",
         missing=_all_but(
             "get_client_config",
-            forward="Use forward_backward of cross_entropy with all weights 0, which adds no gradient.",
+            forward=(
+                "Use forward_backward of cross_entropy with all weights 0, which adds no gradient."
+            ),
         ),
         asks_to_save_optimizer=True,
         forwards_by_zero_weights=True,
         losses=_IS_AND_PPO,
-        sampling=SamplingWays(base_models=False, prompt_logprobs=False, seeds=False, stops=False),
+        sampling=SamplingRules(base_models=False, prompt_logprobs=False, seeds=False, stops=False),
     ),
     Dialect(
         name="open-rl",
@@ -326,12 +335,15 @@ _DIALECTS = (
                 "get_training_run",
             ),
             health="It answers at /health.",
-            load_weights="It loads a checkpoint only into a new model: create_training_client_from_state.",
+            load_weights=(
+                "It loads a checkpoint only into a new model: use "
+                "create_training_client_from_state."
+            ),
         ),
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         resume="by_create",
         tells_rank=False,
-        sampling=SamplingWays(base_models=False, max_tokens=4096),
+        sampling=SamplingRules(base_models=False, max_tokens=4096),
     ),
     Dialect(
         name="tinker-cloud",
@@ -369,7 +381,7 @@ _DIALECTS = (
         loss_notes={"ppo": "its verl backend trains plain importance sampling"},
         joins_samplers=True,
         tells_rank=False,
-        sampling=SamplingWays(base_models=False, max_tokens=4096),
+        sampling=SamplingRules(base_models=False, max_tokens=4096),
     ),
     Dialect(
         name="twinkle",
@@ -394,9 +406,9 @@ _DIALECTS = (
         pads_logprobs=True,
         losses=frozenset({"cross_entropy", "importance_sampling"}),
         loss_notes={
-            "importance_sampling": "it is GRPO clipped at 0.2, and wants an even number of datums"
+            "importance_sampling": "it is GRPO clipped at 0.2, and needs an even number of datums"
         },
-        sampling=SamplingWays(
+        sampling=SamplingRules(
             names_base=True, greedy_temperature=1e-6, prompt_logprobs=False, seeds=False
         ),
     ),
@@ -413,7 +425,7 @@ _DIALECTS = (
             "get_client_config", "get_dynamic_config", "get_weights_info", "cancel_future"
         ),
         losses=_ALL_RATIOS,
-        sampling=SamplingWays(max_samples=64),
+        sampling=SamplingRules(max_samples=64),
     ),
     Dialect(
         name="spindle",
@@ -438,10 +450,10 @@ _DIALECTS = (
         seq_id_repeats="ignores",
         missing=_all_but(
             *("unload_model", "forward", "list_training_runs"),
-            sample="Sample from the SGLang server on which it loads the adapter.",
+            sample="Sample from the SGLang server that loads the adapter.",
             get_info=_INSTEAD["get_info"],
-            get_server_capabilities="Ask for the model that the server was started with.",
-            send_telemetry="It keeps none.",
+            get_server_capabilities="Use the model that the server was started with.",
+            send_telemetry="It keeps no telemetry.",
         ),
         evidence={"losses": _read("2026-08-22", _LATER)},
         losses=frozenset(
@@ -482,12 +494,12 @@ _DIALECTS = (
         seq_id_repeats="ignores",
         missing=_all_but(
             *("get_client_config", "create_auth_token", "forward"),
-            load_weights="It keeps no training state; begin anew from the base model.",
-            get_weights_info="It keeps no training state; begin anew from the base model.",
+            load_weights="It keeps no training state; start again from the base model.",
+            get_weights_info="It keeps no training state; start again from the base model.",
         ),
         losses=_IS_AND_PPO,
         resume="never",
-        sampling=SamplingWays(temperature=1.0),
+        sampling=SamplingRules(temperature=1.0),
     ),
     Dialect(
         name="hatchery",
@@ -516,7 +528,7 @@ _DIALECTS = (
             ),
         ),
         unloads_by_query=True,
-        sampling=SamplingWays(saved_names=False, top_p_off=0.999999, top_k_off=1000),
+        sampling=SamplingRules(saved_names=False, top_p_off=0.999999, top_k_off=1000),
     ),
     Dialect(
         name="mlx-tinker",

@@ -1,8 +1,8 @@
-"""Fields that strict servers refuse since they do not know them. Plain values: no I/O here.
+"""Omits fields that strict servers refuse because they do not know them.
 
-A server that was built against an older release may answer 422 and name a field that it does not
-know. Such a field may be left out where its value says nothing; what says something is never left
-out.
+Plain values: no I/O here. A server that was built against an older release of the API may answer
+422 and name a field that it does not know. The field is omitted if its value is the same as its
+absence, and never otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-_SAYS_NOTHING: Mapping[str, Sequence[Any]] = {
+_DEFAULTS: Mapping[str, Sequence[Any]] = {
     "type": (),
     "sdk_version": (),
     "tags": ([],),
@@ -27,12 +27,13 @@ _SAYS_NOTHING: Mapping[str, Sequence[Any]] = {
     "kind": ("snapshot",),
     "optimizer": (False,),
 }
-"""Fields of requests, and the values that are as good as none; with no value listed, all are."""
+"""Fields of requests, and the values that mean the same as no field; for an empty list, all do."""
 
 
 def refused_fields(problems: Any) -> frozenset[str]:
-    """The top-level fields that the `detail` of a 422 calls unknown: `[{"type": "extra_forbidden",
-    "loc": ["body", name]}]`.
+    """Returns the top-level fields that the `detail` of a 422 calls unknown.
+
+    It has the form `[{"type": "extra_forbidden", "loc": ["body", name]}]`.
     """
     if not isinstance(problems, list):
         return frozenset()
@@ -50,12 +51,12 @@ def _refused_field(problem: Any) -> str | None:
 
 
 def without(body: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any] | None:
-    """The body less these fields; None when one of them is not there, or says something."""
-    if not names or not all(name in body and _says_nothing(name, body[name]) for name in names):
+    """Returns the body without these fields; None if one is absent, or has a value that matters."""
+    if not names or not all(name in body and _is_default(name, body[name]) for name in names):
         return None
     return {name: value for name, value in body.items() if name not in names}
 
 
-def _says_nothing(name: str, value: Any) -> bool:
-    empty = _SAYS_NOTHING.get(name)
-    return empty is not None and (not empty or value in empty)
+def _is_default(name: str, value: Any) -> bool:
+    defaults = _DEFAULTS.get(name)
+    return defaults is not None and (not defaults or value in defaults)

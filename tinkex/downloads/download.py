@@ -13,7 +13,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from tinkex.claimed_folder import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 from tinkex.downloads.adapter_targets import name_targets
 from tinkex.downloads.extract import Limits, unpack
 from tinkex.downloads.fetch import fetch
@@ -155,7 +155,7 @@ def _begin(target: Path, force: bool) -> ClaimedFolder:
             advice="Give force=True to replace it, or another output_dir.",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in left_behind(target.parent, _PREFIX, target.name):
+    for left in claim_orphans(target.parent, _PREFIX, target.name):
         _give_back(left.path / _REPLACED, target)
         logger.info("removing %s, which a download of %s left that was killed", left.path, target)
         left.remove()

@@ -17,9 +17,9 @@ from tinkex import events
 from tinkex.downloads.partial_file import Part
 from tinkex.errors import APIStatusError, APITimeoutError, CheckpointDownloadError, TinkexError
 from tinkex.threads import in_thread
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
-from tinkex.waiting.wait import Bound, RequestState, Wait
+from tinkex.waiting.wait import RequestState, Wait, WaitBound
 
 logger = logging.getLogger("tinkex")
 
@@ -48,9 +48,9 @@ async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[],
         OSError: it cannot be written.
     """
     limits = transport.config.http_limits
-    bound = Bound(limits.max_download_seconds, "Config.http_limits.max_download_seconds")
+    bound = WaitBound(limits.max_download_seconds, "Config.http_limits.max_download_seconds")
     for _ in range(2):
-        with transport.waits.begin(RequestState(DOWNLOAD), part.path.name, bound) as wait:
+        with transport.waits.create(RequestState(DOWNLOAD), part.path.name, bound) as wait:
             await _fetch_whole(transport, open, part, came, wait)
         if await in_thread(_is_as_promised, part):
             return
@@ -64,7 +64,7 @@ async def fetch(transport: Transport, open: Open, part: Part, came: Callable[[],
 async def _fetch_whole(
     transport: Transport, open: Open, part: Part, came: Callable[[], None], wait: Wait
 ) -> None:
-    clock, patience, anew = transport.clock, Patience(transport.config.retry), False
+    clock, retry_budget, anew = transport.clock, RetryBudget(transport.config.retry), False
     while True:
         sent_at, before = clock.now(), part.size
         try:
@@ -74,14 +74,14 @@ async def _fetch_whole(
         except TinkexError as error:
             dripped = isinstance(error, APITimeoutError) and part.size - before < _LEAST
             if part.size > before and not dripped:
-                patience.forget()
+                retry_budget.reset()
                 anew = False
             if not anew and _may_help_anew(error, part):
                 anew = True
                 continue
-            if not patience.lasts(error, sent_at, clock.now()):
+            if not retry_budget.allows_retry(error, sent_at, clock.now()):
                 raise
-            pause = patience.pause(error, clock.random())
+            pause = retry_budget.pause(error, clock.random())
             logger.warning(
                 "%s: %s, at byte %d; again in %.1f s",
                 part.path.name,
@@ -92,7 +92,7 @@ async def _fetch_whole(
             events.emit(
                 events.Retry,
                 operation=DOWNLOAD,
-                attempt=patience.attempts,
+                attempt=retry_budget.attempts,
                 pause=pause,
                 reason=error.message,
             )
@@ -163,7 +163,7 @@ class _Receiving:
 
     def _tell(self) -> None:
         total = "" if self.part.total is None else f" of {self.part.total:,}"
-        self.wait.becomes("network", f"{self.part.size:,}{total} bytes are here")
+        self.wait.set_owner("network", f"{self.part.size:,}{total} bytes are here")
 
 
 async def _pieces(response: httpx.Response, transport: Transport) -> AsyncGenerator[bytes]:

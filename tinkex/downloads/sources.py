@@ -22,12 +22,10 @@ from tinkex.errors import (
     CheckpointDownloadError,
     UnsupportedByServer,
 )
-from tinkex.transport.answers import parse
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
-from tinkex.transport.messages import AS_IT_IS
-from tinkex.transport.redirects import REDIRECTS, absolute
-from tinkex.transport.response_body import read_whole
+from tinkex.transport.messages import UNCOMPRESSED
+from tinkex.transport.redirects import MAX_REDIRECTS, absolute_url
 from tinkex.transport.transport import Transport
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_address import CheckpointAddress
@@ -104,7 +102,7 @@ async def open_url(
     The key goes along to a bare route of the server alone: a URL with a query is signed, and a
     right to read by itself.
     """
-    for _ in range(REDIRECTS):
+    for _ in range(MAX_REDIRECTS):
         if not url.startswith(("http://", "https://")):
             if url.startswith("file:"):
                 raise UnsupportedByServer(
@@ -121,9 +119,9 @@ async def open_url(
                 f"the server gave a URL of the kind {url.partition(':')[0]!r} to fetch",
                 operation=DOWNLOAD,
             )
-        with_key = transport.carrier.is_own(url) and "?" not in url
-        async with transport.open(
-            url, DOWNLOAD, with_key=with_key, headers={**AS_IT_IS, **headers}
+        with_key = transport.is_own(url) and "?" not in url
+        async with transport.open_url(
+            url, DOWNLOAD, with_key=with_key, headers={**UNCOMPRESSED, **headers}
         ) as response:
             if response.is_redirect:
                 url = _next(url, response.headers["location"])
@@ -133,7 +131,7 @@ async def open_url(
             yield response
             return
     raise APIResponseValidationError(
-        f"the download was redirected {REDIRECTS} times", operation=DOWNLOAD
+        f"the download was redirected {MAX_REDIRECTS} times", operation=DOWNLOAD
     )
 
 
@@ -158,29 +156,31 @@ async def _find(
     with transport.wait(RequestState(route.operation), "the archive") as wait:
         while True:
             try:
-                response = await stack.enter_async_context(transport.answer(route, timeout=timeout))
+                response = await stack.enter_async_context(
+                    transport.stream_answer(route, timeout=timeout)
+                )
             except APIStatusError as error:
                 if "location" in error.headers and 300 <= error.status_code < 400:
-                    url = _next(transport.config.base_url + route.path, error.headers["location"])
+                    url = _next(transport.base_url + route.path, error.headers["location"])
                     return CheckpointArchiveUrlResponse(
                         url, _http_date(error.headers.get("expires"))
                     )
                 pauses += "retry-after" not in error.headers
                 if error.status_code not in _BEING_BUILT or pauses > _PAUSES:
                     raise
-                wait.becomes("computation", "which the server is building")
+                wait.set_owner("computation", "which the server is building")
                 await transport.clock.sleep(retry_hint(error.headers) or _PAUSE)
             else:
                 break
     if not response.headers.get("content-type", "").startswith("application/json"):
         return response
-    return parse(route, await read_whole(response, transport.carrier.bound_of(route.operation)))
+    return await transport.read(route, response)
 
 
 def _next(url: str, location: str) -> str:
     """Where a redirect leads. Raises `APIResponseValidationError` for what is no URL."""
     try:
-        return absolute(url, location)
+        return absolute_url(url, location)
     except httpx.InvalidURL as error:
         raise APIResponseValidationError(
             f"the download is redirected to what is no URL: {error}", operation=DOWNLOAD

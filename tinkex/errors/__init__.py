@@ -37,6 +37,7 @@ them can be pickled.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,7 +146,7 @@ class UnsupportedByServer(TinkexError, RuntimeError):
         self.server = server
 
 
-Place = Literal["connecting", "unsent", "unanswered", "answered"]
+FailurePoint = Literal["connecting", "unsent", "unanswered", "answered"]
 """Where an exchange died: before there was a connection, before a byte was sent, before a byte came
 back, within the answer.
 """
@@ -170,7 +171,7 @@ class APIError(TinkexError):
 
 
 class APIConnectionError(APIError):
-    """No answer came: the server is not there, or the connection broke. `place` tells how far the
+    """No answer came: the server is not there, or the connection broke. `failure_point` tells how far the
     exchange got.
 
     A program that raises one itself may give a request of httpx, before the message or after it.
@@ -178,7 +179,7 @@ class APIConnectionError(APIError):
 
     fault = "network"
     retryable = True
-    place: Place = "unanswered"
+    failure_point: FailurePoint = "unanswered"
 
     def __init__(
         self,
@@ -195,9 +196,17 @@ class APIConnectionError(APIError):
         )
 
     @property
+    def place(self) -> FailurePoint:
+        """The former name of `failure_point`."""
+        warnings.warn(
+            "APIConnectionError.place is now failure_point", DeprecationWarning, stacklevel=2
+        )
+        return self.failure_point
+
+    @property
     def sent(self) -> bool:
         """Whether the server may have read the request."""
-        return self.place in ("unanswered", "answered")
+        return self.failure_point in ("unanswered", "answered")
 
 
 class APITimeoutError(APIConnectionError):

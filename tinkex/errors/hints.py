@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 from tinkex.errors import ArgumentError
-from tinkex.secret import kept_secret
+from tinkex.secret import as_secret
 
 C = TypeVar("C")
 
@@ -123,9 +123,7 @@ def _hidden(kwargs: Mapping[str, Any], secrets: Collection[str]) -> dict[str, An
     """Returns the arguments of a constructor, hidden from those who look at the variables of its
     frames.
     """
-    return {
-        name: kept_secret(value) if name in secrets else value for name, value in kwargs.items()
-    }
+    return {name: as_secret(value) if name in secrets else value for name, value in kwargs.items()}
 
 
 def _better(

@@ -1,1 +1,1 @@
-"""Results to come: polled from the server, and awaited by the user."""
+"""Futures: results that are polled from the server, and awaited by the user."""

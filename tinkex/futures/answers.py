@@ -1,7 +1,7 @@
-"""What an answer of retrieve_future means. Plain values: no I/O here.
+"""Classifies the answers of retrieve_future. Plain values: no I/O here.
 
-Servers say "not yet" and "failed" in several ways; all that are known are read alike. Source:
-openapi/tinker.yaml, retrieve_future.
+Servers express "not yet" and "failed" in several ways; all known ones are accepted from each
+server. Source: openapi/tinker.yaml, retrieve_future.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Payload: TypeAlias = Mapping[str, Any] | bytes
 
 @frozen
 class Pending:
-    """Not yet; how and why it waits, in the server's words."""
+    """An answer "not yet", with the state and reason of the wait in the server's words."""
 
     queue_state: str | None = None
     reason: str | None = None
@@ -31,35 +31,35 @@ class Pending:
         return (self.queue_state or "").startswith("paused")
 
     @property
-    def whose(self) -> Owner:
+    def owner(self) -> Owner:
         return "queue" if self.paused or self.reason else "computation"
 
 
 @frozen
 class Failed:
-    """The work failed, for good."""
+    """An answer that the work has failed."""
 
     message: str
     category: FailureCategory
     state_loss: int | None = None
-    """The number of the loss of the model's state that was the reason."""
+    """The server's number of the loss of the model's state, if that was the reason."""
 
 
 @frozen
-class Lost:
-    """The work is done, and its result was given out before and is not kept."""
+class ResultLost:
+    """An answer that the work is done, but its result was given out before and is not kept."""
 
     message: str
 
 
 @frozen
 class Finished:
-    """The result, of the type that belongs to the request."""
+    """An answer with the result."""
 
     result: Payload
 
 
-Answer: TypeAlias = Pending | Failed | Lost | Finished
+Answer: TypeAlias = Pending | Failed | ResultLost | Finished
 
 _GIVEN_OUT = re.compile(
     r"already (been )?(retrieved|consumed|delivered)|seen[ _]before", re.IGNORECASE
@@ -70,13 +70,13 @@ _FORGOTTEN = re.compile(r"(unknown )?((sampling )?session|future|model|request)\
 
 
 def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False) -> Answer | None:
-    """What the answer says; None where its status is a refusal of the call itself, not word of the
-    work.
+    """Returns the meaning of an answer; None if the server refused the poll itself.
 
     Args:
-        body: the fields of a JSON object, none where there is no such.
-        by_kind: whether the server says by 404 that the work needed what there is not, and not only
-            that it has no such work.
+        status_code: the HTTP status.
+        body: the fields of the JSON object in the body; empty if there is none.
+        by_kind: whether a 404 may also mean that the work failed because something it needs does
+            not exist.
     """
     if status_code == 408 or (status_code == 200 and _is_pending(body)):
         return Pending(body.get("queue_state"), body.get("queue_state_reason"))
@@ -84,13 +84,13 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
         return Failed(_message(body), "user")
     if by_kind and status_code == 404 and body and not _FORGOTTEN.match(_message(body)):
         return Failed(_message(body), "user")
-    # a list tells what is wrong with the call
+    # a detail that is a list is about the poll itself
     if status_code in (409, 422) and isinstance(body.get("detail"), str):
         return Failed(_message(body), "unknown")
     if status_code != 200:
         return None
     if "seen_before" in body or _GIVEN_OUT.search(str(body.get("error") or "")):
-        return Lost(_message(body))
+        return ResultLost(_message(body))
     if (
         body.get("error")
         or body.get("error_message")
@@ -101,8 +101,8 @@ def classify(status_code: int, body: Mapping[str, Any], *, by_kind: bool = False
 
 
 def _is_pending(body: Mapping[str, Any]) -> bool:
-    """Or done and large, told of beforehand to a client that asks for that; the next poll brings
-    the result.
+    """Returns whether a body means "not yet". "complete_metadata" announces a large result, which
+    the next poll brings.
     """
     return body.get("type") == "try_again" or body.get("status") == "complete_metadata"
 
@@ -119,14 +119,16 @@ def _category(word: object) -> FailureCategory:
     return "server" if text in ("server", "application", "execution_error") else "unknown"
 
 
-_SHORTEST_PAUSED = 1.0  # seconds between polls while the queue is paused, at least
+_MIN_PAUSE_OF_PAUSED_QUEUE = 1.0  # seconds between polls while the queue is paused
 
 
 def pause_after(fast_polls: int, answer: Pending, shortest: float, longest: float) -> float:
-    """Seconds before the next poll, after so many in a row that were answered at once: more and
-    more, and longer while the queue is paused.
+    """Returns the seconds to wait before the next poll.
+
+    The pause grows with the number of polls in a row that were answered at once, and is longer
+    while the queue is paused.
     """
     if not fast_polls:
         return 0.0
     pause = min(shortest * 2.0 ** min(fast_polls - 1, 30), longest)
-    return max(pause, min(_SHORTEST_PAUSED, longest)) if answer.paused else pause
+    return max(pause, min(_MIN_PAUSE_OF_PAUSED_QUEUE, longest)) if answer.paused else pause

@@ -1,4 +1,4 @@
-"""`AsyncAPIFuture`: the result to come of a call that changes a model or asks for samples."""
+"""`AsyncAPIFuture`: the future result of a training or sampling call."""
 
 from __future__ import annotations
 
@@ -9,45 +9,56 @@ from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.errors.tracebacks import shorten
-from tinkex.futures.unseen import UnseenFailures, tell_failure
+from tinkex.futures.unretrieved_errors import UnretrievedErrors, log_unretrieved
 from tinkex.waiting.wait import RequestState
 
 T = TypeVar("T")
 
 
 class AsyncAPIFuture(Generic[T]):
-    """The result to come of one call. Await it, now or later, once or often.
+    """The future result of one call. It may be awaited at any time, and more than once.
 
-    Giving up an await does not cancel the request: a training step that was sent is not undone by
-    looking away. `cancel()` does stop waiting for it, and a sample is then given up on the server,
-    too, where that can be.
+    Cancelling an await does not cancel the request: a training step that was sent is not undone.
+    `cancel()` stops waiting for the result; a sample is then cancelled on the server, too, if the
+    server can do that. The error of a failed call that is never retrieved is logged.
+
+    Example:
+        fb = trainer.forward_backward(data, "cross_entropy")
+        step = trainer.optim_step(AdamParams(learning_rate=1e-4))
+        loss = (await fb).metrics["loss:sum"]
+        try:
+            await step.result_async(timeout=60.0)
+        except WaitTimeoutError:
+            print(step.request_id, step.queue_state)  # the step goes on
     """
 
     def __init__(
         self,
         work: Coroutine[Any, Any, T],
         state: RequestState,
-        failures: UnseenFailures | None = None,
+        failures: UnretrievedErrors | None = None,
     ) -> None:
         self.task = asyncio.ensure_future(work)
         self.state = state
-        self.seen = False
-        """Whether somebody has got the error, or takes care of it."""
+        self.error_retrieved = False
+        """Whether a caller has received the error, or will, so that it is not logged.
+
+        `TinkexError.delivered` notes on the error itself that the user has received it."""
         self._failures = failures
-        self.task.add_done_callback(_failure_noted(ref(self), state.operation))
+        self.task.add_done_callback(_on_failure(ref(self), state.operation))
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._delivered().__await__()
 
     async def result_async(self, timeout: float | None = None) -> T:
-        """The result, or raises the error, as an await does.
+        """Waits for the result and returns it, as an await does.
 
         Args:
-            timeout: seconds to wait for it; by default as long as `Config.poll.max_wait` allows.
-                The request goes on when it is over.
+            timeout: the seconds to wait; by default as long as `Config.poll.max_wait` allows. The
+                request goes on after a timeout.
 
         Raises:
-            WaitTimeoutError: it is not there in time.
+            WaitTimeoutError: the result did not arrive in time.
         """
         done, _ = await asyncio.wait([self.task], timeout=timeout)
         if not done:
@@ -55,70 +66,69 @@ class AsyncAPIFuture(Generic[T]):
         return await self
 
     async def coroutine(self) -> T:
-        """As an await of the future itself, for what takes coroutines alone."""
+        """Waits for the result, for functions that take only coroutines."""
         return await self
 
     def done(self) -> bool:
+        """Returns whether the result or the error has arrived."""
         return self.task.done()
 
     def cancel(self) -> bool:
-        """Stops waiting for the result; False when it is there already."""
+        """Stops waiting for the result. Returns False if it has arrived already."""
         return self.task.cancel()
 
     def add_done_callback(self, callback: Callable[[AsyncAPIFuture[T]], object]) -> None:
-        """Calls `callback(future)` on the event loop once the result, or the error, is there."""
-        self.seen = True
+        """Calls `callback(future)` on the event loop once the result or the error has arrived."""
+        self.error_retrieved = True
         self.task.add_done_callback(lambda _: callback(self))
 
     def wrapped(self) -> asyncio.Future[T]:
-        """The result for another future that is made of this one, and gives the error to the user
-        in its place.
-        """
-        self.seen = True
+        """Returns an asyncio future of the result, for another future that passes on the error."""
+        self.error_retrieved = True
         return asyncio.shield(self.task)
 
-    def tell_unseen(self) -> None:
-        """Logs the error of a call that failed, unless somebody has seen it."""
+    def log_if_unretrieved(self) -> None:
+        """Logs the error of a failed call, unless it was retrieved."""
         if (
-            not self.seen
+            not self.error_retrieved
             and self.task.done()
             and not self.task.cancelled()
             and (error := self.task.exception())
         ):
-            self.seen = True
-            tell_failure(self.state.operation, error)
+            self.error_retrieved = True
+            log_unretrieved(self.state.operation, error)
 
-    def note_failure(self) -> None:
-        """Has the session tell of the failure when it ends, unless somebody sees it before."""
+    def register_failure(self) -> None:
+        """Makes the session log the error when it ends, unless it is retrieved before."""
         if self._failures is not None:
             self._failures.add(self)
 
     def __del__(self) -> None:
-        if "task" in self.__dict__:  # it was made whole
-            self.tell_unseen()
+        if "task" in self.__dict__:  # the constructor was not interrupted
+            self.log_if_unretrieved()
 
     async def _delivered(self) -> T:
         try:
             return await asyncio.shield(self.task)
         except Exception as error:
-            self.seen = True
+            self.error_retrieved = True
             deliver(error, self.state)
             shorten(error)
             raise
 
     @property
     def request_id(self) -> str | None:
-        """The server's name for the request; None until it took the request on."""
+        """The server's id of the request; None until the server has accepted it."""
         return self.state.request_id
 
     @property
     def queue_state(self) -> str | None:
-        """How the request waits, in the server's words: `active`, `paused_capacity`,
-        `paused_rate_limit`.
+        """The state of the server's queue: `active`, `paused_capacity` or `paused_rate_limit`; None
+        if the server has not told.
         """
         return self.state.queue_state
 
-    if not TYPE_CHECKING:  # mypy would take it for any attribute, and lose the result's type
+    if not TYPE_CHECKING:  # with it, mypy would accept any attribute, and lose the result's type
 
         def __getattr__(self, name: str) -> NoReturn:
             raise AttributeError(no_result_yet(self, name, "await it"), name=name, obj=self)
@@ -130,32 +140,36 @@ class AsyncAPIFuture(Generic[T]):
         )
 
 
-def _failure_noted(
+def _on_failure(
     reference: ref[AsyncAPIFuture[Any]], operation: str
 ) -> Callable[[asyncio.Future[Any]], None]:
-    """Returns a callback for the task of a future, which it does not keep alive: one that was
-    dropped before its call failed can be asked by nobody, so the failure is told at once."""
+    """Returns a callback for the task of a future that does not keep the future alive.
+
+    Nobody can retrieve the error of a future that was dropped before its call failed, so that error
+    is logged at once.
+    """
 
     def note(task: asyncio.Future[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
         if (future := reference()) is None:
-            tell_failure(operation, error)
+            log_unretrieved(operation, error)
         else:
-            future.note_failure()
+            future.register_failure()
 
     return note
 
 
 def no_result_yet(future: object, name: str, how: str) -> str:
+    """Returns the message for an attribute of the result that was looked up on its future."""
     kind = type(future).__name__
-    return f"{kind!r} object has no attribute {name!r}: it is the result to come; {how} to have it"
+    return f"{kind!r} object has no attribute {name!r}: it is a future; {how} to get the result"
 
 
 def deliver(error: BaseException | None, state: RequestState) -> BaseException | None:
-    """Notes on the error, and on its causes, that the user gets it."""
-    cause = state.failed if error is not None and state.failed is not None else error
+    """Marks an error and its causes as delivered to the user, and returns it."""
+    cause = state.failure if error is not None and state.failure is not None else error
     while isinstance(cause, TinkexError):
         cause.delivered = True
         cause = cause.__cause__
@@ -163,6 +177,7 @@ def deliver(error: BaseException | None, state: RequestState) -> BaseException |
 
 
 def not_in_time(state: RequestState, timeout: float) -> WaitTimeoutError:
+    """Returns the error for a result that did not arrive within `timeout` seconds."""
     return WaitTimeoutError(
         f"no result within {timeout:g} s",
         waited=timeout,

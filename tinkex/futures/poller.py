@@ -1,4 +1,4 @@
-"""Waiting for the result of a request that the server took on."""
+"""Polls the server for the result of a request that it accepted."""
 
 from __future__ import annotations
 
@@ -27,40 +27,41 @@ from tinkex.futures.answers import (
     Answer,
     Failed,
     Finished,
-    Lost,
     Payload,
     Pending,
+    ResultLost,
     classify,
     pause_after,
 )
 from tinkex.transport import failures
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait
 
 T = TypeVar("T")
 
 NO_RESULT = (NotFoundError, GoneError, ResultLostError)
-"""What says that the server has no result under the request's id, or has it no more: a sample may
-be asked for again.
+"""Errors which mean that the server has no result under the request's id, or no longer has it. A
+sample may then be requested again.
 """
 
 FAST = 0.5
-"""Seconds; a poll that took less was not held by the server."""
+"""The seconds below which a poll was not held by the server."""
 
 _PROTOBUF = "application/x-protobuf"
 # operations whose results have a protobuf form
 _IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
-_BEYOND_HOLD = 15.0  # seconds that a poll may take longer than the server is known to hold it
+_HOLD_MARGIN = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
 async def send_and_wait(
     transport: Transport, request: Request[UntypedAPIFuture], read: Callable[[Mapping[str, Any]], T]
 ) -> T:
-    """Returns what `read` makes of the result of a request that stands alone. Raises what sending
-    and `wait_for_result` raise.
+    """Sends a request without a number, and returns what `read` makes of its result.
+
+    Raises what sending and `wait_for_result` raise.
     """
     promise = await transport.send(request)
     return await wait_for_result(
@@ -69,11 +70,11 @@ async def send_and_wait(
 
 
 def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
-    """Returns the reader of a result that is JSON on all servers."""
+    """Returns a reader of results that are JSON on all servers, from one of their fields."""
 
     def read_fields(payload: Payload) -> T:
         if isinstance(payload, bytes):
-            raise ValueError("it is a protobuf message, where JSON was expected")
+            raise ValueError("it is a protobuf message, but JSON was expected")
         return read(payload)
 
     return read_fields
@@ -82,24 +83,27 @@ def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
 async def wait_for_result(
     transport: Transport, state: RequestState, read: Callable[[Payload], T]
 ) -> T:
-    """Returns what `read` makes of the result once `state.request_id` is done.
+    """Waits until the request `state.request_id` is done, and returns what `read` makes of its
+    result.
 
-    An answer that cannot be read is no answer, and is asked for again. An id is waited for in one
-    place only: some servers give a result out once.
+    A malformed answer is requested again. Each id must be waited for in one place only, since some
+    servers give a result out once.
 
     Args:
-        read: takes the result in the encoding that the server chose; raises `ValueError` and its
-            like for what is none.
+        transport: the connections to the server.
+        state: the request.
+        read: reads the result, in the encoding that the server chose. Raises `ValueError` or a
+            similar error for a malformed one.
 
     Raises:
         RequestFailedError: the work failed.
-        WaitTimeoutError: `PollSettings.max_wait` is over.
-        ResultLostError, GoneError, NotFoundError: the server has no result under this id, or has it
-            no more.
-        APIResponseValidationError: no answer was of the contract's form, in as many tries as
+        WaitTimeoutError: it took longer than `PollSettings.max_wait`.
+        ResultLostError, GoneError, NotFoundError: the server has no result under this id, or no
+            longer has it.
+        APIResponseValidationError: all answers were malformed, in as many attempts as
             `Config.retry` allows.
-        APIStatusError: the server refuses to tell.
-        APIConnectionError: the server is gone for longer than `Config.retry` allows.
+        APIStatusError: the server refuses the poll.
+        APIConnectionError: the server is unreachable for longer than `Config.retry` allows.
     """
     with transport.wait(state, "its result") as wait:
         return await _Polling(transport, state, wait).result(read)
@@ -110,16 +114,16 @@ class _Polling:
     transport: Transport
     state: RequestState
     wait: Wait
-    patience: Patience = field(init=False)
+    retry_budget: RetryBudget = field(init=False)
     fast_polls: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.patience = Patience(self.state.retry or self.transport.config.retry)
+        self.retry_budget = RetryBudget(self.state.retry or self.transport.config.retry)
 
     async def result(self, read: Callable[[Payload], T]) -> T:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
-        self.wait.becomes("computation", "the poll is not answered yet")
+        self.wait.set_owner("computation", "the poll is not answered yet")
         while True:
             began = self.transport.clock.now()
             answer = await self._poll(request, headers, began)
@@ -138,10 +142,10 @@ class _Polling:
                         state_loss=answer.state_loss,
                         **self._which(),
                     )
-                case Lost():
+                case ResultLost():
                     raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
                 case Pending():
-                    self.patience.forget()
+                    self.retry_budget.reset()
                     await self._pause(answer)
                 case None:
                     pass
@@ -149,7 +153,7 @@ class _Polling:
     async def _poll(
         self, request: Request[Any], headers: Mapping[str, str], began: float
     ) -> Answer | None:
-        """What the server says; None when a poll failed, and the pause after it is over."""
+        """Polls once. Returns the answer; None after a failed poll and the pause that follows."""
         self.wait.tries += 1
         try:
             response = await self.transport.send_once(
@@ -164,7 +168,7 @@ class _Polling:
             return Finished(response.content)
         body = _fields(response)
         if body is None and response.is_success:
-            return await self._after_unreadable("it is no JSON object", began, None)
+            return await self._after_unreadable("it is not a JSON object", began, None)
         answer = classify(
             response.status_code, body or {}, by_kind=self.transport.server.dialect.fails_by_kind
         )
@@ -181,54 +185,56 @@ class _Polling:
         self.fast_polls = self.fast_polls + 1 if self.transport.clock.now() - began < FAST else 0
 
     async def _after_broken_poll(self, error: APIConnectionError, began: float) -> Pending | None:
-        if not isinstance(error, APITimeoutError) or error.place == "answered":
-            if error.place == "answered" and self.transport.server.dialect.results_once:
+        if not isinstance(error, APITimeoutError) or error.failure_point == "answered":
+            if error.failure_point == "answered" and self.transport.server.dialect.results_once:
                 raise ResultLostError(
-                    "its result was lost while it was being read", **self._which()
+                    "its result was lost: the connection broke while it was being read",
+                    **self._which(),
                 ) from error
             return await self._after_failure(error, began)
-        self.wait.was("network")
-        self.wait.becomes("network", "the last poll was not answered in time")
+        self.wait.attribute_past_to("network")
+        self.wait.set_owner("network", "the last poll was not answered in time")
         self._count(began)
-        # or the server held it for longer than we do
+        # perhaps the server held it for longer than our timeout
         return Pending(self.state.queue_state, self.state.queue_state_reason)
 
     async def _after_unreadable(self, why: str, began: float, cause: Exception | None) -> None:
-        """Asks again after an answer that tells nothing of the work, or raises when there were too
-        many.
-        """
+        """Backs off after a malformed answer, or raises if there were too many."""
         error = APIResponseValidationError(
-            f"no answer about its result can be read; the last one: {why}",
+            f"all answers to polls for its result are malformed; the last one: {why}",
             operation=self.state.operation,
-            advice="The server has it all the same. Look for what answers in its place.",
+            advice=(
+                "The server still has the result. Check whether a proxy answers in the server's "
+                "place."
+            ),
         )
         error.__cause__ = cause
         await self._after_failure(error, began)
 
     async def _after_failure(self, error: TinkexError, began: float) -> None:
-        """Backs off from a poll that failed, or raises when it is final or has failed too often."""
+        """Backs off after a failed poll, or raises if the error is final or there were too many."""
         clock = self.transport.clock
         error.request_id = self.state.request_id
-        self.wait.was("network")
-        if not self.patience.lasts(error, began, clock.now()):
+        self.wait.attribute_past_to("network")
+        if not self.retry_budget.allows_retry(error, began, clock.now()):
             raise error
-        pause = self.patience.pause(error, clock.random())
-        self.wait.becomes(self.patience.whose, error.message)
+        pause = self.retry_budget.pause(error, clock.random())
+        self.wait.set_owner(self.retry_budget.pause_owner, error.message)
         events.emit(
             events.Retry,
             operation=self.state.operation,
-            attempt=self.patience.attempts,
+            attempt=self.retry_budget.attempts,
             pause=pause,
             reason=error.message,
         )
         await clock.sleep(pause)
 
     def _note(self, answer: Pending) -> None:
-        """Shows how the request waits, and charges the wait to it, the last poll included."""
+        """Records the state of the wait, to which the time of the last poll counts."""
         state = self.state
-        self.wait.was(answer.whose)
-        self.wait.becomes(answer.whose)
-        if state.waits_as(answer.queue_state, answer.reason):
+        self.wait.attribute_past_to(answer.owner)
+        self.wait.set_owner(answer.owner)
+        if state.note_queue_state(answer.queue_state, answer.reason):
             events.emit(
                 events.QueueStateChange,
                 operation=state.operation,
@@ -247,22 +253,20 @@ class _Polling:
 
 
 def poll_timeout(transport: Transport) -> float:
-    """Seconds that a long poll may take: longer than the server is known to hold it, so that no
-    poll under way is given up.
-    """
+    """Returns the seconds that a poll may take: longer than the server is known to hold it."""
     shortest, hold = transport.config.poll.request_timeout, transport.server.dialect.hold
-    return max(shortest, hold + _BEYOND_HOLD) if hold else shortest
+    return max(shortest, hold + _HOLD_MARGIN) if hold else shortest
 
 
 def _is_protobuf(response: httpx.Response) -> bool:
-    """The Content-Type tells, never what was asked for."""
+    """Returns whether a result is protobuf, by its Content-Type and not by what was requested."""
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(
         _PROTOBUF
     )
 
 
 def _fields(response: httpx.Response) -> Mapping[str, Any] | None:
-    """Returns the body's fields; None where it is not a JSON object."""
+    """Returns the fields of the body; None if it is not a JSON object."""
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:

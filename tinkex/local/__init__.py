@@ -1,11 +1,10 @@
-"""The door to the embedded server: the Tinker API on this machine, really training and sampling.
-Extra `local`.
+"""The embedded server: the Tinker API on this machine, which really trains and samples.
 
     with tinkex.local.serve() as server:
         print(server.base_url)
 
-The server is the package `tinkex_server`. Importing this module needs and imports nothing but
-Python; its names need the extra, and `serve` needs torch unless another engine is asked for.
+The server is the package `tinkex_server`. This module imports it when one of its names is used.
+The names need the extra `local`; `serve` also needs torch, except with another engine.
 """
 
 from __future__ import annotations

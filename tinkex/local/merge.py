@@ -1,4 +1,4 @@
-"""`python -m tinkex.local.merge`: an adapter and its base model as one model of transformers."""
+"""`python -m tinkex.local.merge`: merges an adapter and its base model into one model."""
 
 from tinkex_server.engine.torch.merge import main
 

@@ -1,5 +1,5 @@
-"""The embedded server of this process, which `base_url="local"` asks for: started when it is first
-needed, and gone with the process.
+"""The embedded server of this process, for `base_url="local"`. It starts at the first request, and
+ends with the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex.claimed_folder import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 from tinkex.errors import ConfigError
 
 _PREFIX, _PURPOSE = "tinkex-local-", "data of a server"
@@ -28,7 +28,7 @@ class _Started:
     base_url: str
     folder: ClaimedFolder
     watcher: subprocess.Popen[bytes] | None
-    """Removes the folder when this process is gone, however it ends."""
+    """The process that removes the folder when this process has ended, in whatever way."""
 
 
 _lock = threading.Lock()
@@ -36,10 +36,9 @@ _started: _Started | None = None
 
 
 def local_url() -> str:
-    """Where the process's own server is. The first call starts it, which takes a second; others
-    wait meanwhile.
+    """Returns the base URL of this process's server, and starts the server at the first call.
 
-    Raises `ConfigError` when it cannot be started.
+    The start takes seconds, for which other calls wait. Raises `ConfigError` when it fails.
     """
     global _started
     with _lock:
@@ -50,8 +49,8 @@ def local_url() -> str:
 
 def _start() -> _Started:
     parent = Path(tempfile.gettempdir())
-    for left in left_behind(parent, _PREFIX, _PURPOSE):
-        left.remove()
+    for orphan in claim_orphans(parent, _PREFIX, _PURPOSE):
+        orphan.remove()
     folder = ClaimedFolder.make(parent, _PREFIX, _PURPOSE)
     data = folder.path / "data"
     try:
@@ -63,17 +62,19 @@ def _start() -> _Started:
         raise ConfigError(
             "base_url 'local' asks for a server in this process, which could not be started: "
             f"{error}",
-            advice="Or give the address of a server that runs; `tinkex serve` prints it.",
+            advice="Or give the URL of a running server; `tinkex serve` prints it.",
         ) from error
     logger.info(
-        "serving %s in this process, which keeps its checkpoints until it ends", server.base_url
+        "serving %s in this process; its checkpoints are removed when the process ends",
+        server.base_url,
     )
-    return _Started(server.base_url, folder, _watcher(folder.path))
+    return _Started(server.base_url, folder, _start_watcher(folder.path))
 
 
-def _watcher(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Starts a process that waits for the end of this one: a signal leaves no time to remove
-    anything. None where there is no shell.
+def _start_watcher(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Starts a process that removes the folder when this one ends; None without a shell.
+
+    A process that is killed by a signal cannot remove anything itself.
     """
     shell = shutil.which("sh") if sys.platform != "win32" else None
     if shell is None:
@@ -83,13 +84,15 @@ def _watcher(folder: Path) -> subprocess.Popen[bytes] | None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # or Ctrl-C would end it, too
+        start_new_session=True,  # so that Ctrl-C does not end it
     )
 
 
-def _stop() -> None:
-    """At exit no thread can be had any more to close the server in good order: its own end with the
-    process, as does its engine.
+def _remove_folder() -> None:
+    """Removes the folder at exit.
+
+    The server itself is not closed, since no threads can be started at exit. Its threads and its
+    engine end with the process.
     """
     if _started is not None:
         _started.folder.remove()
@@ -97,22 +100,23 @@ def _stop() -> None:
             _started.watcher.communicate()
 
 
-def _forget() -> None:
-    """In the child of a fork, where the server's threads do not run: it is the parent's, and the
-    child starts one of its own.
+def _forget_in_child() -> None:
+    """Forgets the parent's server in the child of a fork, where that server's threads do not run.
+
+    The child starts a server of its own when it needs one.
     """
     global _started, _lock
     if _started is not None:
-        _started.folder.leave_to_parent()
+        _started.folder.release_in_child()
         if (watcher := _started.watcher) is not None:
             assert watcher.stdin is not None
             watcher.stdin.close()
-            watcher.returncode = 0  # it is not this process's to wait for
+            watcher.returncode = 0  # the watcher is no child of this process
     _started, _lock = None, threading.Lock()
 
 
-# here, and so before the portal's: exit handlers run in the opposite order, and open sessions have
-# yet to say goodbye to the server
-atexit.register(_stop)
+# registered at import, before the portal's handler: exit handlers run in reverse order, and the
+# portal's still finishes open sessions on this server
+atexit.register(_remove_folder)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,1 +1,1 @@
-"""Loss functions: what each needs of a batch, and those that a user writes."""
+"""Loss functions: the inputs that each needs, and custom losses that a user writes."""

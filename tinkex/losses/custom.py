@@ -1,14 +1,14 @@
-"""Losses that the user's own function computes, here and not on the server. Plain values: no I/O.
+"""Losses that the user's own function computes, in this process and not on the server.
 
-Only the gradient with respect to the logprobs is needed to train by a loss, whatever the loss is.
-So a step has two requests:
+Plain values: no I/O here. To train with any loss, only its gradient with respect to the logprobs is
+needed. So a step has two requests:
 
-1. a forward pass of `forward_data(data)`, which gives the logprobs;
-2. `evaluate` calls the user's function on them, and finds the gradient;
+1. a forward pass of `forward_data(data)` gives the logprobs;
+2. `evaluate` calls the user's function with them, and computes the gradient;
 3. a backward pass of `linearized(data, gradients)`, whose cross entropy has that gradient at these
-logprobs, or of
-   `linearized_by_ratios`, whose importance sampling has it;
-4. `custom_output` puts the user's loss and metrics in the place of that cross entropy's.
+   logprobs, or of `linearized_by_ratios`, whose importance sampling has it, brings the gradient to
+   the weights;
+4. `custom_output` replaces the loss of that pass by the user's loss and metrics.
 
 torch is imported only for a function that is written in it.
 """
@@ -24,7 +24,7 @@ from attrs import evolve, frozen
 from numpy.typing import NDArray
 
 from tinkex.errors import APIResponseValidationError, InvalidInputError
-from tinkex.losses.validation import check_batch
+from tinkex.losses.batch_checks import check_batch
 from tinkex.types import Datum, ForwardBackwardOutput, LossFnOutput
 from tinkex.types.arrays import ArrayLike, Number, to_numpy
 
@@ -36,29 +36,33 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 TorchLoss: TypeAlias = Callable[
     [list[Datum], "list[torch.Tensor]"], "tuple[torch.Tensor, Mapping[str, float]]"
 ]
-"""`loss_fn(data, logprobs) -> (loss, metrics)`: the loss is a tensor of one value, made of the
-logprobs by torch.
+"""A custom loss in torch: `loss_fn(data, logprobs) -> (loss, metrics)`.
 
-`logprobs` are the targets', one tensor for each datum, of the shape of its `target_tokens`: `(N,)`,
-or `(N, K)`.
+`logprobs` is a list of float32 tensors with the logprobs of the targets in nats, one per datum, of
+the shape of its `target_tokens`: `(N,)` or `(N, K)`. `loss` is a tensor with one value, computed
+from them by torch. `metrics` maps names to numbers.
 """
 
 
 @frozen
 class NumpyLoss:
-    """A loss without torch, whose function gives the gradients itself.
-
-    Example, cross entropy:
-        >>> def cross_entropy(data, logprobs):
-        ...     weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in data]
-        ...     loss = -sum(float((w * x).sum()) for w, x in zip(weights, logprobs))
-        ...     return loss, [-w for w in weights], {}
-        >>> loss_fn = NumpyLoss(cross_entropy)
+    """A custom loss without torch, whose function computes the gradients itself.
 
     Args:
-        function: `function(data, logprobs) -> (loss, gradients, metrics)`; a gradient of the loss
-            for each datum, of its logprobs'
-            shape, or None where the loss does not depend on them.
+        function: `function(data, logprobs) -> (loss, gradients, metrics)`. `logprobs` is a list of
+            float32 arrays with the logprobs of the targets in nats, one per datum, of the shape of
+            its `target_tokens`: `(N,)` or `(N, K)`. `gradients` has the gradient of the loss with
+            respect to each of them, of the same shape, or None for zeros. `metrics` maps names to
+            numbers.
+
+    Example:
+        def cross_entropy(data, logprobs):
+            weights = [datum.loss_fn_inputs["weights"].to_numpy() for datum in data]
+            loss = -sum(float((w * x).sum()) for w, x in zip(weights, logprobs))
+            return loss, [-w for w in weights], {}
+
+        fb = trainer.forward_backward_custom(data, NumpyLoss(cross_entropy))
+        loss = (await fb).metrics["loss:sum"]
     """
 
     function: Callable[
@@ -68,50 +72,51 @@ class NumpyLoss:
 
 
 CustomLoss: TypeAlias = TorchLoss | NumpyLoss
-"""What can be given as a custom loss."""
+"""A custom loss that is computed in this process: a function in torch, or a `NumpyLoss`."""
 
 
 @frozen(eq=False)
 class Evaluated:
-    """What a custom loss came to."""
+    """The value of a custom loss, with its gradients and metrics."""
 
     loss: float
     gradients: Sequence[NDArray[np.float32]]
-    """Of the loss with respect to the logprobs: one for each datum, of the shape of its
+    """The gradients of the loss with respect to the logprobs: one per datum, of the shape of its
     `target_tokens`.
     """
     metrics: Mapping[str, float]
-    """The user's, under the user's names."""
+    """The user's metrics, under the user's names."""
 
 
 def forward_data(data: Sequence[Datum]) -> list[Datum]:
-    """The datums for the forward pass: `target_tokens`, and `weights`, which are 0 where a datum
-    has none.
+    """Returns the datums for the forward pass, with `target_tokens` and `weights`, which default to
+    0.
 
-    Inputs that only the user's function knows stay here. Shapes are those of `linearized`, so that
-    both are split alike.
+    Inputs that only the user's function knows are left out. The shapes are those of `linearized`,
+    so that both passes are split alike.
 
     Raises:
-        InvalidInputError: an empty batch, a thing that is no `Datum`, or no `target_tokens`.
+        InvalidInputError: the batch is empty, contains something other than a `Datum`, or lacks
+            `target_tokens`.
     """
     check_batch(data, "custom")
     return [_with_weights(datum, _weights(index, datum)) for index, datum in enumerate(data)]
 
 
 def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: CustomLoss) -> Evaluated:
-    """Calls the user's function, and finds the gradient of its loss with respect to each logprob.
+    """Calls the user's function, and computes the gradients of its loss by the logprobs.
+
+    Errors that the function raises are passed on.
 
     Args:
         data: the batch, with all its inputs.
-        outputs: the forward pass's `loss_fn_outputs`, whose `logprobs` count.
-        loss_fn: the user's function, in torch, or a `NumpyLoss`.
+        outputs: the `loss_fn_outputs` of the forward pass, of which the `logprobs` are used.
+        loss_fn: the user's function in torch, or a `NumpyLoss`.
 
     Raises:
-        InvalidInputError: the function does not return what it should, torch is not there, its loss
-            or a gradient is NaN or
-            infinite, or the loss does not depend on the logprobs. What the function itself raises
-            is passed on.
-        APIResponseValidationError: the server's outputs have no logprobs for each target.
+        InvalidInputError: the function returns something wrong, torch is not installed, the loss or
+            a gradient is NaN or infinite, or the loss does not depend on the logprobs.
+        APIResponseValidationError: the server's outputs lack the logprob of a target.
     """
     logprobs = _logprobs(data, outputs)
     run = _run_numpy if isinstance(loss_fn, NumpyLoss) else _run_torch
@@ -119,12 +124,12 @@ def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: Custom
     if not np.isfinite(loss):
         raise InvalidInputError(
             f"the custom loss is {loss}{_unusable(logprobs)}",
-            advice="Mask what must not count before any log.",
+            advice="Mask positions that must not count before you take a log.",
         )
     if all(gradient is None for gradient in gradients):
         raise InvalidInputError(
             "the custom loss does not depend on the logprobs, so it cannot train anything",
-            advice="Compute it from the logprobs given, without .detach(), .item() or .numpy().",
+            advice="Compute it from the given logprobs, without .detach(), .item() or .numpy().",
         )
     return Evaluated(
         loss,
@@ -134,20 +139,21 @@ def evaluate(data: list[Datum], outputs: Sequence[LossFnOutput], loss_fn: Custom
 
 
 def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> list[Datum]:
-    """The datums whose cross entropy has these gradients: its loss is the sum of -weight · logprob,
-    so weight = -gradient.
+    """Returns datums whose cross entropy has these gradients.
+
+    Cross entropy is the sum of -weight · logprob, so weight = -gradient.
 
     Args:
-        data: the batch; `model_input` and `target_tokens` are kept, all other inputs are left out.
-        gradients: of the loss, one for each datum, of the shape of its `target_tokens`; None stands
-            for zeros.
+        data: the batch. `model_input` and `target_tokens` are kept, other inputs are left out.
+        gradients: the gradients of the loss, one per datum, of the shape of its `target_tokens`;
+            None stands for zeros.
 
     Raises:
-        InvalidInputError: naming the datum: a gradient that is missing, of another shape, NaN or
-            infinite.
+        InvalidInputError: a gradient is missing, has another shape, or is NaN or infinite. The
+            message names the datum.
     """
     _check_count(gradients, len(data))
-    # 0 - g and not -g, which would make a -0.0 of each 0
+    # 0 - g and not -g, which would turn each 0 into -0.0
     return [
         _with_weights(datum, np.float32(0) - _gradient(i, datum, gradients[i]))
         for i, datum in enumerate(data)
@@ -157,11 +163,12 @@ def linearized(data: Sequence[Datum], gradients: Sequence[ArrayLike | None]) -> 
 def linearized_by_ratios(
     data: Sequence[Datum], gradients: Sequence[ArrayLike | None], outputs: Sequence[LossFnOutput]
 ) -> list[Datum]:
-    """The datums whose importance sampling has these gradients: its loss is the sum of -exp(logprob
-    - logprobs) · advantage, of which the exponential is 1 at the logprobs of the forward pass, so
-    advantage = -gradient.
+    """Returns datums whose importance sampling has these gradients.
 
-    Takes and raises what `linearized` does, and `outputs` of the forward pass.
+    Importance sampling is the sum of -exp(logprob - logprobs) · advantage. The exponential is 1 at
+    the logprobs of the forward pass, so advantage = -gradient.
+
+    Takes and raises what `linearized` does; `outputs` are those of the forward pass.
     """
     advantages = [datum.loss_fn_inputs["weights"] for datum in linearized(data, gradients)]
     return [
@@ -180,11 +187,11 @@ def linearized_by_ratios(
 
 
 def custom_output(backward: ForwardBackwardOutput, evaluated: Evaluated) -> ForwardBackwardOutput:
-    """The backward pass's result as that of the custom loss.
+    """Returns the result of the backward pass as that of the custom loss.
 
-    `loss:sum` is the custom loss, also where the user has a metric of that name, and
-    `surrogate_loss:sum` what the server computed in its stead. The other metrics are the server's,
-    and then the user's.
+    In `metrics`, `loss:sum` is the custom loss, even if the user has a metric of that name, and
+    `surrogate_loss:sum` is the loss that the server computed. The server's other metrics follow,
+    then the user's.
     """
     metrics = dict(backward.metrics)
     if "loss:sum" in metrics:
@@ -196,14 +203,14 @@ def _run_torch(
     data: list[Datum], logprobs: Sequence[FloatArray], loss_fn: TorchLoss
 ) -> tuple[float, list[Any], dict[str, float]]:
     torch = _torch()
-    # the caller's code may be in a mode without gradients
+    # the caller's code may have disabled gradients
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [torch.tensor(array, requires_grad=True) for array in logprobs]
         loss, metrics = _unpack(loss_fn(data, list(leaves)), 2, "(loss, metrics)")
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise InvalidInputError(
-                f"the custom loss must be a torch tensor of one value, not {_described(loss)}",
-                advice="Reduce it by .sum().",
+                f"the custom loss must be a torch tensor with one value, not {_described(loss)}",
+                advice="Reduce it with .sum().",
             )
         gradients = _torch_gradients(torch, loss, leaves)
     return float(loss.detach()), gradients, _metrics(metrics)
@@ -223,7 +230,7 @@ def _torch() -> ModuleType:
     except ImportError as error:
         raise InvalidInputError(
             "a custom loss in torch needs torch, which is not installed",
-            advice="Install it, or give a NumpyLoss.",
+            advice="Install it, or use a NumpyLoss.",
         ) from error
     return torch
 
@@ -255,7 +262,9 @@ def _metrics(metrics: Any) -> dict[str, float]:
 def _number(value: ArrayLike | Number, name: str) -> float:
     array = to_numpy(value, name)
     if array.size != 1:
-        raise InvalidInputError(f"{name} must be one number, not of shape {list(array.shape)}")
+        raise InvalidInputError(
+            f"{name} must be one number, not an array of shape {list(array.shape)}"
+        )
     return float(array.item())
 
 
@@ -269,7 +278,7 @@ def _described(value: Any) -> str:
 def _logprobs(data: Sequence[Datum], outputs: Sequence[LossFnOutput]) -> list[FloatArray]:
     if len(outputs) != len(data):
         raise APIResponseValidationError(
-            f"the forward pass gave {len(outputs)} outputs for {len(data)} datums"
+            f"the forward pass returned {len(outputs)} outputs for {len(data)} datums"
         )
     return [
         _logprobs_of(index, datum, output)
@@ -279,15 +288,15 @@ def _logprobs(data: Sequence[Datum], outputs: Sequence[LossFnOutput]) -> list[Fl
 
 def _logprobs_of(index: int, datum: Datum, output: LossFnOutput) -> FloatArray:
     if "logprobs" not in output:
-        raise APIResponseValidationError(f"the forward pass gave no logprobs for data[{index}]")
+        raise APIResponseValidationError(f"the forward pass returned no logprobs for data[{index}]")
     array, shape = output["logprobs"].to_numpy(), _shape(index, datum)
-    # flat is what a tensor without a shape comes as
+    # a tensor without a shape comes flat
     if array.shape != shape and array.shape != (int(np.prod(shape)),):
         raise APIResponseValidationError(
-            f"the forward pass gave logprobs of shape {list(array.shape)} for data[{index}], "
+            f"the forward pass returned logprobs of shape {list(array.shape)} for data[{index}], "
             f"whose target_tokens are {list(shape)}"
         )
-    # a copy, also where nothing changes: the user's function may write into it
+    # always a copy, since the user's function may write into it
     return array.reshape(shape).astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
@@ -314,9 +323,9 @@ def _gradient(index: int, datum: Datum, gradient: ArrayLike | None) -> NDArray[n
     array = to_numpy(gradient, f"the gradient for data[{index}]")
     if array.shape != shape:
         raise InvalidInputError(
-            f"the gradient for data[{index}] is of shape {list(array.shape)}, not {list(shape)}"
+            f"the gradient for data[{index}] has the shape {list(array.shape)}, not {list(shape)}"
         )
-    # too large for float32 becomes infinite, which the next lines refuse
+    # a value too large for float32 becomes infinite, which the next lines refuse
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     wrong = np.argwhere(~np.isfinite(array))
@@ -325,8 +334,8 @@ def _gradient(index: int, datum: Datum, gradient: ArrayLike | None) -> NDArray[n
             f"the gradient for data[{index}] at position {wrong[0].tolist()} is "
             f"{array[tuple(wrong[0])]}",
             advice=(
-                "A masked position must be masked before a log, a root or a division: its "
-                "gradient counts, too."
+                "Mask positions before a log, a root or a division, not after it: the gradient of "
+                "a masked position counts, too."
             ),
         )
     return array
@@ -338,8 +347,8 @@ def _weights(index: int, datum: Datum) -> NDArray[np.generic]:
         return np.zeros(shape, np.float32)
     if tuple(weights.shape) != shape:
         raise InvalidInputError(
-            f"data[{index}] has weights of shape {list(weights.shape)} and target_tokens of "
-            f"{list(shape)}"
+            f"data[{index}] has weights of shape {list(weights.shape)}, but target_tokens of "
+            f"shape {list(shape)}"
         )
     return weights.to_numpy()
 
@@ -352,7 +361,7 @@ def _with_weights(datum: Datum, weights: NDArray[np.generic]) -> Datum:
 
 
 def _shape(index: int, datum: Datum) -> tuple[int, ...]:
-    """Of the targets, and so of all that belongs to them."""
+    """Returns the shape of the targets, and so of their logprobs, weights and gradients."""
     targets = datum.loss_fn_inputs.get("target_tokens")
     if targets is None:
         raise InvalidInputError(

@@ -1,8 +1,9 @@
-"""A graph of torch.fx in the contract's form (openapi/tinker.yaml, CustomLossGraph). Needs
-torch.
+"""Writes a graph of torch.fx in the API's form (openapi/tinker.yaml, CustomLossGraph).
+
+Needs torch.
 """
 
-# torch.fx types little of what it hands out
+# torch.fx has few type annotations
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -19,19 +20,18 @@ _FORMAT = 1
 
 
 class Unwritable(Exception):
-    """A value that the contract has no form for; the text describes it."""
+    """An error for a value that the API cannot express. The message describes the value."""
 
 
 def write_graph(graph: fx.Graph) -> CustomLossGraph:
-    """Raises `Unwritable` for an argument, or a function, that has no form."""
+    """Returns a graph in the API's form. Raises `Unwritable` for what it cannot express."""
     return CustomLossGraph([_write_node(node) for node in graph.nodes], _FORMAT)
 
 
 def function_name(function: Callable[..., Any]) -> str | None:
-    """The qualified name by which servers know it; None for a function of another module than
-    torch, math and operator.
+    """Returns the qualified name of a function of torch, math or operator; None for any other.
 
-    It is the function's own name, torch._C._nn.softplus for what users call
+    It is the name that the function itself has, such as torch._C._nn.softplus for
     torch.nn.functional.softplus.
     """
     if function is getattr:
@@ -45,7 +45,7 @@ def function_name(function: Callable[..., Any]) -> str | None:
 
 
 def write_argument(value: Any) -> Any:
-    """Raises `Unwritable`."""
+    """Returns an argument in the API's form. Raises `Unwritable` for what it cannot express."""
     match value:
         case None | bool() | str():
             return value
@@ -90,7 +90,7 @@ def _write_integer(value: int) -> int:
 
 def _write_key(name: Any) -> str:
     if not isinstance(name, str):
-        raise Unwritable(f"a dict with the key {name!r}, which is no string")
+        raise Unwritable(f"a dict with the key {name!r}, which is not a string")
     return name
 
 

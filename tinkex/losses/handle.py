@@ -1,8 +1,7 @@
-"""`LossHandle`: a loss over one datum, traced once, which the server runs, or this process where
-the server cannot.
+"""`LossHandle`: a custom loss that was traced once, and runs on the server or in this process.
 
-Plain values: no I/O, and no torch but what the traced function itself calls. `loss_tracing` makes
-the trace, `loss_upload` the handle.
+Plain values: no I/O here, and no torch except what the traced function calls. `losses.tracing`
+makes the trace, `losses.upload` the handle.
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ from tinkex_api.models import CustomLossGraph, CustomLossInput
 from tinkex_api.types import OwnFuture
 
 from tinkex.errors import InvalidInputError
+from tinkex.losses.batch_checks import check_batch
 from tinkex.losses.custom import TorchLoss
-from tinkex.losses.validation import check_batch
 from tinkex.types import Datum
 
 if TYPE_CHECKING:
     import torch
 
 PerDatumLossFn: TypeAlias = Callable[..., "tuple[torch.Tensor, Mapping[str, torch.Tensor]]"]
-"""`fn(logprobs, *inputs) -> (loss, metrics)`, in torch: the loss of one datum, of its targets'
-logprobs and of its other loss inputs.
+"""A custom loss of one datum in torch, for `create_custom_loss`: `fn(logprobs, *inputs) -> (loss,
+metrics)`.
 
-The loss of a batch is the sum of its datums' losses. A metric is named `custom/<name>:sum` or
-`custom/<name>:mean`, which says how those of the datums become the batch's.
+`logprobs` is a float32 tensor with the logprobs of the datum's targets, of their shape `(N,)` or
+`(N, K)`; `inputs` are the datum's other loss inputs. `loss` and the values of `metrics` are tensors
+of rank 0. The loss of a batch is the sum over its datums. A metric is named `custom/<name>:sum` or
+`custom/<name>:mean`, which says how it is reduced over the batch.
 """
 
 Rank = Literal[0, 1, 2]
@@ -40,48 +41,57 @@ METRIC_NAME = re.compile(r"custom/[a-z0-9_./-]{1,64}:(sum|mean)")
 
 @frozen(eq=False, kw_only=True)
 class TracedLoss:
-    """A function that keeps the rules, and what it does as a graph."""
+    """A loss function that was traced, as a graph of its operations."""
 
     name: str
-    """The function's."""
+    """The function's name."""
     inputs: Sequence[CustomLossInput]
     """The function's parameters, with their ranks; the first is `logprobs`."""
     graph: CustomLossGraph
-    """What the function does, in the contract's form."""
+    """The function's operations, in the API's form."""
     run: PerDatumLossFn = field(repr=False)
-    """The same, to be called."""
+    """The same operations, as a function."""
 
     @property
     def key(self) -> str:
-        """The same for losses that do the same."""
+        """A hash of the inputs and operations, equal for losses that compute the same."""
         content = [[loss_input.to_dict() for loss_input in self.inputs], self.graph.to_dict()]
         return hashlib.blake2b(orjson.dumps(content), digest_size=16).hexdigest()
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Of the loss inputs that the datums must have, beside `target_tokens`."""
+        """The names of the loss inputs that each datum needs in addition to `target_tokens`."""
         return tuple(loss_input.name for loss_input in self.inputs[1:])
 
 
 @frozen(eq=False, kw_only=True)
 class LossHandle(TracedLoss, OwnFuture):
-    """A loss of your own that can be trained by, in one session. Made by `create_custom_loss`; goes
-    to `forward_backward_custom`.
+    """A custom loss, for `forward_backward_custom`. Valid in one session.
+
+    Made by `AsyncServiceClient.create_custom_loss`.
+
+    Example:
+        def weighted_nll(logprobs, weights):
+            return -(weights * logprobs).sum(), {"custom/tokens:sum": weights.sum()}
+
+        loss_fn = await service.create_custom_loss(weighted_nll, {"logprobs": 1, "weights": 1})
+        fb = trainer.forward_backward_custom(data, loss_fn)
+        loss = (await fb).metrics["loss:sum"]
     """
 
     session_id: str
     loss_id: str | None = None
-    """The server's name for it; None where the server does not run custom losses, so that it is
-    computed here.
+    """The server's id of the loss; None if the server does not run custom losses. The loss is then
+    computed in this process.
     """
 
 
 def chosen_inputs(handle: LossHandle, data: Sequence[Datum]) -> list[Datum]:
-    """The datums with the inputs that the loss needs, and no others.
+    """Returns the datums with only the inputs that the loss needs.
 
     Raises:
-        InvalidInputError: an empty batch, a thing that is no `Datum`, or an input that is missing
-            or of another rank.
+        InvalidInputError: the batch is empty, contains something other than a `Datum`, or an input
+            is missing or has another rank.
     """
     check_batch(data, "custom")
     return [_chosen(handle, index, datum) for index, datum in enumerate(data)]
@@ -99,14 +109,14 @@ def _chosen(handle: LossHandle, index: int, datum: Datum) -> Datum:
         shape = datum.loss_fn_inputs[name].shape
         if len(shape) != rank:
             raise InvalidInputError(
-                f"data[{index}].loss_fn_inputs[{name!r}] is of shape {list(shape)}, and the "
+                f"data[{index}].loss_fn_inputs[{name!r}] has the shape {list(shape)}, but the "
                 f"custom loss {handle.name} takes rank {rank}"
             )
     return evolve(datum, loss_fn_inputs={name: datum.loss_fn_inputs[name] for name in ranks})
 
 
 def run_here(handle: LossHandle) -> TorchLoss:
-    """The loss of a whole batch, to be evaluated in this process."""
+    """Returns the loss of a whole batch, as a function that runs in this process."""
 
     def loss_fn(
         data: list[Datum], logprobs: list[torch.Tensor]
@@ -128,29 +138,37 @@ def _run_one(
         loss, metrics = handle.run(logprobs, *inputs)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"the custom loss {handle.name} cannot be computed for data[{index}]: {error}"
+            f"the custom loss {handle.name} failed for data[{index}]: {error}"
         ) from error
     check_scalars(f"the custom loss {handle.name}, for data[{index}],", loss, metrics)
     return loss, {name: float(value.detach()) for name, value in metrics.items()}
 
 
-def check_scalars(whose: str, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
-    """Raises `InvalidInputError` unless the loss and the metrics are of rank 0."""
+def check_scalars(source: str, loss: torch.Tensor, metrics: Mapping[str, torch.Tensor]) -> None:
+    """Raises `InvalidInputError` unless the loss and the metrics have rank 0.
+
+    Args:
+        source: the words for the loss in the error message.
+        loss: the loss.
+        metrics: the metrics, by name.
+    """
     for name, value in {"its loss": loss, **metrics}.items():
         if getattr(value, "ndim", None) != 0:
-            what = (
+            found = (
                 f"a tensor of shape {list(value.shape)}"
                 if hasattr(value, "shape")
                 else f"a Python {type(value).__name__}"
             )
             raise InvalidInputError(
-                f"{whose} must give scalar tensors: {name} is {what}",
-                advice="Reduce it by .sum() or .mean().",
+                f"{source} must return scalar tensors: {name} is {found}",
+                advice="Reduce it with .sum() or .mean().",
             )
 
 
 def _reduced(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The batch's metrics. All datums have the same ones, since a trace does not branch."""
+    """Returns the metrics of the batch. All datums have the same ones, since a trace does not
+    branch.
+    """
     return {
         name: sum(row[name] for row in rows) / (len(rows) if name.endswith(":mean") else 1)
         for name in rows[0]

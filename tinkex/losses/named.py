@@ -1,6 +1,4 @@
-"""What a server makes of a loss function, and what it has to be given for it. Plain values but for
-the warning: no I/O here.
-"""
+"""Adapts batches of the named losses to a server, and reads its outputs. No I/O here."""
 
 from __future__ import annotations
 
@@ -12,14 +10,15 @@ from attrs import evolve
 
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import UnsupportedByServer
-from tinkex.losses.validation import counting_input, mask_is_lost
+from tinkex.losses.batch_checks import counting_input, mask_is_ignored
 from tinkex.transport.server import Server
 from tinkex.types import Datum, ForwardBackwardOutput, TensorData
 
 
 def check_loss(server: Server, loss_fn: str) -> None:
-    """Raises `UnsupportedByServer` for a loss that the server would train as another one; warns
-    where a loss is not what it is elsewhere.
+    """Raises `UnsupportedByServer` for a loss that the server would replace by another one.
+
+    Warns if the server's loss of that name differs from the usual one.
     """
     dialect = server.dialect
     if dialect.losses is not None and loss_fn not in dialect.losses:
@@ -28,49 +27,51 @@ def check_loss(server: Server, loss_fn: str) -> None:
             server=dialect.name,
             operation="forward_backward",
             advice=(
-                f"It has {', '.join(sorted(dialect.losses))}; forward_backward_custom computes "
-                "any loss by cross_entropy."
+                f"It has {', '.join(sorted(dialect.losses))}. forward_backward_custom computes "
+                "any loss by means of cross_entropy."
             ),
         )
     if loss_fn in dialect.loss_notes:
         server.warn_once(
-            f"its loss {loss_fn!r} is not what it is elsewhere: {dialect.loss_notes[loss_fn]}"
+            f"its loss {loss_fn!r} differs from the usual one: {dialect.loss_notes[loss_fn]}"
         )
 
 
 def warn_of_mask(server: Server, data: Sequence[Datum], loss_fn: str) -> None:
-    """Warns, once for a server, of a `mask` that has no effect: most servers take any input, and
-    heed those that they know.
+    """Warns, once per server, of a `mask` that has no effect: most servers accept any input, and
+    ignore unknown ones.
     """
-    if not any(mask_is_lost(datum, loss_fn) for datum in data):
+    if not any(mask_is_ignored(datum, loss_fn) for datum in data):
         return
-    words = (
-        f"loss_fn_inputs['mask'] has no effect on {loss_fn}, so tokens count that it leaves out; "
-        f"give {counting_input(loss_fn)!r}, which are 0 for those"
+    warning = (
+        f"loss_fn_inputs['mask'] has no effect on {loss_fn}, so the masked tokens count; "
+        f"give {counting_input(loss_fn)!r} instead, with 0 for those tokens"
     )
-    if server.warn_once(words):
-        warnings.warn(words, stacklevel=2)
+    if server.warn_once(warning):
+        warnings.warn(warning, stacklevel=2)
 
 
 def weighted(data: Sequence[Datum], loss_fn: str) -> Sequence[Datum]:
-    """The data with a weight of 1 where cross_entropy was given none: some servers assume that,
-    others refuse.
+    """Returns the data, for cross_entropy with all weights 1 where a datum has none.
+
+    Some servers assume such weights, others refuse a datum without weights.
     """
     return [_weighted(datum) for datum in data] if loss_fn == "cross_entropy" else data
 
 
-def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
-    """Returns whether a forward of this server goes as a forward_backward without weights. Raises
-    `UnsupportedByServer` for a loss of which that gives no value.
+def forwards_without_weights(dialect: Dialect, loss_fn: str) -> bool:
+    """Returns whether a forward is sent to this server as a forward_backward without weights.
+
+    Raises `UnsupportedByServer` for a loss whose value that does not give.
     """
     if not dialect.forwards_by_zero_weights:
         return False
     if loss_fn != "cross_entropy":
         raise UnsupportedByServer(
-            f"{dialect.name} computes a forward of cross_entropy alone, not of {loss_fn!r}",
+            f"{dialect.name} computes a forward only with cross_entropy, not with {loss_fn!r}",
             server=dialect.name,
             operation="forward",
-            advice="Take the logprobs of a forward of cross_entropy, and compute the loss of them.",
+            advice="Compute the loss from the logprobs of a forward with cross_entropy.",
         )
     return True
 
@@ -78,8 +79,9 @@ def made_up_forward(dialect: Dialect, loss_fn: str) -> bool:
 def with_cross_entropy(
     data: Sequence[Datum], output: ForwardBackwardOutput
 ) -> ForwardBackwardOutput:
-    """The output with the loss that the weights of `data` give, in nats, in place of the metrics of
-    a forward without weights.
+    """Returns the output of a forward without weights, with the loss by the weights of `data`.
+
+    The loss is in nats, and replaces all metrics.
     """
     total = 0.0
     for datum, values in zip(data, output.loss_fn_outputs, strict=True):
@@ -92,7 +94,7 @@ def with_cross_entropy(
 
 
 def without_padding(data: Sequence[Datum], output: ForwardBackwardOutput) -> ForwardBackwardOutput:
-    """The output with each datum's logprobs cut to its targets."""
+    """Returns the output with each datum's logprobs cut to the length of its targets."""
     pairs = zip(data, output.loss_fn_outputs, strict=True)
     return evolve(output, loss_fn_outputs=[_cut(datum, values) for datum, values in pairs])
 
@@ -108,7 +110,7 @@ def _cut(datum: Datum, values: Mapping[str, TensorData]) -> dict[str, TensorData
 
 
 def without_weight(datum: Datum) -> Datum:
-    """The datum with weights of 0: its cross_entropy has logprobs, and no gradient."""
+    """Returns the datum with all weights 0, so that cross_entropy has logprobs but no gradient."""
     inputs = datum.loss_fn_inputs
     zeros = TensorData(np.zeros(inputs["target_tokens"].shape, np.float32))
     return evolve(

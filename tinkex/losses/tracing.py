@@ -1,12 +1,12 @@
-"""From a function in torch to a graph that a server can run: `trace` calls it once, on stand-ins
-that write down what is done to them.
+"""Turns a function in torch into a graph that a server can run.
 
-The stand-ins are torch.fx's. Its `Tracer` is not used: it swaps methods of torch in the whole
-process while it runs, and other threads may be computing. Needs torch, so it is imported only when
-a loss is made.
+`trace` calls the function once, with torch.fx proxies that record the operations on them. The
+`Tracer` of torch.fx is not used: it replaces methods of torch in the whole process while it runs,
+and other threads may be computing. This module needs torch, so it is imported only when a loss is
+made.
 """
 
-# torch.fx types little of what it hands out
+# torch.fx has few type annotations
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -38,39 +38,40 @@ from tinkex.losses.handle import (
 
 _MAX_INPUTS = 16
 _INPUT_NAME = re.compile(r"[a-z_][a-z0-9_]{0,63}")
-_LEAVES_TORCH = frozenset({"backward", "item", "numpy", "tolist"})
+_LEAVING_TORCH = frozenset({"backward", "item", "numpy", "tolist"})
 _ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "T", "mT", "values", "indices"})
-_TRIAL_SIZES = (4, 3)  # of the first and the second dimension of what a loss is tried on
+_TRIAL_SIZES = (4, 3)  # sizes of the first and the second dimension of trial inputs
 
 
 def trace(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
-    """What `fn` does, as a graph. `fn` is called, on no data.
+    """Returns the operations of `fn` as a graph. Calls `fn` without data.
 
     Raises:
-        InvalidInputError: naming the rule that `fn` or `input_ranks` breaks, and where.
+        InvalidInputError: `fn` or `input_ranks` breaks a rule. The message names the rule, and the
+            line.
     """
     name = getattr(fn, "__name__", type(fn).__name__)
     inputs = _inputs(fn, name, input_ranks)
     graph = fx.Graph()
     tracer = _LossTracer(graph)
-    stand_ins = [tracer.proxy(graph.placeholder(loss_input.name)) for loss_input in inputs]
-    result = _call(_with_traced_math(fn, tracer), name, stand_ins)
+    proxies = [tracer.proxy(graph.placeholder(loss_input.name)) for loss_input in inputs]
+    result = _call(_with_traced_math(fn, tracer), name, proxies)
     graph.output(tracer.create_arg(_checked_result(result, name)))
-    run = fx.GraphModule({}, graph).forward  # not the module itself, which prints what fails
+    run = fx.GraphModule({}, graph).forward  # the module itself prints errors
     _try(run, name, inputs)
     return TracedLoss(name=name, inputs=inputs, graph=write_graph(graph), run=run)
 
 
 class _Forbidden(Exception):
-    """Something in the function that a graph cannot hold."""
+    """An operation of the function that a graph cannot express."""
 
-    def __init__(self, words: str, advice: str) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
         self.advice = advice
 
 
 class _LossTracer(GraphAppendingTracer):
-    """Refuses what a server could not run, while the line that does it can still be told."""
+    """A tracer that refuses operations no server could run, so that the error names their line."""
 
     def create_node(
         self,
@@ -83,10 +84,10 @@ class _LossTracer(GraphAppendingTracer):
     ) -> fx.Node:
         if kind == "call_function":
             _check_function(target, args)
-        if kind == "call_method" and target in _LEAVES_TORCH:
+        if kind == "call_method" and target in _LEAVING_TORCH:
             raise _Forbidden(
                 f"calls .{target}(), which leaves torch",
-                "Stay with tensors; the gradient is found by itself.",
+                "Use tensors throughout; the gradient is computed for you.",
             )
         map_aggregate((args, kwargs), _check_argument)
         return super().create_node(kind, target, args, kwargs, name, type_expr)
@@ -96,29 +97,29 @@ def _check_function(function: Any, args: Any) -> None:
     if function is getattr and args[1] not in _ATTRIBUTES:
         raise _Forbidden(
             f"reads the attribute .{args[1]}",
-            f"There are {', '.join(sorted(_ATTRIBUTES))}; methods have more.",
+            f"Allowed are {', '.join(sorted(_ATTRIBUTES))}, and methods.",
         )
     if function_name(function) is None:
-        words = (
-            f"calls {getattr(function, '__qualname__', function)!r}, which is not of torch, math "
-            "or operator"
+        message = (
+            f"calls {getattr(function, '__qualname__', function)!r}, which is not a function of "
+            "torch, math or operator"
         )
-        raise _Forbidden(words, "Write it by functions of torch.")
+        raise _Forbidden(message, "Use functions of torch.")
 
 
 def _check_argument(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         raise _Forbidden(
-            f"uses a tensor of shape {list(value.shape)} that is none of its inputs",
-            "Make it an input, a Python number, or derive it from an input, by "
-            "torch.zeros_like(logprobs) for example.",
+            f"uses a tensor of shape {list(value.shape)} that is not one of its inputs",
+            "Make it an input or a Python number, or derive it from an input, for example with "
+            "torch.zeros_like(logprobs).",
         )
     try:
         write_argument(value)
     except Unwritable as error:
         raise _Forbidden(
             f"uses {error}, which cannot be sent",
-            "Use numbers, texts, lists, slices and torch's dtypes.",
+            "Use numbers, strings, lists, slices and torch's dtypes.",
         ) from error
     return value
 
@@ -133,7 +134,7 @@ def _inputs(
     if not names or names[0] != LOGPROBS or len(names) > _MAX_INPUTS:
         raise InvalidInputError(
             f"the custom loss {name} takes {names}: the first parameter must be {LOGPROBS!r}, and "
-            f"there may be {_MAX_INPUTS} at most"
+            f"there may be at most {_MAX_INPUTS}"
         )
     if set(input_ranks) != set(names):
         raise InvalidInputError(
@@ -155,20 +156,21 @@ def _check_parameter(parameter: inspect.Parameter, name: str) -> None:
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     ):
-        raise InvalidInputError(f"{where} is not a plain positional one")
+        raise InvalidInputError(f"{where} is not an ordinary positional one")
     if parameter.default is not inspect.Parameter.empty:
         raise InvalidInputError(
-            f"{where} has a default", advice="Leave it out: write the value into the function."
+            f"{where} has a default", advice="Write the value into the function instead."
         )
     if not _INPUT_NAME.fullmatch(parameter.name):
         raise InvalidInputError(
-            f"{where} must be of a-z, 0-9 and _, at most 64 of them, and not begin with a digit"
+            f"{where} must consist of at most 64 of a-z, 0-9 and _, and not begin with a digit"
         )
 
 
 def _with_traced_math(fn: PerDatumLossFn, tracer: _LossTracer) -> PerDatumLossFn:
-    """The function, with a `math` that takes stand-ins, which Python's own does not: it asks for
-    real numbers.
+    """Returns the function with a `math` module that accepts proxies.
+
+    Python's own accepts only real numbers.
     """
     if not inspect.isfunction(fn):
         return fn
@@ -180,7 +182,7 @@ def _with_traced_math(fn: PerDatumLossFn, tracer: _LossTracer) -> PerDatumLossFn
 
 
 class _TracedMath:
-    """The module math, whose functions are written down when they are given a stand-in."""
+    """The module math, with functions that are recorded when they are given a proxy."""
 
     def __init__(self, tracer: _LossTracer) -> None:
         self._tracer = tracer
@@ -201,34 +203,34 @@ class _TracedMath:
         return function
 
 
-def _call(fn: PerDatumLossFn, name: str, stand_ins: list[fx.Proxy]) -> Any:
-    """What `fn` returns. Whatever it raises is told as its fault, with the line."""
+def _call(fn: PerDatumLossFn, name: str, proxies: list[fx.Proxy]) -> Any:
+    """Returns what `fn` returns. Raises `InvalidInputError`, naming the line, if `fn` fails."""
     try:
-        return fn(*stand_ins)
+        return fn(*proxies)
     except Exception as error:
-        words, advice = _explained(error)
+        message, advice = _explained(error)
         raise InvalidInputError(
-            f"the custom loss {name}{_line(fn, error)} {words}", advice=advice
+            f"the custom loss {name}{_line(fn, error)} {message}", advice=advice
         ) from error
 
 
 def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, _Forbidden):
         return str(error), error.advice
-    words = (
+    message = (
         "branches or loops on a tensor"
         if isinstance(error, TraceError)
         else f"raises {type(error).__name__}: {error}"
     )
     return (
-        words,
-        "A trace runs no Python on values: choose by torch.where, reduce by .sum(), count by "
-        ".size(0).",
+        message,
+        "A trace has no values to run Python on: select with torch.where, reduce with .sum(), "
+        "count with .size(0).",
     )
 
 
 def _line(fn: PerDatumLossFn, error: Exception) -> str:
-    """Where in the user's function it went wrong."""
+    """Returns the words for the line of the user's function that failed."""
     code = getattr(fn, "__code__", None)
     frames = traceback.walk_tb(error.__traceback__)
     lines = [number for frame, number in frames if code is not None and frame.f_code is code]
@@ -243,7 +245,7 @@ def _checked_result(result: Any, name: str) -> tuple[fx.Proxy, dict[str, fx.Prox
     loss, metrics = result
     if not isinstance(loss, fx.Proxy):
         raise InvalidInputError(
-            f"the loss that {name} returns is no tensor made of its inputs, but "
+            f"the loss that {name} returns is not a tensor computed from its inputs, but "
             f"{type(loss).__name__}"
         )
     if not isinstance(metrics, dict):
@@ -254,22 +256,22 @@ def _checked_result(result: Any, name: str) -> tuple[fx.Proxy, dict[str, fx.Prox
         if not isinstance(metric, str) or not METRIC_NAME.fullmatch(metric):
             raise InvalidInputError(
                 f"the metric {metric!r} of {name} must be named custom/<name>:sum or "
-                "custom/<name>:mean, of a-z, 0-9, _, ., / and -"
+                "custom/<name>:mean, with a name of a-z, 0-9, _, ., / and -"
             )
         if not isinstance(value, fx.Proxy):
             raise InvalidInputError(
-                f"the metric {metric!r} of {name} is no tensor made of its inputs, but "
+                f"the metric {metric!r} of {name} is not a tensor computed from its inputs, but "
                 f"{type(value).__name__}"
             )
     return loss, metrics
 
 
 def _try(run: PerDatumLossFn, name: str, inputs: list[CustomLossInput]) -> None:
-    """Raises `InvalidInputError` for a loss or a metric that is no scalar, and for a loss that
-    cannot train.
+    """Raises `InvalidInputError` for a loss or a metric that is not a scalar, and for a loss that
+    does not depend on the logprobs.
 
-    What the inputs hold is not known, so they are tried as numbers and as indices. A loss that
-    wants yet other ones is checked by its first batch.
+    The kind of the inputs is not known, so the loss is tried with numbers and with indices. A loss
+    that fails with both is checked when its first batch runs.
     """
     for dtype in (torch.float32, torch.int64):
         values = [
@@ -287,6 +289,6 @@ def _try(run: PerDatumLossFn, name: str, inputs: list[CustomLossInput]) -> None:
             raise InvalidInputError(
                 f"the custom loss {name} does not depend on the logprobs, so it cannot train "
                 "anything",
-                advice="Compute it from the logprobs given, without .detach().",
+                advice="Compute it from the given logprobs, without .detach().",
             )
         return

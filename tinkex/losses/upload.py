@@ -1,6 +1,4 @@
-"""`CustomLosses`: the losses of a session, each uploaded once, where the server runs them. The core
-has no torch, so it is asked for here.
-"""
+"""`CustomLosses`: the custom losses of a session, each uploaded once if the server runs them."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ from tinkex.transport.answers import required_text
 
 
 def traced(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
-    """What `loss_tracing.trace` gives and raises; `InvalidInputError` also where torch is not
-    installed.
+    """Returns and raises what `losses.tracing.trace` does.
+
+    Raises `InvalidInputError` also if torch is not installed.
     """
     try:
         from tinkex.losses.tracing import trace
@@ -32,7 +31,7 @@ def traced(fn: PerDatumLossFn, input_ranks: Mapping[str, Rank]) -> TracedLoss:
 
 
 class CustomLosses:
-    """The losses that were made in one session. For one event loop."""
+    """The custom losses of one session. For one event loop."""
 
     def __init__(self) -> None:
         self._handles: dict[str, LossHandle] = {}
@@ -40,14 +39,13 @@ class CustomLosses:
         self._uploading = asyncio.Lock()
 
     async def handle(self, session: Session, loss: TracedLoss) -> LossHandle:
-        """The session's handle for this loss; the one that it has, if another function came to the
-        same graph.
+        """Returns the session's handle for this loss. Losses with the same graph share a handle.
 
         Raises what sending and waiting raise.
         """
         async with self._uploading:
             known = self._handles.get(loss.key)
-            # a session that the server lost took its losses along
+            # losses do not outlive their session
             if known is None or known.session_id != session.session_id:
                 loss_id = (
                     await self._upload(session, loss)

@@ -47,7 +47,7 @@ class APIFuture(Generic[T]):
         """For what works with futures of the standard library: `concurrent.futures.wait`,
         executors. Cancelling it is `cancel()`.
         """
-        self._future.seen = True
+        self._future.error_retrieved = True
         self._outcome.add_done_callback(
             lambda outcome: outcome.cancelled() or self._seen(outcome.exception())
         )
@@ -96,7 +96,7 @@ class APIFuture(Generic[T]):
         """Calls `callback(future)` in a worker thread once the result, or the error, is there; it
         may make blocking calls.
         """
-        self._future.seen = True
+        self._future.error_retrieved = True
 
         def call() -> None:
             self._future.task.add_done_callback(
@@ -155,7 +155,7 @@ class APIFuture(Generic[T]):
 
     def _seen(self, error: BaseException | None) -> BaseException | None:
         """Notes that the user gets the error of the call, or learns that there is none."""
-        self._future.seen = True
+        self._future.error_retrieved = True
         return deliver(error, self._future.state)
 
     def _pass_on_cancellation(self, outcome: Future[T]) -> None:

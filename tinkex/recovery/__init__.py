@@ -1,1 +1,1 @@
-"""Runs that go on from their last checkpoint when a server loses them."""
+"""Training runs that continue from their last checkpoint after the server lost the model."""

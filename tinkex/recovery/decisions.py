@@ -1,5 +1,5 @@
-"""What a run does about a reload that failed, and what it calls its checkpoints. Plain values: no
-I/O here.
+"""Decisions of a recovery: whether to try another checkpoint, or to wait. Plain values: no I/O
+here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tinkex.errors import (
 )
 
 _UNFIT_STATUSES = frozenset({400, 404, 409, 410, 422, 500})
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
+_FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
 
 
 def blames_checkpoint(error: TinkexError) -> bool:
-    """Whether a failed load is the fault of the checkpoint, as far as one can tell, and another one
-    may be loaded.
+    """Returns whether a load probably failed because of the checkpoint, so that another one may
+    work.
     """
     if isinstance(error, APIStatusError):
         return error.status_code in _UNFIT_STATUSES
@@ -29,17 +29,18 @@ def blames_checkpoint(error: TinkexError) -> bool:
 
 
 def may_pass(error: TinkexError) -> bool:
-    """Whether a failed load may work later, when the server is itself again."""
+    """Returns whether a failed load may work later, when the server has recovered."""
     return error.retryable or is_recoverable(error)
 
 
 def pause(attempt: int) -> float:
-    """Seconds to wait for the server after so many attempts to reload."""
-    return min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+    """Returns the seconds to wait after so many attempts to reload."""
+    return min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _MAX_PAUSE)
 
 
 def checkpoint_name(step: int, token: str) -> str:
-    """The name of the state before `step`; `token` makes it unique, since a step may be reached
-    more than once.
+    """Returns the name of the checkpoint before `step`.
+
+    `token` makes it unique, since a run may reach a step more than once.
     """
     return f"step-{step:06d}-{token}"

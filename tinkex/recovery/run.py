@@ -1,4 +1,4 @@
-"""`AsyncRecoverableRun`: a training run that outlives its model on the server."""
+"""`AsyncRecoverableRun`: a training run that survives the loss of its model on the server."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tinkex.waiting.clock import Clock
 logger = logging.getLogger("tinkex")
 
 Replace = Callable[[AsyncTrainingClient, str], Awaitable[AsyncTrainingClient]]
-"""Makes a model with the state of a path, in place of one that is given up."""
+"""A function that makes a model from the checkpoint of a path, to replace a lost model."""
 
 
 @frozen
 class Checkpoint:
-    """A saved state: `step` is the one to go on with."""
+    """A saved state. `step` is the step to continue with."""
 
     step: int
     path: str
@@ -34,9 +34,7 @@ class Checkpoint:
 
 @define(eq=False)
 class _Save:
-    """A save under way: the step that comes after it, and how many recoveries there were when it
-    was called.
-    """
+    """A save under way, the step that follows it, and the number of recoveries at the call."""
 
     step: int
     recoveries: int
@@ -44,14 +42,15 @@ class _Save:
 
 
 class AsyncRecoverableRun:
-    """A training run that goes back to its last saved state when the server loses the model.
+    """A training run that returns to its last checkpoint when the server loses the model.
 
-    Made by `AsyncServiceClient.create_recoverable_run`. The loop asks for the number of each step.
-    One that comes to its end counts, and the model is saved when the policy says so, in the order
-    of training and without a wait. After `recover` the numbers go on from where the last saved
-    state belongs, so that steps whose effect was lost come again: whatever is kept by the number of
-    its step, such as a batch or a loss, stays right.
+    Made by `AsyncServiceClient.create_recoverable_run`. A loop over `steps` gets the number of each
+    step. A step whose loop body ends without `recover` counts as done, and the model is saved as
+    often as the policy says, without a wait. After `recover`, the numbers continue from the step of
+    the checkpoint, so lost steps are repeated. Keep batches and losses by the number of their step,
+    and they stay correct.
 
+    Example:
         run = await service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=20))
         async for step in run.steps(200):
             try:
@@ -63,13 +62,13 @@ class AsyncRecoverableRun:
     """
 
     trainer: AsyncTrainingClient
-    """The model in training. After a recovery it is another one: ask the run for it at each step.
-    """
+    """The client of the model. A recovery replaces it, so use `run.trainer` at each step."""
     policy: RecoveryPolicy
+    """The rules of saving and recovering."""
     step: int
-    """The number of the step to be done, from 0."""
+    """The number of the next step, from 0."""
     recoveries: int
-    """How many there were."""
+    """The number of recoveries so far."""
 
     def __init__(
         self,
@@ -88,8 +87,8 @@ class AsyncRecoverableRun:
         self._clock = clock
         self._checkpoints: list[Checkpoint] = []
         self._saving: set[asyncio.Task[None]] = set()
-        self._in_vain = 0  # recoveries since a checkpoint was new
-        self._last_save = (0, clock.now())  # step and moment
+        self._fruitless = 0  # recoveries since the last new checkpoint
+        self._last_save = (0, clock.now())  # step and time
 
     @classmethod
     async def begin(
@@ -100,60 +99,55 @@ class AsyncRecoverableRun:
         rest: AsyncRestClient,
         clock: Clock,
     ) -> AsyncRecoverableRun:
-        """A run whose first state is saved, so that there is one to go back to from the
-        beginning.
-        """
+        """Starts a run, and saves its first checkpoint."""
         run = cls(trainer, policy, replace, rest, clock)
-        await run._counted(run._begin_to_save())
+        await run._finish_save(run._start_save())
         return run
 
     async def steps(self, until: int) -> AsyncIterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it
-        takes.
+        """Yields the numbers of the steps below `until`, each as often as it must be done.
 
-        The state after the last step is saved before the numbers end; where that fails since the
-        model is lost, the steps whose effect was lost come again.
+        The state after the last step is saved before the iteration ends. If that fails because the
+        model is lost, the lost steps are repeated.
 
         Raises:
-            TinkexError: when the numbers end: the last state was not saved, and the policy does not
-                recover from that.
-            RecoveryFailedError: as `recover`.
+            TinkexError: at the end: the last state could not be saved, and the policy does not
+                recover from the error.
+            RecoveryFailedError: as from `recover`.
         """
         while self.step < until or not await self._is_saved():
             before = self.recoveries
             yield self.step
             if self.recoveries == before:
-                self._completed()
+                self._complete_step()
 
     async def recover(self, error: TinkexError, missing: int | None = None) -> int:
-        """Reloads the last saved state into a new model, which is `trainer` from now on; returns
-        the number of the step to go on with.
+        """Loads the last checkpoint into a new model, which becomes `trainer`.
 
-        A checkpoint that cannot be loaded is passed over for the one before it, and a server that
-        does not answer is waited for. Drop the futures of the model that was lost, if there are
-        any.
+        Returns the number of the step to continue with.
+
+        If a checkpoint cannot be loaded, the one before it is tried. A server that does not answer
+        is waited for. Drop the futures of the lost model, if there are any.
 
         Args:
-            error: why the step failed.
-            missing: for a loop that sends steps ahead, the first one whose result it still waits
-                for: the run goes back to that one or
-                further, even if a later state was saved, as far as `keep` allows. By default the
-                step that the loop is at.
+            error: the error of the failed step.
+            missing: the first step without a result yet, for a loop that sends steps ahead. The run
+                returns to that step or an earlier one, even if a later state was saved, as far as
+                the policy's `keep` allows. By default the current step.
 
         Raises:
-            TinkexError: the given error, where the policy does not recover from it.
-            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than
-                the policy waits, or too many
-                recoveries brought no new checkpoint.
+            TinkexError: the given error, if the policy does not recover from it.
+            RecoveryFailedError: no checkpoint can be loaded, the server is unavailable for longer
+                than the policy waits, or too many recoveries passed without a new checkpoint.
         """
         if not self.policy.reload_on(error):
             raise error
-        if self._in_vain >= self.policy.give_up_after:
+        if self._fruitless >= self.policy.give_up_after:
             raise _failed(
-                f"{self._in_vain} recoveries have brought no new checkpoint, and it failed again"
+                f"the run failed again after {self._fruitless} recoveries without a new checkpoint"
             ) from error
         self.recoveries += 1
-        self._in_vain += 1
+        self._fruitless += 1
         if missing is not None:
             self._checkpoints = [
                 known for known in self._checkpoints if known.step <= missing
@@ -161,41 +155,40 @@ class AsyncRecoverableRun:
         logger.warning(
             "step %d failed (recovery %d of %d): %s",
             self.step,
-            self._in_vain,
+            self._fruitless,
             self.policy.give_up_after,
             error.message,
         )
         checkpoint, self.trainer = await self._reload()
         self._checkpoints = [known for known in self._checkpoints if known.step <= checkpoint.step]
         self.step, self._last_save = checkpoint.step, (checkpoint.step, self._clock.now())
-        logger.warning("training goes on with step %d, from %s", checkpoint.step, checkpoint.path)
+        logger.warning("training continues with step %d, from %s", checkpoint.step, checkpoint.path)
         return self.step
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} step {self.step} of {self.trainer!r}>"
 
-    # ---- saving ----
-
-    def _completed(self) -> None:
-        """The step is done: its place in the order of training is before the save."""
+    def _complete_step(self) -> None:
+        """Counts the step, and saves the model after it if the policy says so."""
         self.step += 1
         step, moment = self._last_save
         if self.policy.save_due(self.step - step, self._clock.now() - moment):
-            task = asyncio.create_task(self._counted_or_logged(self._begin_to_save()))
+            task = asyncio.create_task(self._finish_save_or_log(self._start_save()))
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
 
     async def _is_saved(self) -> bool:
-        """Saves the last state, unless that is done; False where the run had to go back, and there
-        are steps to be done again.
+        """Saves the last state if it is not saved yet.
+
+        Returns False if the run had to recover instead, so that steps must be repeated.
         """
         await asyncio.gather(*self._saving)
         if any(known.step == self.step for known in self._checkpoints):
             return True
         try:
-            await self._counted(self._begin_to_save())
+            await self._finish_save(self._start_save())
         except RequestFailedError as error:
-            # the model is there, and would be as it is after all steps again
+            # the model is not lost: a recovery would only bring it back to the same state
             if error.state_loss is None:
                 raise
             await self.recover(error)
@@ -205,25 +198,25 @@ class AsyncRecoverableRun:
             return False
         return True
 
-    def _begin_to_save(self) -> _Save:
+    def _start_save(self) -> _Save:
         self._last_save = (self.step, self._clock.now())
         name = decisions.checkpoint_name(self.step, secrets.token_hex(4))
         return _Save(self.step, self.recoveries, self.trainer.save_state(name))
 
-    async def _counted_or_logged(self, save: _Save) -> None:
+    async def _finish_save_or_log(self, save: _Save) -> None:
         try:
-            await self._counted(save)
+            await self._finish_save(save)
         except TinkexError as error:
-            logger.warning("the model was not saved before step %d: %s", save.step, error.message)
+            logger.warning("could not save the model before step %d: %s", save.step, error.message)
 
-    async def _counted(self, save: _Save) -> None:
-        """A save counts once its result is there, unless the run has gone back meanwhile."""
+    async def _finish_save(self, save: _Save) -> None:
+        """Waits for a save, and adds its checkpoint, unless the run has recovered meanwhile."""
         checkpoint = Checkpoint(save.step, (await save.future.task).path)
         if save.recoveries == self.recoveries:
-            # results may overtake each other
+            # results may arrive in another order
             known = sorted([*self._checkpoints, checkpoint], key=lambda known: known.step)
             superseded, self._checkpoints = known[: -self.policy.keep], known[-self.policy.keep :]
-            self._in_vain = 0
+            self._fruitless = 0
         else:
             superseded = [checkpoint]
         for old in superseded:
@@ -233,14 +226,10 @@ class AsyncRecoverableRun:
         try:
             await self._rest.delete_checkpoint_from_tinker_path(path)
         except TinkexError as error:
-            logger.info("%s was not deleted: %s", path, error.message)
-
-    # ---- reloading ----
+            logger.info("could not delete %s: %s", path, error.message)
 
     async def _reload(self) -> tuple[Checkpoint, AsyncTrainingClient]:
-        """The newest checkpoint that can be loaded, in a new model, as soon as the server is
-        there.
-        """
+        """Loads the newest checkpoint that works into a new model. Waits for the server."""
         ends = self._clock.now() + 60 * self.policy.wait_minutes
         attempt = 0
         while True:
@@ -256,19 +245,19 @@ class AsyncRecoverableRun:
                         f"{error.message}"
                     ) from error
                 if self._clock.now() + seconds > ends:
-                    raise self._stays_away() from error
+                    raise self._server_unavailable() from error
                 logger.warning(
-                    "reload %d failed, again in %.0f s: %s", attempt, seconds, error.message
+                    "reload %d failed, retrying in %.0f s: %s", attempt, seconds, error.message
                 )
                 await self._clock.sleep(seconds)
             except TimeoutError as error:
-                raise self._stays_away() from error
+                raise self._server_unavailable() from error
 
-    def _stays_away(self) -> RecoveryFailedError:
-        return _failed(f"the server was not itself again in {self.policy.wait_minutes:g} minutes")
+    def _server_unavailable(self) -> RecoveryFailedError:
+        return _failed(f"the server did not recover within {self.policy.wait_minutes:g} minutes")
 
     async def _load_newest(self) -> tuple[Checkpoint, AsyncTrainingClient]:
-        """Tries one checkpoint after the other; raises the error of the last one that was tried."""
+        """Tries the checkpoints from the newest on; raises the error of the last one tried."""
         *newer, oldest = reversed(self._checkpoints)
         for checkpoint in newer:
             try:
@@ -277,7 +266,7 @@ class AsyncRecoverableRun:
                 if not decisions.blames_checkpoint(error):
                     raise
                 logger.warning(
-                    "%s cannot be loaded, so the one before it is: %s",
+                    "cannot load %s, trying the checkpoint before it: %s",
                     checkpoint.path,
                     error.message,
                 )
@@ -286,5 +275,5 @@ class AsyncRecoverableRun:
 
 def _failed(message: str) -> RecoveryFailedError:
     return RecoveryFailedError(
-        message, operation="recover", advice="See the cause, and what the log says of the server."
+        message, operation="recover", advice="See the cause of this error, and the log."
     )

@@ -1,24 +1,29 @@
-"""Terms that are added to a custom loss: functions of the logprobs, in torch. Needs torch.
+"""Regularizers for custom losses: functions of the logprobs, in torch. Needs torch.
+
+A regularizer takes the logprobs of the targets in nats, one tensor per datum: `(N,)`, or `(N, K)`
+with K targets a position. **These are not the whole distribution**; each docstring says what that
+means. A position counts if the datum's `weights` are not 0; in a datum without weights all
+positions count. Unless its docstring says otherwise, a regularizer is a sum over the logprobs that
+count, divided by the number of their positions in the whole batch (`reduction="mean"`, the default)
+or not (`reduction="sum"`).
+
+Any function of data and logprobs that returns a tensor with one value is a `Regularizer`. This
+module makes
+
+- `l1`, `l2`, `elastic_net`: penalties on large logprobs;
+- `entropy`, `kl_divergence`, `consistency`: terms of the probabilities, alone or compared with
+  others;
+- `orthogonality`, `gradient_penalty`: penalties on similar datums, and on steep losses.
 
 Example:
-    >>> loss_fn = regularized(
-    ...     my_loss,
-    ...     [Weighted(kl_divergence("ref_logps"), 0.1, "kl"), Weighted(entropy("maximize"), 0.01, "entropy")],
-    ...     track_grad_norms=True,
-    ... )
+    from tinkex.regularizers import Weighted, entropy, l2, regularized
 
-The logprobs are those of the targets, `(N,)` a datum, or `(N, K)` for several targets a position.
-**They are not the whole distribution**: what a term makes of that stands in its own docstring. A
-position counts where the datum's `weights` are not 0; all count in a datum without weights. Where
-its docstring says no other, a term is a sum over these, by default divided by their number in the
-whole batch.
+    def nll(data, logprobs):
+        return -sum(row.sum() for row in logprobs), {}
 
-Any function of data and logprobs that returns a tensor of one value is a `Regularizer`; those here
-are made by
-
-- `l1`, `l2`, `elastic_net`: how large the logprobs are;
-- `entropy`, `kl_divergence`, `consistency`: what the probabilities are, alone or beside others;
-- `orthogonality`, `gradient_penalty`: how alike the datums are, and how steep a loss is.
+    terms = [Weighted(l2(), 0.1, "l2"), Weighted(entropy("maximize"), 0.01, "entropy")]
+    fb = trainer.forward_backward_custom(data, regularized(nll, terms, track_grad_norms=True))
+    penalty = (await fb).metrics["regularizers/l2/contribution"]
 """
 
 from tinkex.regularizers.composition import Weighted, regularized

@@ -1,6 +1,6 @@
-"""`regularized`: a loss and its weighted regularizers as one custom loss."""
+"""`regularized`: joins a loss and its weighted regularizers into one custom loss."""
 
-# torch types some of its functions only in part
+# some functions of torch are only partly annotated
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @frozen
 class Weighted:
-    """A regularizer with its factor, and its name in the metrics.
+    """A regularizer with its weight in the loss, and its name in the metrics.
 
     Args:
-        regularizer: made by one of the functions here, or one of your own.
-        weight: 0 or more.
-        name: each of one loss has another.
+        regularizer: one made by the functions of this package, or your own.
+        weight: the factor of its value, 0 or more.
+        name: a name that is unique within the loss.
 
     Raises:
-        InvalidInputError: a weight that is negative or not finite, or an empty name.
+        InvalidInputError: the weight is negative or not finite, or the name is empty.
     """
 
     regularizer: Regularizer
@@ -39,33 +39,39 @@ class Weighted:
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
-            raise InvalidInputError("a regularizer's name is empty")
+            raise InvalidInputError("the name of a regularizer is empty")
         check_finite(f"the weight of {self.name!r}", self.weight, low=0)
 
 
 def regularized(
     base_loss: TorchLoss, terms: Sequence[Weighted], *, track_grad_norms: bool = False
 ) -> TorchLoss:
-    """The custom loss `base_loss + Σ weight · regularizer`.
+    """Returns the custom loss `base_loss + Σ weight · regularizer`.
 
-    Its metrics are those of `base_loss`, and after them
+    Its metrics are those of `base_loss`, followed by
 
-    - `base_loss`, and `regularizer_total`, which is the sum of all contributions;
+    - `base_loss`, and `regularizer_total`, the sum of all contributions;
     - `regularizers/<name>/value`, `.../weight` and `.../contribution`, which is weight · value;
     - with `track_grad_norms`: `base_loss/grad_norm`, `total_grad_norm`,
-      `regularizers/<name>/grad_norm` and
-      `.../grad_norm_weighted`: L2 norms of the gradients with respect to all logprobs of the batch.
-          Each takes a backward pass through what made the term, which the logprobs' own model is
-          not part of.
+      `regularizers/<name>/grad_norm` and `.../grad_norm_weighted`, L2 norms of the gradients with
+      respect to all logprobs of the batch.
+
+    Args:
+        base_loss: a custom loss in torch.
+        terms: the regularizers with their weights.
+        track_grad_norms: whether to compute the norms. Each takes a backward pass from the term to
+            the logprobs, not through the model.
 
     Raises:
-        InvalidInputError: at once: a name that two have. In the loss: a term that is not a tensor
-            of one value.
+        InvalidInputError: at the call: two terms have the same name; when the loss is computed: a
+            term is not a tensor with one value.
     """
     terms = tuple(terms)
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
-        raise InvalidInputError(f"two regularizers have one name: {', '.join(map(repr, names))}")
+        raise InvalidInputError(
+            f"two regularizers have the same name: {', '.join(map(repr, names))}"
+        )
 
     def loss_fn(data: list[Datum], logprobs: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         base, own_metrics = base_loss(data, logprobs)
@@ -113,7 +119,7 @@ def _norm_metrics(
 def _grad_norm(value: Tensor, logprobs: Sequence[Tensor]) -> float:
     if not all(logprob.requires_grad for logprob in logprobs):
         raise InvalidInputError(
-            "track_grad_norms needs logprobs that require gradients, as those of a custom loss do"
+            "track_grad_norms needs logprobs that require gradients, as in a custom loss"
         )
     if not value.requires_grad:
         return 0.0
@@ -133,8 +139,8 @@ def _scalar(name: str, value: object) -> Tensor:
             else type(value).__name__
         )
         raise InvalidInputError(
-            f"{name!r} must give a torch tensor of one value, not {form}",
-            advice="Reduce it by .sum().",
+            f"{name!r} must return a torch tensor with one value, not {form}",
+            advice="Reduce it with .sum().",
         )
     return value.reshape(())
 

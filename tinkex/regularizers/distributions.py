@@ -1,5 +1,6 @@
-"""What the probabilities are, alone or beside others. Sums over targets: exact where these are the
-whole vocabulary.
+"""Regularizers of the probabilities, alone or compared with others.
+
+They sum over the targets, so they are exact if the targets are the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from tinkex.types import Datum
 def entropy(
     mode: Literal["minimize", "maximize"] = "minimize", *, reduction: Reduction = "mean"
 ) -> Regularizer:
-    """The targets' share of the entropy, `-p · log p`; its negative for `"maximize"`, so that a
-    loss with it raises the entropy.
+    """Returns the targets' share of the entropy in nats, `-p · log p`, as a regularizer.
 
-    With one target a position this is largest at p = 1/e, not at p = 1/vocabulary. Give the
-    likeliest tokens as targets `(N, K)` to come near the true entropy.
+    With one target a position it is largest at p = 1/e, not at p = 1/vocabulary. Give the likeliest
+    tokens as targets `(N, K)` for an approximation of the entropy.
+
+    Args:
+        mode: `"minimize"` lowers the entropy; `"maximize"` raises it, by the opposite sign.
+        reduction: `"mean"` over the positions that count, or `"sum"`.
     """
     check_choice("mode", mode, ("minimize", "maximize"))
     check_choice("reduction", reduction, ("mean", "sum"))
@@ -48,15 +52,17 @@ def kl_divergence(
     *,
     reduction: Reduction = "mean",
 ) -> Regularizer:
-    """How far the model's probabilities p are from a reference's q.
+    """Returns the divergence of the model's probabilities p from a reference's q, in nats.
 
-    `"forward"` is KL(p‖q), the sum of `p · log(p/q) - p + q`; `"reverse"` is KL(q‖p); `"symmetric"`
-    is the mean of both. Over a whole vocabulary `-p + q` comes to nothing. With fewer targets it
-    keeps each term at 0 or above, and at 0 only for p = q, so that the model is drawn to the
-    reference and not past it.
+    The terms are `p · log(p/q) - p + q`. Over a whole vocabulary, `-p + q` sums to 0. With fewer
+    targets it keeps each term at 0 or above, and at 0 only for p = q, so that the model
+    approaches the reference and does not go past it.
 
     Args:
-        reference: q's logprobs, of the targets' shape. See `Reference`.
+        reference: the logprobs of q, of the targets' shape. See `Reference`.
+        direction: `"forward"` for KL(p‖q), `"reverse"` for KL(q‖p), `"symmetric"` for the mean of
+            both.
+        reduction: `"mean"` over the positions that count, or `"sum"`.
     """
     check_choice("direction", direction, tuple(_DIVERGENCES))
     return _beside(reference, _DIVERGENCES[direction], reduction)
@@ -68,14 +74,15 @@ def consistency(
     *,
     reduction: Reduction = "mean",
 ) -> Regularizer:
-    """How far the logprobs are from those of the same targets after another form of the prompt.
+    """Returns the distance between the logprobs and those of the same targets after another form of
+    the prompt.
 
     Args:
         reference: the other logprobs, of the targets' shape. See `Reference`.
-        metric: of each pair `"mse"` the squared difference, `"l1"` the absolute one, `"kl"` the
-            symmetric `kl_divergence`; or
-            `"cosine"`, which is 1 less the cosine between all that count of both, whatever the
-            reduction.
+        metric: `"mse"` for the squared difference of each pair, `"l1"` for the absolute one, `"kl"`
+            for the symmetric `kl_divergence`; or `"cosine"` for 1 minus the cosine similarity of
+            all logprobs that count, for which `reduction` has no effect.
+        reduction: `"mean"` over the positions that count, or `"sum"`.
     """
     check_choice("metric", metric, (*_DISTANCES, "cosine"))
     return (

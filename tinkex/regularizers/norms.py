@@ -1,5 +1,7 @@
-"""How large the logprobs are. A logprob is 0 for a certain token and falls with its probability, so
-these pull towards certainty.
+"""Penalties on large logprobs.
+
+A logprob is 0 for a certain token and falls with its probability, so they favour confident
+predictions.
 """
 
 from __future__ import annotations
@@ -13,18 +15,21 @@ from tinkex.types import Datum
 
 
 def l1(*, reduction: Reduction = "mean") -> Regularizer:
-    """`|logprob|`."""
+    """Returns `|logprob|` as a regularizer. `reduction` is `"mean"` or `"sum"`."""
     return _of_each(lambda values: values.abs(), reduction)
 
 
 def l2(*, reduction: Reduction = "mean") -> Regularizer:
-    """`logprob²`, so that rare tokens weigh most."""
+    """Returns `logprob²` as a regularizer: unlikely tokens weigh most."""
     return _of_each(lambda values: values.square(), reduction)
 
 
 def elastic_net(l1_ratio: float = 0.5, *, reduction: Reduction = "mean") -> Regularizer:
-    """`l1_ratio · |logprob| + (1 - l1_ratio) · logprob²`. `l1_ratio` is from 0, which is `l2`, to
-    1, which is `l1`.
+    """Returns `l1_ratio · |logprob| + (1 - l1_ratio) · logprob²` as a regularizer.
+
+    Args:
+        l1_ratio: the share of `l1`, from 0 (`l2` alone) to 1 (`l1` alone).
+        reduction: `"mean"` over the positions that count, or `"sum"`.
     """
     check_finite("l1_ratio", l1_ratio, low=0, high=1)
     return _of_each(

@@ -1,6 +1,6 @@
-"""How alike the datums' logprobs are, and how steep a loss is."""
+"""Penalties on similar datums, and on steep losses."""
 
-# torch types some of its functions only in part
+# some functions of torch are only partly annotated
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 def orthogonality(
     mode: Literal["soft", "hard", "spectral"] = "soft", *, normalize: bool = True
 ) -> Regularizer:
-    """How far the datums' logprobs are from being at right angles, one row of numbers a datum,
-    shorter ones filled up with 0.
+    """Returns a penalty on datums whose logprobs are not orthogonal to each other.
 
-    G holds the rows' products with each other. `"soft"` is the sum of the squares of G off its
-    diagonal; `"hard"` that of G less the identity; `"spectral"` is soft, and the square of G's
-    trace less the number of datums. What does not count is 0.
+    Each datum is a row of logprobs, padded with 0 to the longest one; logprobs that do not count
+    are 0. G is the Gram matrix of the rows.
 
     Args:
-        normalize: whether to bring each row to length 1 first.
+        mode: `"soft"` for the sum of the squares of G off its diagonal; `"hard"` for that of G
+            minus the identity; `"spectral"` for `"soft"` plus the square of (trace of G minus
+            the number of datums).
+        normalize: whether to scale each row to length 1 first.
     """
     check_choice("mode", mode, ("soft", "hard", "spectral"))
 
@@ -76,19 +77,19 @@ def gradient_penalty(
     reference: Reference | None = None,
     generator: torch.Generator | None = None,
 ) -> Regularizer:
-    """`(‖∇ loss‖ - target_norm)²`, with the gradient of a loss by the logprobs and its L2 norm over
-    the whole batch.
+    """Returns `(‖∇ loss‖ - target_norm)²` as a regularizer.
 
-    It takes second derivatives, so `loss_fn` must not be linear in the logprobs for this to train
-    anything: cross entropy is.
+    The gradient is that of a loss with respect to the logprobs; its L2 norm is over the whole
+    batch. Training needs second derivatives of the loss, so it has no effect with a loss that is
+    linear in the logprobs, such as cross entropy.
 
     Args:
-        loss_fn: a custom loss in torch; which positions count is its own affair, and its metrics
-            are left out.
-        target_norm: 0 or more.
-        reference: where given, the gradient is taken at a point drawn between the logprobs and
-            these. See `Reference`.
-        generator: draws that point; torch's own by default.
+        loss_fn: a custom loss in torch. It decides itself which positions count; its metrics are
+            ignored.
+        target_norm: the norm at which the penalty is 0; 0 or more.
+        reference: logprobs; if given, the gradient is taken at a random point between the model's
+            logprobs and these. See `Reference`.
+        generator: the random generator for that point; by default torch's global one.
     """
     check_finite("target_norm", target_norm, low=0)
 

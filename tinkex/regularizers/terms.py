@@ -1,6 +1,4 @@
-"""What the regularizers share: which positions count, what they are compared with, and how their
-terms are put together.
-"""
+"""Helpers of the regularizers: which positions count, references, and reductions."""
 
 from __future__ import annotations
 
@@ -16,13 +14,14 @@ from tinkex.types import Datum
 from tinkex.types.arrays import ArrayLike, to_numpy
 
 Regularizer: TypeAlias = Callable[[Sequence[Datum], Sequence[Tensor]], Tensor]
-"""`regularizer(data, logprobs) -> value`: logprobs as a custom loss gets them, and a tensor of one
-value.
+"""A function `regularizer(data, logprobs) -> value`.
+
+It gets the logprobs as a custom loss does, and returns a tensor with one value.
 """
 
 Reference: TypeAlias = str | Sequence[ArrayLike] | Callable[[Sequence[Datum]], Sequence[ArrayLike]]
-"""Logprobs to compare with: the name of an input of each datum, an array for each datum, or a
-function that gives these.
+"""Logprobs to compare with: the name of a loss input of each datum, a list with an array per datum,
+or a function of the data that returns such a list.
 """
 
 Reduction = Literal["mean", "sum"]
@@ -30,18 +29,18 @@ Reduction = Literal["mean", "sum"]
 
 @frozen(eq=False)
 class Counted:
-    """The values that count, of the whole batch, flat `(C,)`, and the number of their positions."""
+    """The values that count in a batch, as one tensor `(C,)`, and the number of their positions."""
 
     values: Tensor
     positions: int
     masks: Sequence[Tensor]
 
     def of(self, others: Sequence[Tensor]) -> Tensor:
-        """The values of other tensors of the same shapes that stand where these do, `(C,)`."""
+        """Returns the values of other tensors of the same shapes at the same places, `(C,)`."""
         return select(others, self.masks)
 
     def reduce(self, terms: Tensor, reduction: Reduction) -> Tensor:
-        """The terms' sum, or that divided by the positions; 0 where nothing counts."""
+        """Returns the sum of the terms, or their mean by position; 0 if no position counts."""
         return terms.sum() if reduction == "sum" else terms.sum() / max(self.positions, 1)
 
 
@@ -52,13 +51,12 @@ def counted(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> Counted:
 
 
 def select(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    # selected before anything is computed, so that a NaN elsewhere reaches neither value nor
-    # gradient
+    # selected before any computation, so that a NaN elsewhere affects neither value nor gradient
     return torch.cat([tensor[mask] for tensor, mask in zip(tensors, masks, strict=True)])
 
 
 def positions_that_count(data: Sequence[Datum], logprobs: Sequence[Tensor]) -> list[Tensor]:
-    """True where the weights are not 0: a mask for each datum, of its logprobs' shape."""
+    """Returns a mask for each datum, of its logprobs' shape: True where the weights are not 0."""
     return [
         _mask(index, datum, logprob)
         for index, (datum, logprob) in enumerate(zip(data, logprobs, strict=True))
@@ -71,7 +69,7 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
         return torch.ones_like(logprobs, dtype=torch.bool)
     if weights.shape != list(logprobs.shape):
         raise InvalidInputError(
-            f"data[{index}] has weights of shape {list(weights.shape)}, and logprobs of "
+            f"data[{index}] has weights of shape {list(weights.shape)}, but logprobs of shape "
             f"{list(logprobs.shape)}"
         )
     return torch.tensor(weights.to_numpy() != 0, device=logprobs.device)
@@ -80,8 +78,9 @@ def _mask(index: int, datum: Datum, logprobs: Tensor) -> Tensor:
 def references(
     data: Sequence[Datum], logprobs: Sequence[Tensor], reference: Reference
 ) -> list[Tensor]:
-    """The reference's logprobs, like those given in shape, dtype and device. Raises
-    `InvalidInputError`, naming the datum.
+    """Returns the reference's logprobs, with the shape, dtype and device of the model's.
+
+    Raises `InvalidInputError`, naming the datum, if a shape differs.
     """
     if isinstance(reference, str):
         arrays: Sequence[ArrayLike] = [
@@ -111,14 +110,14 @@ def _like(index: int, value: ArrayLike, logprobs: Tensor) -> Tensor:
     array = to_numpy(value, f"the reference for data[{index}]")
     if array.shape != tuple(logprobs.shape):
         raise InvalidInputError(
-            f"the reference for data[{index}] is of shape {list(array.shape)}, and the logprobs "
-            f"of {list(logprobs.shape)}"
+            f"the reference for data[{index}] has the shape {list(array.shape)}, but the logprobs "
+            f"have {list(logprobs.shape)}"
         )
     return torch.tensor(array, dtype=logprobs.dtype, device=logprobs.device)
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises `InvalidInputError` for a value that is none of the choices."""
+    """Raises `InvalidInputError` for a value that is not one of the choices."""
     if value not in choices:
         raise InvalidInputError(
             f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
@@ -128,7 +127,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def check_finite(
     name: str, value: Any, *, low: float = float("-inf"), high: float = float("inf")
 ) -> None:
-    """Raises `InvalidInputError` for a number that is NaN, infinite, or not from low to high."""
+    """Raises `InvalidInputError` for a number that is NaN, infinite, or outside the bounds."""
     if not (low <= value <= high) or abs(value) == float("inf"):
         bounds = (
             f" from {low:g} to {high:g}"

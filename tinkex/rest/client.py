@@ -59,7 +59,7 @@ from tinkex.rest.external_weights import (
 from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
-from tinkex.session.discovery import meet
+from tinkex.session.discovery import discover
 from tinkex.threads import in_thread
 from tinkex.types import (
     AccessScope,
@@ -139,7 +139,7 @@ class AsyncRestClient(AsyncConnection):
         """Whose the credential is, by its own words. Raises `InvalidInputError` where neither it
         nor what it is exchanged for is a JWT.
         """
-        return identity(await self._connected().carrier.auth.key())
+        return identity(await self._connected().api_key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
         """What the server knows of the API key."""
@@ -212,7 +212,7 @@ class AsyncRestClient(AsyncConnection):
         transport, request = self._connected(), export_session_trace.request(session_id)
         with transport.wait(RequestState(request.operation), "the session's trace") as wait:
             while (trace := await self._send(request)).status == "pending":
-                wait.becomes("computation", "which the server is at")
+                wait.set_owner("computation", "which the server is at")
                 await transport.clock.sleep(_TRACE_INTERVAL)
         if not trace.url:
             reason = (
@@ -613,12 +613,12 @@ class AsyncRestClient(AsyncConnection):
 
     async def _place(self, tinker_path: str) -> CheckpointAddress:
         """Returns the place that a path names, once it is known what the server lacks."""
-        await meet(self._connected())
+        await discover(self._connected())
         return CheckpointAddress.of_path(tinker_path)
 
     async def _bare_archive_ids(self) -> bool:
         """Returns whether the server's archives are found by the bare names of checkpoints."""
-        await meet(self._connected())
+        await discover(self._connected())
         return self._connected().server.dialect.bare_archive_ids
 
     async def _unless_so(self, request: Request[object]) -> None:

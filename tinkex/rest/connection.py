@@ -64,8 +64,7 @@ class AsyncConnection:
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} "
-            f"{self._transport.config.base_url}{' closed' if self._closed else ''}>"
+            f"<{type(self).__name__} {self._transport.base_url}{' closed' if self._closed else ''}>"
         )
 
     def _connected(self) -> Transport:

@@ -19,7 +19,7 @@ from tinkex_api import models as api
 from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
 from tinkex.threads import in_thread
-from tinkex.transport.failures import connection_error, place_of, status_error
+from tinkex.transport.failures import connection_error, failure_point_of, status_error
 
 _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
 
@@ -150,7 +150,7 @@ def _put_once(url: UploadURL, path: Path, came: Came, stop: threading.Event) -> 
     except httpx.TransportError as error:
         where = httpx.URL(url.url)
         origin = f"{where.scheme}://{where.netloc.decode()}"
-        raise connection_error(error, place_of(error), UPLOAD, origin) from error
+        raise connection_error(error, failure_point_of(error), UPLOAD, origin) from error
     finally:
         _uploading.reset(token)
     if not response.is_success:

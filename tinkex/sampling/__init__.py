@@ -1,1 +1,1 @@
-"""The sampling clients: one set of weights, any number of samples at once."""
+"""Sampling clients: any number of samples at once, from one set of weights."""

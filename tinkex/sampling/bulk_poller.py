@@ -1,5 +1,5 @@
-"""`BulkPoller`: waits for all samples of one sampling client by one long poll, and acknowledges
-those that were fetched.
+"""`BulkPoller`: waits for all samples of one sampling client with one long poll, and acknowledges
+the results that were fetched.
 
 Source: openapi/tinker.yaml, retrieve_futures.
 """
@@ -24,14 +24,14 @@ from tinkex.futures.answers import Pending, pause_after
 from tinkex.futures.poller import FAST, poll_timeout
 from tinkex.transport import failures
 from tinkex.transport.answers import parse
-from tinkex.transport.backoff import Patience
+from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait
 
 _PAUSE = 1.0  # seconds after a poll that failed
-# seconds after the last sample; more may come, and what was fetched is acknowledged then
+# seconds to wait for more samples after the last one; then the results are acknowledged
 _LINGER = 1.0
-_LAST_WORDS = 5.0  # seconds for an acknowledgement alone
+_ACKNOWLEDGE_TIMEOUT = 5.0  # seconds for a request that only acknowledges
 
 
 @frozen
@@ -42,57 +42,57 @@ class _Waiter:
 
 @define(eq=False)
 class BulkPoller:
-    """Of one sampling session and one copy of its client. It polls while somebody waits. For one
-    event loop.
+    """The long poll of one sampling session and one copy of its client, running while a sample is
+    waited for. For one event loop.
     """
 
     _transport: Transport
     _target: SamplingSessionFuturesTarget
     _waiters: dict[str, _Waiter] = field(factory=lambda: dict[str, _Waiter]())
-    _early: set[str] = field(factory=lambda: set[str]())
-    """Done before anybody waited for them."""
-    _given_up: set[str] = field(factory=lambda: set[str]())
-    """Nobody waits for them any more."""
-    _fetched: list[str] = field(factory=lambda: list[str]())
-    """To be acknowledged."""
+    _done_early: set[str] = field(factory=lambda: set[str]())
+    """Requests that ended before their wait began."""
+    _abandoned: set[str] = field(factory=lambda: set[str]())
+    """Requests whose wait was cancelled before they ended."""
+    _unacknowledged: list[str] = field(factory=lambda: list[str]())
+    """Requests whose results were fetched, and of which the server is not told yet."""
     _cursor: int = 0
     _fast_polls: int = 0
-    _wanted: asyncio.Future[None] | None = None
-    """What it waits for when nobody waits."""
+    _next_waiter: asyncio.Future[None] | None = None
+    """Set while there are no waiters: ended by the next one."""
     _task: asyncio.Task[None] | None = None
 
-    async def done(self, state: RequestState) -> None:
-        """Returns when the server says that the request has ended, well or not, or that it lacks
+    async def wait_until_done(self, state: RequestState) -> None:
+        """Returns when the server says that the request has succeeded or failed, or that it lacks
         the call.
 
-        Raises the cause when the server cannot be asked, or `WaitTimeoutError`.
+        Raises the error of the poll when the server cannot be reached, or `WaitTimeoutError`.
         """
         request_id = state.request_id or ""
-        if request_id in self._early:
-            self._early.discard(request_id)
+        if request_id in self._done_early:
+            self._done_early.discard(request_id)
             return
         with self._transport.wait(state, "its result") as wait:
             waiter = self._waiters[request_id] = _Waiter(
                 asyncio.get_running_loop().create_future(), wait
             )
-            if self._wanted is not None:
-                _end(self._wanted)
+            if self._next_waiter is not None:
+                _end(self._next_waiter)
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="tinkex bulk poller")
             try:
                 await waiter.done
             except asyncio.CancelledError:
-                self._given_up.add(request_id)
+                self._abandoned.add(request_id)
                 raise
             finally:
                 self._waiters.pop(request_id, None)
 
-    def fetched(self, request_id: str) -> None:
-        """Its result is here, and need not be kept by the server."""
-        self._fetched.append(request_id)
+    def acknowledge(self, request_id: str) -> None:
+        """Tells the server, with the next poll, that it need not keep this result."""
+        self._unacknowledged.append(request_id)
 
     async def close(self) -> None:
-        """Ends, with a last acknowledgement."""
+        """Stops polling, and acknowledges what was fetched."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -100,32 +100,32 @@ class BulkPoller:
 
     async def _run(self) -> None:
         while self._waiters:
-            await self._poll_while_wanted()
-            self._wanted = asyncio.get_running_loop().create_future()
-            await self._transport.clock.sleep_unless(self._wanted, _LINGER)
-            self._wanted = None
+            await self._poll_while_waited_for()
+            self._next_waiter = asyncio.get_running_loop().create_future()
+            await self._transport.clock.sleep_unless(self._next_waiter, _LINGER)
+            self._next_waiter = None
             if not self._waiters:
                 await self._acknowledge()
 
-    async def _poll_while_wanted(self) -> None:
-        patience, clock = Patience(self._transport.config.retry), self._transport.clock
+    async def _poll_while_waited_for(self) -> None:
+        retry_budget, clock = RetryBudget(self._transport.config.retry), self._transport.clock
         while self._waiters:
             began = clock.now()
             try:
-                completions = await self._ask(None, poll_timeout(self._transport))
+                completions = await self._retrieve(None, poll_timeout(self._transport))
             except APITimeoutError:
-                continue  # the server holds it for longer than we do
+                continue  # the server held the poll for longer than our timeout
             except TinkexError as error:
                 if isinstance(error, APIStatusError) and error.status_code in (404, 405):
-                    self._do_without()
-                elif patience.lasts(error, began, clock.now()):
-                    self._charge("network", error.message)
+                    self._stop_using_bulk_polls()
+                elif retry_budget.allows_retry(error, began, clock.now()):
+                    self._set_owner("network", error.message)
                     await clock.sleep(_PAUSE)
                 else:
                     self._fail_all(error)
                 continue
-            patience.forget()
-            self._take(completions)
+            retry_budget.reset()
+            self._end_waits(completions)
             self._fast_polls = (
                 self._fast_polls + 1 if not completions and clock.now() - began < FAST else 0
             )
@@ -134,46 +134,46 @@ class BulkPoller:
                 pause_after(self._fast_polls, Pending(), polls.min_interval, polls.max_interval)
             )
 
-    async def _ask(self, hold: float | None, timeout: float) -> list[FutureCompletion]:
-        """What has ended since the last answer. Acknowledges what was fetched."""
-        acknowledged = list(self._fetched)
+    async def _retrieve(self, hold: float | None, timeout: float) -> list[FutureCompletion]:
+        """Returns the requests that ended since the last poll, and acknowledges fetched results."""
+        acknowledged = list(self._unacknowledged)
         body = FuturesRetrieveRequest(self._target, self._cursor, hold, acknowledged or None)
         request = retrieve_futures.request(body=body)
         response = await self._transport.send_once(request, timeout=timeout)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         answer: FuturesRetrieveResponse = parse(request, response)
-        del self._fetched[: len(acknowledged)]
+        del self._unacknowledged[: len(acknowledged)]
         self._cursor = answer.cursor
         return answer.completions
 
     async def _acknowledge(self) -> None:
-        if not self._fetched:
+        if not self._unacknowledged:
             return
         try:
-            self._take(await self._ask(0.0, _LAST_WORDS))
+            self._end_waits(await self._retrieve(0.0, _ACKNOWLEDGE_TIMEOUT))
         except TinkexError:
-            self._fetched.clear()  # it is a courtesy
+            self._unacknowledged.clear()  # the server drops the results later by itself
 
-    def _take(self, completions: list[FutureCompletion]) -> None:
-        self._charge("computation", "")
+    def _end_waits(self, completions: list[FutureCompletion]) -> None:
+        self._set_owner("computation", "")
         for completion in completions:
             request_id = completion.request_id
             if waiter := self._waiters.get(request_id):
                 _end(waiter.done)
-            elif request_id in self._given_up:
-                self._given_up.discard(request_id)
+            elif request_id in self._abandoned:
+                self._abandoned.discard(request_id)
             else:
-                self._early.add(request_id)
+                self._done_early.add(request_id)
 
-    def _charge(self, owner: Owner, what: str) -> None:
+    def _set_owner(self, owner: Owner, activity: str) -> None:
         for waiter in self._waiters.values():
-            if (waiter.wait.owner, waiter.wait.activity) != (owner, what):
-                waiter.wait.becomes(owner, what)
+            if (waiter.wait.owner, waiter.wait.activity) != (owner, activity):
+                waiter.wait.set_owner(owner, activity)
 
-    def _do_without(self) -> None:
-        """The server lacks the call: each is asked for alone."""
-        self._transport.server.learn(bulk_results=False)
+    def _stop_using_bulk_polls(self) -> None:
+        """Notes that the server lacks the call, and has each result polled for by itself."""
+        self._transport.server.update_dialect(bulk_results=False)
         for waiter in self._waiters.values():
             _end(waiter.done)
         self._waiters.clear()

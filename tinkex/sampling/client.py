@@ -8,26 +8,23 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tinkex_api.api.sampling import create_sampling_session, get_sampler
-from tinkex_api.models import CreateSamplingSessionRequest, CreateSamplingSessionResponse
+from tinkex_api.api.sampling import get_sampler
 
 from tinkex.config import Config, RetrySettings, as_retry_settings
 from tinkex.errors import NotFoundError, TinkexError, UnsupportedByServer, WaitTimeoutError
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.sampling import handle as handles
-from tinkex.sampling import ways
-from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
-from tinkex.sampling.request import Ask, Questions
-from tinkex.sampling.results import SampleResults
+from tinkex.sampling.plan import ExtraOutputs, SamplePlan, no_prompt_logprobs, plan_samples
+from tinkex.sampling.results import SessionResults
 from tinkex.sampling.sampler import Sampler
+from tinkex.sampling.sampling_session import open_sampling_session
+from tinkex.sampling.service_protocol import CreatesSamplingClients
 from tinkex.sampling.stream import SamplePiece
 from tinkex.session.model_tokenizer import model_tokenizer
 from tinkex.session.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
-from tinkex.transport.answers import required_text
 from tinkex.transport.transport import Transport
 from tinkex.types import (
     ArrayLike,
@@ -37,26 +34,32 @@ from tinkex.types import (
     TensorData,
     as_model_input,
 )
-from tinkex.waiting.wait import QueueObserver
+from tinkex.waiting.wait import QueueObserver, RequestState
 
 T = TypeVar("T")
 
 
 @hinted
 class AsyncSamplingClient:
-    """Samples from one set of weights. Made by `AsyncServiceClient.create_sampling_client`, or by a
-    training client.
+    """A client that samples from one set of weights. Created by
+    `AsyncServiceClient.create_sampling_client`, or by a training client.
 
-    It can be pickled, and sent to other processes and machines. The key does not go along: a copy
+    It can be pickled, and sent to other processes and machines. The API key is not pickled: a copy
     takes it from its own environment. The session lives as long as the service client that began
-    it. `close` a copy, or leave it as a context manager.
+    it. `close` a copy, or use it as a context manager.
+
+    Example:
+        sampler = await service.create_sampling_client(model_path=sampler_path)
+        future = sampler.sample([1, 2, 3], num_samples=2, sampling_params={"max_tokens": 8})
+        for sequence in (await future).sequences:
+            print(sequence.tokens, sequence.stop_reason)
     """
 
     sampling_session_id: str
-    """The server's name for these weights in this session."""
+    """The server's id for these weights in this session."""
     on_queue_state_change: QueueObserver
-    """Called as `…(queue_state, reason)` when the server says that a sample waits in another way;
-    does nothing until another is set.
+    """A function called as `on_queue_state_change(queue_state, reason)` when the server reports
+    that a sample waits for another reason than before. By default it does nothing.
     """
 
     def __init__(
@@ -70,13 +73,13 @@ class AsyncSamplingClient:
         is_copy: bool = False,
     ) -> None:
         self.sampling_session_id = sampling_session_id
-        self.on_queue_state_change = _tell_nobody
+        self.on_queue_state_change = _ignore_queue_state
         self._retry = retry_config
         self._session = session
         self._base_model = base_model
         self._sampler = Sampler(
             session.transport,
-            session.part(SampleResults).of(sampling_session_id),
+            session.part(SessionResults).for_sampler(sampling_session_id),
             sampling_session_id,
             record_stability_info,
             is_copy,
@@ -93,17 +96,11 @@ class AsyncSamplingClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """Opens a sampling session on the server; the weights are `model_path`'s where it is given,
-        else `base_model`'s.
+        """Opens a sampling session on the server, with the weights of `model_path`, or else those
+        of the base model.
         """
-        transport, retry_config = session.transport, as_retry_settings(retry_config)
-        ways.require_weights(transport.server.dialect, base_model=base_model, model_path=model_path)
-        body = CreateSamplingSessionRequest(session.session_id, next(session.sampler_numbers))
-        body.model_path = model_path or None
-        names_base = not model_path or transport.server.dialect.sampling.names_base
-        body.base_model = base_model if names_base else None
-        answer = await transport.send(create_sampling_session.request(body=body))
-        opened = answer.sampling_session_id or await _promised(transport, answer)
+        retry_config = as_retry_settings(retry_config)
+        opened = await open_sampling_session(session, base_model=base_model, model_path=model_path)
         return cls(
             session,
             opened,
@@ -114,29 +111,29 @@ class AsyncSamplingClient:
 
     @staticmethod
     async def create(
-        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        service: CreatesSamplingClients[Awaitable[AsyncSamplingClient]],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """What `service.create_sampling_client` makes of the same arguments."""
+        """Calls `service.create_sampling_client` with the same arguments."""
         return await service.create_sampling_client(
             model_path, base_model, retry_config, record_stability_info
         )
 
     @staticmethod
     def create_async(
-        service: MakesSamplers[Awaitable[AsyncSamplingClient]],
+        service: CreatesSamplingClients[Awaitable[AsyncSamplingClient]],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncAPIFuture[AsyncSamplingClient]:
-        """What `create` makes, as a future: begins at once, so that several can be made side by
-        side.
+        """Calls `create` at once, and returns a future of the client, so that several can be
+        created concurrently.
         """
         made = AsyncSamplingClient.create(
             service,
@@ -149,16 +146,23 @@ class AsyncSamplingClient:
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> AsyncSamplingClient:
-        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as
-        a context manager.
+        """Returns a client for the sampler that `get_sampler_handle` described. `close` it, or use
+        it as a context manager.
 
         Args:
-            handle: the text, whole.
-            api_key: by default `TINKER_API_KEY`.
+            handle: the whole string that `get_sampler_handle` returned.
+            api_key: the API key; by default `TINKER_API_KEY`.
 
         Raises:
-            InvalidInputError: it is no such text.
+            InvalidInputError: `handle` is not such a string.
             ConfigError: a setting of the environment is missing or wrong.
+
+        Example:
+            handle = sampler.get_sampler_handle()  # send it to another machine
+            copy = type(sampler).from_sampler_handle(handle)
+            future = copy.sample([1, 2, 3], sampling_params={"max_tokens": 8})
+            print((await future).sequences[0].tokens)
+            await copy.close()
         """
         known = handles.unpack(handle)
         session = Session(Transport(known.config(api_key)), known.session_id)
@@ -185,35 +189,45 @@ class AsyncSamplingClient:
         """Samples continuations of a prompt of N tokens.
 
         Args:
-            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer
+            prompt: a `ModelInput`, token ids `(N,)`, or a string, which the base model's tokenizer
                 encodes.
-            num_samples: how many continuations; more than the server gives at once are asked for in
-                several requests.
-            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up
-                to the model's context, on servers
-                that can; elsewhere 256, and a warning says so.
-            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens,
-                too.
-            topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
-            topk_sample_logprobs: how many to give for each of the sampled ones.
-            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks
-                about position i + 1; -1 asks nothing.
-            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the
-                first.
-            prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
+            num_samples: the number of continuations. When the server limits it, several requests
+                are sent.
+            sampling_params: a `SamplingParams`, or a dict of its fields. Without `max_tokens`, a
+                sample may fill the model's context where the server allows that; elsewhere it has
+                at most 256 tokens, and a warning says so.
+            include_prompt_logprobs: whether to return the logprob of each prompt token,
+                `prompt_logprobs` `(N,)`, float32; the first is None.
+            topk_prompt_logprobs: how many of the likeliest tokens to return for each position of
+                the prompt.
+            topk_sample_logprobs: how many to return for each sampled token.
+            target_prompt_logprobs: token ids `(N - 1, K)`, int64, whose logprobs to return: row i
+                is about position i + 1; -1 leaves a cell out.
+            prompt_alt_tokens_k: how many alternative tokens to sample at each position of the
+                prompt after the first.
+            prompt_logprobs_last_n: score only the last n tokens of the prompt; 1 to N - 1.
             prompt_logprobs: the same as `include_prompt_logprobs`.
-            timeout: seconds for the server to take the request on; by default `Config.timeout`.
-            await_timeout: seconds for all; by default `Config.poll` bounds the wait.
+            timeout: seconds for the server to accept the request; by default `Config.timeout`.
+            await_timeout: seconds for the whole call; by default `Config.poll` bounds the wait.
 
         Raises:
             InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that
                 does not fit.
-            UnsupportedByServer: at the call, or when awaited: the server cannot do it, or passed
-                over something that was asked.
-            RequestFailedError: when awaited: the server could not do it.
-            WaitTimeoutError: when awaited: `await_timeout` is over.
+            UnsupportedByServer: at the call, or when awaited: the server lacks, or ignored,
+                something that was asked for.
+            RequestFailedError: when awaited: the sampling failed on the server.
+            WaitTimeoutError: when awaited: `await_timeout` has passed.
+
+        Example:
+            future = sampler.sample(
+                [1, 2, 3],
+                num_samples=2,
+                sampling_params={"max_tokens": 8, "temperature": 0.7},
+            )
+            for sequence in (await future).sequences:
+                print(sequence.tokens, sequence.logprobs)
         """
-        questions = Questions(
+        extras = ExtraOutputs(
             prompt_logprobs=include_prompt_logprobs or prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
             topk_sample_logprobs=topk_sample_logprobs,
@@ -221,9 +235,8 @@ class AsyncSamplingClient:
             prompt_alt_tokens_k=prompt_alt_tokens_k,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
-        return self._begin(
-            prompt, self._ask(num_samples, sampling_params, questions), timeout, await_timeout
-        )
+        plan = self._plan(num_samples, sampling_params, extras)
+        return self._begin(prompt, plan, timeout, await_timeout)
 
     def sample_many(
         self,
@@ -242,37 +255,46 @@ class AsyncSamplingClient:
         ordered: bool = True,
         progress: bool = False,
     ) -> AsyncIterator[SampleManyItem]:
-        """Samples for any number of prompts, with a bounded number of them in memory; failures
-        stand beside results.
+        """Samples for any number of prompts, and holds only a bounded number of them in memory. A
+        prompt that fails does not end the others: its item has the error.
 
         Args:
-            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as
-                they are needed. num_samples, sampling_params, prompt_logprobs,
-                topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
-                prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
-            max_in_flight: at most so many prompts at once.
+            prompts: `ModelInput`s, token ids or strings, in a list or an iterator, which is read as
+                prompts are needed.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each prompt, as
+                for `sample`.
+            topk_sample_logprobs, prompt_alt_tokens_k, prompt_logprobs_last_n: for each prompt, as
+                for `sample`.
+            timeout, await_timeout: for each prompt, as for `sample`.
+            max_in_flight: the largest number of prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
-            progress: whether to draw a progress bar on stderr.
+            progress: whether to draw a progress bar on standard error.
 
         Raises:
             InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown
                 sampling parameter, or a single prompt.
-            UnsupportedByServer: at the call: the server cannot do it.
+            UnsupportedByServer: at the call: the server lacks something that was asked for.
+
+        Example:
+            prompts = [[1, 2], [3, 4], [5, 6]]
+            async for item in sampler.sample_many(prompts, sampling_params={"max_tokens": 8}):
+                if item.error is None:
+                    print(item.index, item.result().sequences[0].tokens)
         """
-        questions = Questions(
+        extras = ExtraOutputs(
             prompt_logprobs=prompt_logprobs,
             topk_prompt_logprobs=topk_prompt_logprobs,
             topk_sample_logprobs=topk_sample_logprobs,
             prompt_alt_tokens_k=prompt_alt_tokens_k,
             prompt_logprobs_last_n=prompt_logprobs_last_n,
         )
-        ask = self._ask(num_samples, sampling_params, questions)
+        plan = self._plan(num_samples, sampling_params, extras)
 
-        def one(prompt: ModelInput | ArrayLike | str) -> AsyncAPIFuture[SampleResponse]:
-            return self._begin(prompt, ask, timeout, await_timeout)
+        def sample_one(prompt: ModelInput | ArrayLike | str) -> AsyncAPIFuture[SampleResponse]:
+            return self._begin(prompt, plan, timeout, await_timeout)
 
         return sample_many(
-            one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress
+            sample_one, prompts, max_in_flight=max_in_flight, ordered=ordered, progress=progress
         )
 
     def sample_stream(
@@ -282,56 +304,67 @@ class AsyncSamplingClient:
         *,
         timeout: float | None = None,
     ) -> AsyncIterator[SamplePiece]:
-        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the
-        finished one in one piece.
+        """Yields one continuation of a prompt, with its tokens as the server samples them. A server
+        that cannot stream sends the finished continuation as one piece.
 
-        The last piece has the whole sequence. Leaving early ends the sampling.
+        The last piece has the whole sequence. Closing the iterator ends the sampling.
 
         Args:
             prompt, sampling_params: as for `sample`.
-            timeout: seconds until the first piece, and from one to the next; by default
+            timeout: seconds until the first piece, and from one piece to the next; by default
                 `Config.timeout`.
 
         Raises:
             InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
-            RequestFailedError: at a piece: the server could not do it.
+            RequestFailedError: at a piece: the sampling failed on the server.
             APIConnectionError: at a piece: the connection broke.
+
+        Example:
+            async for piece in sampler.sample_stream([1, 2, 3], {"max_tokens": 8}):
+                print(piece.tokens, end=" ", flush=True)
         """
-        model_input, ask = _checked(prompt, Questions()), self._ask(1, sampling_params, Questions())
-        return self._stream(model_input, ask, timeout)
+        plan = self._plan(1, sampling_params, ExtraOutputs())
+        return self._stream(_checked(prompt, plan), plan, timeout)
 
     def compute_logprobs(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
     ) -> AsyncAPIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the
-        first.
+        """Computes the logprob of each of the prompt's N tokens, given those before it, in nats.
+        The result is a list of N floats; the first is None.
 
         Args:
             prompt: as for `sample`.
-            prompt_logprobs_last_n: score the last n tokens alone, 1 to N - 1; the others are None.
+            prompt_logprobs_last_n: score only the last n tokens, 1 to N - 1; the others are None.
 
         Raises:
             InvalidInputError: at the call: no tokens, or n does not fit.
-            UnsupportedByServer: at the call, or when awaited: the server gives no logprobs of a
+            UnsupportedByServer: at the call, or when awaited: the server computes no logprobs of a
                 prompt.
-            RequestFailedError: when awaited: the server could not do it.
+            RequestFailedError: when awaited: the computation failed on the server.
+
+        Example:
+            future = sampler.compute_logprobs([1, 2, 3])
+            logprobs = (await future)
+            print(logprobs[0], sum(logprobs[1:]))  # None, and the logprob of the other two tokens
         """
-        questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=prompt_logprobs_last_n)
-        sampled = self._begin(
-            prompt, self._ask(1, SamplingParams(max_tokens=1), questions), None, None
-        )
+        extras = ExtraOutputs(prompt_logprobs=True, prompt_logprobs_last_n=prompt_logprobs_last_n)
+        plan = self._plan(1, SamplingParams(max_tokens=1), extras)
+        sampled = self._begin(prompt, plan, None, None)
 
         async def logprobs() -> list[float | None]:
-            given = (await sampled.wrapped()).prompt_logprobs
-            if given is None:
-                raise ways.no_prompt_logprobs(self._session.transport.server.dialect)
-            return given
+            computed = (await sampled.wrapped()).prompt_logprobs
+            if computed is None:
+                raise no_prompt_logprobs(self._session.transport.server.dialect)
+            return computed
 
         return AsyncAPIFuture(logprobs(), sampled.state, self._session.failures)
 
     async def get_base_model(self) -> str:
-        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only
-        the server knows it and does not tell.
+        """Returns the name of the base model.
+
+        Raises:
+            NotFoundError, UnsupportedByServer: only the server knows the name, and it does not
+                tell.
         """
         if self._base_model is None:
             try:
@@ -339,25 +372,27 @@ class AsyncSamplingClient:
                     get_sampler.request(self.sampling_session_id)
                 )
             except (NotFoundError, UnsupportedByServer) as error:
-                error.advice = "Give base_model beside model_path when the client is made."
+                error.advice = (
+                    "Give base_model together with model_path when you create the client."
+                )
                 raise
             self._base_model = answer.base_model
         return self._base_model
 
     async def get_tokenizer(self) -> Tokenizer:
-        """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
+        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded."""
         base_model = await self.get_base_model()
         return await model_tokenizer(
             self._session.transport, base_model, names_of_tokenizer(None, [base_model])
         )
 
     def get_sampler_handle(self) -> str:
-        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It
-        holds no key.
+        """Returns a string from which `from_sampler_handle` makes a client for the same weights
+        anywhere. It holds no API key.
         """
         transport = self._session.transport
         return handles.pack(
-            transport.config.base_url,
+            transport.base_url,
             self._session.session_id,
             self.sampling_session_id,
             self._base_model,
@@ -365,14 +400,14 @@ class AsyncSamplingClient:
         )
 
     async def close(self) -> None:
-        """Ends the connections of a copy that was unpickled; another one's end with its service
-        client.
+        """Closes the connections of a copy that was unpickled or made from a handle. Those of other
+        clients are closed with their service client.
         """
         if self._own_transport is not None:
-            await self._own_transport.end(self._end)
+            await self._own_transport.shut_down(self._end)
 
     async def _end(self) -> None:
-        await self._session.life.finish("success")
+        await self._session.lifecycle.finish("success")
         await self._session.transport.aclose()
 
     async def __aenter__(self) -> Self:
@@ -391,6 +426,7 @@ class AsyncSamplingClient:
         return {
             "config": {
                 **session.transport.config.without_secrets(),
+                "base_url": session.transport.base_url,
                 "dialect": session.transport.server.dialect,
             },
             "session_id": session.session_id,
@@ -407,81 +443,75 @@ class AsyncSamplingClient:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.sampling_session_id}>"
 
-    def _ask(
+    def _plan(
         self,
         num_samples: int,
         params: SamplingParams | Mapping[str, Any] | None,
-        questions: Questions,
-    ) -> Ask:
-        server, read = self._session.transport.server, ways.read_params(params)
-        ask = Ask.prepared(num_samples, read, questions, server.dialect)
-        for remark in ways.remarks(read, server.dialect.sampling):
-            server.warn_once(remark)
-        return ask
+        extras: ExtraOutputs,
+    ) -> SamplePlan:
+        server = self._session.transport.server
+        plan = plan_samples(num_samples, params, extras, server.dialect)
+        for warning in plan.warnings:
+            server.warn_once(warning)
+        return plan
 
     def _begin(
         self,
         prompt: ModelInput | ArrayLike | str,
-        ask: Ask,
+        plan: SamplePlan,
         timeout: float | None,
         await_timeout: float | None,
     ) -> AsyncAPIFuture[SampleResponse]:
         self._session.transport.require_open("sample")
         state = self._state()
-        work = self._sample(_checked(prompt, ask.questions), ask, state, timeout)
+        work = self._sample(_checked(prompt, plan), plan, state, timeout)
         if await_timeout is not None:
             work = _within(await_timeout, work, state)
         return AsyncAPIFuture(work, state, self._session.failures)
 
     async def _sample(
-        self, prompt: ModelInput | str, ask: Ask, state: RequestState, timeout: float | None
+        self, prompt: ModelInput | str, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        return await self._sampler.sample(
-            await self._encoded(prompt, ask.questions), ask, state, timeout
-        )
+        return await self._sampler.sample(await self._encode(prompt, plan), plan, state, timeout)
 
     async def _stream(
-        self, prompt: ModelInput | str, ask: Ask, timeout: float | None
+        self, prompt: ModelInput | str, plan: SamplePlan, timeout: float | None
     ) -> AsyncGenerator[SamplePiece, None]:
-        model_input = await self._encoded(prompt, ask.questions)
+        model_input = await self._encode(prompt, plan)
         async with aclosing(
-            self._sampler.stream(model_input, ask, self._state(), timeout)
+            self._sampler.stream(model_input, plan, self._state(), timeout)
         ) as pieces:
             async for piece in pieces:
                 yield piece
 
     def _state(self) -> RequestState:
         observer = (
-            None if self.on_queue_state_change is _tell_nobody else self.on_queue_state_change
+            None
+            if self.on_queue_state_change is _ignore_queue_state
+            else self.on_queue_state_change
         )
         return RequestState("sample", retry=self._retry, observer=observer)
 
-    async def _encoded(self, prompt: ModelInput | str, questions: Questions) -> ModelInput:
+    async def _encode(self, prompt: ModelInput | str, plan: SamplePlan) -> ModelInput:
         if isinstance(prompt, ModelInput):
             return prompt
         encoded = ModelInput.from_ints((await self.get_tokenizer()).encode_np(prompt))
-        questions.check(encoded)
+        plan.check_prompt(encoded)
         return encoded
 
 
-def _tell_nobody(queue_state: str, reason: str | None) -> None:
-    """Leaves it to the log and the events to say how samples wait."""
+def _ignore_queue_state(queue_state: str, reason: str | None) -> None:
+    """Does nothing: log lines and events report how samples wait."""
 
 
-async def _promised(transport: Transport, promise: CreateSamplingSessionResponse) -> str:
-    """The sampling session of a server that answers with a promise of it."""
-    state = RequestState("create_sampling_session", promise.request_id)
-    return await wait_for_result(
-        transport, state, of_fields(lambda fields: required_text(fields, "sampling_session_id"))
-    )
-
-
-def _checked(prompt: ModelInput | ArrayLike | str, questions: Questions) -> ModelInput | str:
-    """A text is checked when it is encoded, but for an empty one."""
+def _checked(prompt: ModelInput | ArrayLike | str, plan: SamplePlan) -> ModelInput | str:
+    """Checks a prompt and returns it as a `ModelInput`. A string is returned as it is, and checked
+    once it is encoded.
+    """
     if isinstance(prompt, str) and prompt:
         return prompt
     model_input = ModelInput() if isinstance(prompt, str) else as_model_input(prompt)
-    questions.check(model_input)
+    plan.check_prompt(model_input)
     return model_input
 
 
@@ -497,5 +527,5 @@ async def _within(seconds: float, work: Coroutine[Any, Any, T], state: RequestSt
             waited=seconds,
             operation=state.operation,
             request_id=state.request_id,
-            advice="Give it more time, or ask the server why it does not get to the request.",
+            advice="Raise await_timeout, or look at the server's log for the reason of the delay.",
         ) from error

@@ -1,5 +1,5 @@
-"""A sampler as a text that can be sent anywhere: where it is, what it is called, and its server's
-ways; no key. Plain values.
+"""A sampler as a string that can be sent anywhere: its server's URL and dialect, and its ids. It
+holds no API key. Plain values: no I/O here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import orjson
 from attrs import asdict, evolve, fields, frozen
 
 from tinkex.config import Config
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import UNKNOWN
 from tinkex.errors import InvalidInputError
 
@@ -22,7 +22,7 @@ _PLAIN = (str, bool, int, float)
 
 @frozen
 class SamplerHandle:
-    """What another process needs to sample by the same sampling session."""
+    """The facts that another process needs to sample from the same sampling session."""
 
     base_url: str
     session_id: str
@@ -31,10 +31,10 @@ class SamplerHandle:
     dialect: Mapping[str, Any]
 
     def config(self, api_key: str | None) -> Config:
-        """The settings for it; what it does not say comes from the environment, and so does the key
-        when it is None.
+        """Returns the settings for its server. All others come from the environment, and so does
+        the API key when it is None.
         """
-        config = Config(base_url=self.base_url, dialect=_dialect(self.dialect))
+        config = Config(base_url=self.base_url, dialect=_read_dialect(self.dialect))
         return config if api_key is None else evolve(config, api_key=api_key)
 
 
@@ -45,27 +45,31 @@ def pack(
     base_model: str | None,
     dialect: Dialect,
 ) -> str:
-    """As base64 of JSON, which is safe in URLs."""
-    handle = SamplerHandle(base_url, session_id, sampling_session_id, base_model, _facts(dialect))
+    """Returns a handle as URL-safe base64 of JSON."""
+    handle = SamplerHandle(
+        base_url, session_id, sampling_session_id, base_model, _dialect_fields(dialect)
+    )
     return base64.urlsafe_b64encode(orjson.dumps(asdict(handle))).decode()
 
 
 def unpack(text: str) -> SamplerHandle:
-    """Raises `InvalidInputError` for what `pack` did not make. Fields of later releases are left
-    out.
+    """Reads a handle that `pack` returned. Ignores fields that only later releases know.
+
+    Raises:
+        InvalidInputError: `text` is not such a handle.
     """
     try:
         given = orjson.loads(base64.urlsafe_b64decode(text))
         return SamplerHandle(**{field.name: given[field.name] for field in fields(SamplerHandle)})
     except (binascii.Error, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(
-            f"this is no handle of a sampler: {type(error).__name__}: {error}",
-            advice="Give the text that get_sampler_handle returned, whole.",
+            f"this is not a sampler handle: {type(error).__name__}: {error}",
+            advice="Give the whole string that get_sampler_handle returned.",
         ) from error
 
 
-def _facts(dialect: Dialect) -> dict[str, Any]:
-    """Those that sampling needs; the others are of training."""
+def _dialect_fields(dialect: Dialect) -> dict[str, Any]:
+    """Returns the dialect's fields that sampling needs; the others concern training."""
     plain = {field.name: getattr(dialect, field.name) for field in fields(Dialect)}
     return {
         **{name: value for name, value in plain.items() if isinstance(value, _PLAIN)},
@@ -74,11 +78,11 @@ def _facts(dialect: Dialect) -> dict[str, Any]:
     }
 
 
-def _dialect(facts: Mapping[str, Any]) -> Dialect:
+def _read_dialect(given: Mapping[str, Any]) -> Dialect:
     known = {field.name for field in fields(Dialect)}
-    ways = {field.name for field in fields(SamplingWays)}
-    given = {name: value for name, value in facts.items() if name in known}
-    sampling = SamplingWays(
-        **{name: value for name, value in facts["sampling"].items() if name in ways}
+    rules = {field.name for field in fields(SamplingRules)}
+    plain = {name: value for name, value in given.items() if name in known}
+    sampling = SamplingRules(
+        **{name: value for name, value in given["sampling"].items() if name in rules}
     )
-    return evolve(UNKNOWN, **{**given, "sampling": sampling})
+    return evolve(UNKNOWN, **{**plain, "sampling": sampling})

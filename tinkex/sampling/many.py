@@ -1,4 +1,4 @@
-"""`sample_many`: samples for any number of prompts, with a bounded number of them in memory."""
+"""`sample_many`: samples for any number of prompts, and holds a bounded number of them in memory."""
 
 from __future__ import annotations
 
@@ -24,17 +24,27 @@ Prompts: TypeAlias = Iterable[Prompt] | AsyncIterable[Prompt]
 
 @frozen(eq=False)
 class SampleManyItem:
-    """What became of one prompt: either `response` or `error` is set."""
+    """The outcome for one prompt: either `response` or `error` is set.
+
+    Example:
+        async for item in sampler.sample_many([[1, 2], [3, 4]], 1, {"max_tokens": 8}):
+            if item.error is not None:
+                print(f"prompt {item.index} failed: {item.error}")
+            else:
+                print(item.response.sequences[0].tokens)
+    """
 
     index: int
-    """The prompt's place among all, from 0."""
+    """The prompt's index among all prompts, from 0."""
     prompt: Prompt
-    """As it was given."""
+    """The prompt, as the caller gave it."""
     response: SampleResponse | None = None
+    """The response; None when the prompt failed."""
     error: Exception | None = None
+    """The error with which the prompt failed; None when it did not."""
 
     def result(self) -> SampleResponse:
-        """The response, or raises the error."""
+        """Returns the response, or raises the error."""
         if self.error is not None:
             raise self.error
         return cast(SampleResponse, self.response)
@@ -48,24 +58,25 @@ def sample_many(
     ordered: bool,
     progress: bool,
 ) -> AsyncGenerator[SampleManyItem, None]:
-    """What became of each prompt, in their order or as they finish.
+    """Yields the outcome for each prompt, in the order of the prompts or as they finish.
 
-    A prompt is in flight from when it is read until its item is taken, so no more than
-    `max_in_flight` are held whether the server is slow or the caller. Nothing is read before the
-    first item is asked for. Lists and tuples are read on the event loop, other iterables in one
-    thread of their own since they may block.
+    A prompt is in flight from when it is read until its item is taken. So no more than
+    `max_in_flight` are held, whether the server is slow or the caller. Nothing is read before the
+    first item is asked for. Lists and tuples are read on the event loop, other iterables in a
+    thread, since they may block.
 
-    When the generator is closed, or the task that waits for an item is cancelled, all that is under
-    way is cancelled.
+    When the generator is closed, or the task that waits for an item is cancelled, all prompts in
+    flight are cancelled.
 
     Args:
-        sample: begins to sample for one prompt; what it raises, at once or later, becomes the
-            item's error.
-        prompts: read lazily. An error of theirs is raised after the items of all prompts before it.
-        max_in_flight: at most so many prompts at once; 1 or more.
-        ordered: whether to give the items in the order of the prompts. A slow one then holds up the
-            `max_in_flight` - 1 behind it.
-        progress: whether to draw a progress bar on stderr.
+        sample: starts sampling for one prompt. An exception that it raises, at once or later,
+            becomes the item's error.
+        prompts: the prompts, read lazily. An exception that reading them raises is raised after
+            the items of all earlier prompts.
+        max_in_flight: the largest number of prompts in flight; 1 or more.
+        ordered: whether to yield the items in the order of the prompts. A slow prompt then holds up
+            the `max_in_flight` - 1 behind it.
+        progress: whether to draw a progress bar on standard error.
 
     Raises:
         InvalidInputError: at the call: `max_in_flight` below 1, or `prompts` is one prompt.
@@ -77,32 +88,32 @@ def sample_many(
             f"prompts is one {type(prompts).__name__}",
             advice="Give a list of prompts, or an iterator over them.",
         )
-    return _items(_Run(sample, ordered, asyncio.Semaphore(max_in_flight)), prompts, progress)
+    return _items(_Pipeline(sample, ordered, asyncio.Semaphore(max_in_flight)), prompts, progress)
 
 
 async def _items(
-    run: _Run, prompts: Prompts, progress: bool
+    pipeline: _Pipeline, prompts: Prompts, progress: bool
 ) -> AsyncGenerator[SampleManyItem, None]:
-    feeder = asyncio.create_task(run.feed(prompts), name="tinkex sample_many")
-    feeder.add_done_callback(lambda _: run.queue.put_nowait(None))
+    feeder = asyncio.create_task(pipeline.feed(prompts), name="tinkex sample_many")
+    feeder.add_done_callback(lambda _: pipeline.queue.put_nowait(None))
     try:
         with _bar(prompts, progress) as show:
-            while (task := await run.queue.get()) is not None:
+            while (task := await pipeline.queue.get()) is not None:
                 item = await task
-                run.slots.release()
+                pipeline.slots.release()
                 show(item)
                 yield item
         await feeder
-        if run.error is not None:
-            raise run.error
+        if pipeline.error is not None:
+            raise pipeline.error
     finally:
-        await run.stop(feeder)
+        await pipeline.stop(feeder)
 
 
 @define(eq=False)
-class _Run:
-    """The prompts in flight. A feeder starts them; the queue says which to take next, and None
-    after the last.
+class _Pipeline:
+    """The prompts in flight. A feeder task starts them, and puts them into the queue in the order
+    in which they are to be yielded, with None after the last.
     """
 
     sample: Callable[[Prompt], AsyncAPIFuture[SampleResponse]]
@@ -115,12 +126,10 @@ class _Run:
         factory=lambda: set[asyncio.Task[SampleManyItem]]()
     )
     error: BaseException | None = None
-    """What `prompts` raised."""
+    """The exception that reading the prompts raised."""
 
     async def feed(self, prompts: Prompts) -> None:
-        """Starts each prompt as soon as there is a slot for it; a prompt is read only when there
-        is.
-        """
+        """Reads and starts each prompt as soon as there is a slot for it."""
         try:
             async with aclosing(_read(prompts)) as reader:
                 await self.slots.acquire()
@@ -131,13 +140,13 @@ class _Run:
                     await self.slots.acquire()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - it is the caller's, who gets it after the items before it
+        except BaseException as error:  # noqa: BLE001 - raised to the caller after the earlier items
             self.error = error
         if self.running:
             await asyncio.wait(self.running)
 
     def start(self, index: int, prompt: Prompt) -> None:
-        task = asyncio.create_task(self.one(index, prompt))
+        task = asyncio.create_task(self.sample_one(index, prompt))
         self.running.add(task)
         task.add_done_callback(self.running.discard)
         if self.ordered:
@@ -145,22 +154,24 @@ class _Run:
         else:
             task.add_done_callback(self.queue.put_nowait)
 
-    async def one(self, index: int, prompt: Prompt) -> SampleManyItem:
+    async def sample_one(self, index: int, prompt: Prompt) -> SampleManyItem:
         try:
-            return SampleManyItem(index, prompt, response=await _awaited(self.sample(prompt)))
-        except Exception as error:  # noqa: BLE001 - it stands beside the results
+            return SampleManyItem(index, prompt, response=await _result_of(self.sample(prompt)))
+        except Exception as error:  # noqa: BLE001 - returned as the item's error
             return SampleManyItem(index, prompt, error=error)
 
     async def stop(self, feeder: asyncio.Task[None]) -> None:
-        """Cancels what runs and waits until it has ended."""
+        """Cancels all tasks, and waits until they have ended."""
         tasks: list[asyncio.Task[Any]] = [feeder, *self.running]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _awaited(future: AsyncAPIFuture[SampleResponse]) -> SampleResponse:
-    """The future's result; who cancels this cancels the future, too, which awaiting it does not."""
+async def _result_of(future: AsyncAPIFuture[SampleResponse]) -> SampleResponse:
+    """Returns the future's result. Cancelling this cancels the future too, which cancelling a plain
+    await of it does not.
+    """
     try:
         return await future
     except asyncio.CancelledError:
@@ -190,52 +201,56 @@ _END = object()
 
 
 async def _in_thread(prompts: Iterable[Prompt]) -> AsyncGenerator[Prompt, None]:
-    """Reads in one daemon thread, a prompt when it is asked for.
+    """Reads each prompt in a daemon thread when it is asked for.
 
-    One thread, since a generator may hold what belongs to a thread (a database cursor); of its own,
-    since a generator that waits for another blocking call must not use up the event loop's pool;
-    daemon, since one that never returns must not keep the process from ending.
+    All are read in one thread, since a generator may hold an object that belongs to a thread, such
+    as a database cursor. The event loop's thread pool is not used, since a generator may block for
+    long. The thread is a daemon, so that a generator that never returns does not keep the process
+    from exiting.
     """
-    orders: SimpleQueue[Future[Any] | None] = SimpleQueue()
+    requests: SimpleQueue[Future[Any] | None] = SimpleQueue()
     context = contextvars.copy_context()
     threading.Thread(
-        target=context.run, args=(_serve, prompts, orders), name="tinkex-prompts", daemon=True
+        target=context.run,
+        args=(_read_on_request, prompts, requests),
+        name="tinkex-prompts",
+        daemon=True,
     ).start()
     try:
         while True:
-            order: Future[Any] = Future()
-            orders.put(order)
-            prompt = await asyncio.wrap_future(order)
+            request: Future[Any] = Future()
+            requests.put(request)
+            prompt = await asyncio.wrap_future(request)
             if prompt is _END:
                 return
             yield prompt
     finally:
-        orders.put(None)
+        requests.put(None)
 
 
-def _serve(prompts: Iterable[Prompt], orders: SimpleQueue[Future[Any] | None]) -> None:
+def _read_on_request(prompts: Iterable[Prompt], requests: SimpleQueue[Future[Any] | None]) -> None:
     iterator: Iterator[Prompt] | None = None
-    while (order := orders.get()) is not None:
-        if not order.set_running_or_notify_cancel():
+    while (request := requests.get()) is not None:
+        if not request.set_running_or_notify_cancel():
             continue
         try:
             iterator = iterator or iter(prompts)
-            order.set_result(next(iterator, _END))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the prompt is waited for
-            order.set_exception(error)
+            request.set_result(next(iterator, _END))
+        except BaseException as error:  # noqa: BLE001 - raised where the prompt is waited for
+            request.set_exception(error)
 
 
 def _bar(
     prompts: Prompts, wanted: bool
 ) -> AbstractContextManager[Callable[[SampleManyItem], None]]:
-    """Gives what shows an item that was taken."""
+    """Returns a context manager of the function that counts an item on the progress bar."""
     return (
-        _drawn_bar(operator.length_hint(prompts) or None) if wanted else nullcontext(_show_nothing)
+        _drawn_bar(operator.length_hint(prompts) or None) if wanted else nullcontext(_show_no_bar)
     )
 
 
-def _show_nothing(item: SampleManyItem) -> None:
-    """For who wants no bar."""
+def _show_no_bar(item: SampleManyItem) -> None:
+    """Does nothing: no progress bar was asked for."""
 
 
 @contextmanager
@@ -251,14 +266,14 @@ def _drawn_bar(total: int | None) -> Generator[Callable[[SampleManyItem], None]]
     )
 
     failed = 0
-    words = TextColumn("{task.fields[failed]} failed")
+    failures = TextColumn("{task.fields[failed]} failed")
     columns = (
         TextColumn("sampling"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        words,
+        failures,
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         line = bar.add_task("sampling", total=total, failed=failed)

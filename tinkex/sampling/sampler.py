@@ -1,4 +1,4 @@
-"""`Sampler`: the requests for one set of weights on a server, each under a number of its own."""
+"""`Sampler`: sends the requests for samples from one set of weights, each with its own `seq_id`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.errors import APIStatusError, TinkexError
 from tinkex.futures.poller import NO_RESULT, Payload, RequestState
 from tinkex.sampling import stream
-from tinkex.sampling.request import Ask, check_answer, text_length, was_cut
-from tinkex.sampling.results import NUMBERS_OF_A_COPY, SamplerResults
+from tinkex.sampling.plan import SamplePlan, text_length
+from tinkex.sampling.results import SEQ_IDS_PER_COPY, SamplerResults
 from tinkex.sampling.stream import SamplePiece
 from tinkex.transport import backoff
 from tinkex.transport.transport import Transport
@@ -31,30 +31,30 @@ from tinkex.wire import json, protobuf
 logger = logging.getLogger("tinkex")
 T = TypeVar("T")
 
-_SUBMITS_AT_ONCE = 256  # more only open connections, and keep the garbage collector busy
-_COPIES = 2**33  # so that all numbers stay below 2**63
-_CUT = (
+_MAX_SUBMITS = 256  # at once; more only open connections, and keep the garbage collector busy
+_COPIES = 2**33  # so that all seq_ids stay below 2**63
+_TRUNCATED = (
     "a sample ended before a stop and before its max_tokens (stop_reason 'length'): prompt and "
-    "sample filled the model's context, or "
-    "all that the server samples at once. Shorten the prompt, or ask for fewer tokens"
+    "sample filled the model's context, or the server samples no more tokens at once. Shorten the "
+    "prompt, or ask for fewer tokens"
 )
 _NO_SUCH_ROUTE = (404, 405)
 
 
 @define(eq=False)
 class Sampler:
-    """Sends what is asked, and waits for it."""
+    """The sender of sample requests for one sampling session."""
 
     transport: Transport
     results: SamplerResults
     sampling_session_id: str
     record_stability_info: bool
-    shares_numbers: bool
-    """Whether it is a copy that has no numbers of its own yet."""
-    _numbers: itertools.count[int] = field(init=False, factory=itertools.count)
+    needs_own_seq_ids: bool
+    """Whether this is a copy that would still number its requests as the original does."""
+    _seq_ids: itertools.count[int] = field(init=False, factory=itertools.count)
     _joining: asyncio.Lock = field(init=False, factory=asyncio.Lock)
     _submitting: asyncio.Semaphore = field(
-        init=False, factory=lambda: asyncio.Semaphore(_SUBMITS_AT_ONCE)
+        init=False, factory=lambda: asyncio.Semaphore(_MAX_SUBMITS)
     )
 
     @property
@@ -62,30 +62,35 @@ class Sampler:
         return self.transport.server.dialect
 
     async def sample(
-        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+        self, prompt: ModelInput, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        """What was sampled, in as many requests as it takes; `state` tells of the first. `timeout`
-        is for each to be taken on.
+        """Sends the plan's requests, and returns their results as one response.
+
+        Args:
+            state: shows the progress of the first request.
+            timeout: seconds for the server to accept each request.
         """
         began, response, failure = self.transport.clock.now(), None, None
         try:
-            response = await self._sampled(prompt, ask, state, timeout)
+            response = await self._send_parts(prompt, plan, state, timeout)
+            plan.check_response(response, self.dialect)
+            self._warn_if_truncated(response.sequences, plan)
             return response
         except BaseException as error:
             failure = type(error).__name__
             raise
         finally:
-            self._tell(state, response, self.transport.clock.now() - began, failure)
+            self._emit_done(state, response, self.transport.clock.now() - began, failure)
 
-    def _tell(
+    def _emit_done(
         self,
         state: RequestState,
         response: SampleResponse | None,
         seconds: float,
         failure: str | None,
     ) -> None:
-        sequences = response.sequences if response else ()
-        self.transport.tell(
+        sequences = response.sequences if response and failure is None else ()
+        self.transport.emit(
             events.SamplingDone,
             request_id=state.request_id,
             sequences=len(sequences),
@@ -94,85 +99,80 @@ class Sampler:
             error=failure,
         )
 
-    async def _sampled(
-        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
-    ) -> SampleResponse:
-        await self._become_distinct()
-        if len(ask.parts) == 1:
-            response = await self._answer(prompt, ask, 0, state, timeout)
-        else:
-            response = await self._joined(prompt, ask, state, timeout)
-        check_answer(response, ask.questions, self.dialect)
-        self._tell_of_cuts(response.sequences, ask)
-        return response
-
-    def _tell_of_cuts(self, sequences: Sequence[SampledSequence], ask: Ask) -> None:
-        if was_cut(sequences, ask.params.max_tokens):
-            self.transport.server.warn_once(_CUT)
+    def _warn_if_truncated(self, sequences: Sequence[SampledSequence], plan: SamplePlan) -> None:
+        if plan.was_truncated(sequences):
+            self.transport.server.warn_once(_TRUNCATED)
 
     async def stream(
-        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+        self, prompt: ModelInput, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> AsyncGenerator[SamplePiece, None]:
-        """One sample as it comes, or whole from a server that does not stream."""
+        """Yields one sample piece by piece, or as one piece where the server does not stream."""
         refused = False
         if self.dialect.streams_samples:
-            body = ask.request(prompt, 0)
+            body = plan.request(prompt, 0)
             body.sampling_session_id = self.sampling_session_id
             try:
-                async with aclosing(stream.pieces(self.transport, body, timeout)) as pieces:
+                async with aclosing(stream.read_pieces(self.transport, body, timeout)) as pieces:
                     async for piece in pieces:
                         if piece.sequence:
-                            self._tell_of_cuts([piece.sequence], ask)
+                            self._warn_if_truncated([piece.sequence], plan)
                         yield piece
                 return
             except APIStatusError as error:
                 if error.status_code not in _NO_SUCH_ROUTE:
                     raise
                 refused = True
-        response = await self.sample(prompt, ask, state, timeout)
-        if refused:  # the weights are there, so it was the route that is not
-            self.transport.server.learn(streams_samples=False)
-        yield stream.whole(response.sequences[0])
+        response = await self.sample(prompt, plan, state, timeout)
+        if refused:  # the session exists, since it was just sampled from: the route does not
+            self.transport.server.update_dialect(streams_samples=False)
+        yield stream.as_one_piece(response.sequences[0])
 
-    async def _joined(
-        self, prompt: ModelInput, ask: Ask, state: RequestState, timeout: float | None
+    async def _send_parts(
+        self, prompt: ModelInput, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        """The first part's answer, with the samples of the others."""
-        states = [state, *(state.another() for _ in ask.parts[1:])]
-        first, *others = await _together(
-            [self._answer(prompt, ask, part, own, timeout) for part, own in enumerate(states)]
+        """Sends all requests of the plan; returns the first one's response, with the sequences of
+        the others appended.
+        """
+        await self._take_own_seq_ids()
+        if len(plan.part_sizes) == 1:
+            return await self._send_part(prompt, plan, 0, state, timeout)
+        states = [state, *(state.for_next_request() for _ in plan.part_sizes[1:])]
+        responses = await _gather(
+            [self._send_part(prompt, plan, part, own, timeout) for part, own in enumerate(states)]
         )
-        return evolve(
-            first,
-            sequences=[
-                *first.sequences,
-                *(sequence for other in others for sequence in other.sequences),
-            ],
-        )
+        sequences = [sequence for response in responses for sequence in response.sequences]
+        return evolve(responses[0], sequences=sequences)
 
-    async def _answer(
-        self, prompt: ModelInput, ask: Ask, part: int, state: RequestState, timeout: float | None
+    async def _send_part(
+        self,
+        prompt: ModelInput,
+        plan: SamplePlan,
+        part: int,
+        state: RequestState,
+        timeout: float | None,
     ) -> SampleResponse:
-        """The result; where it is lost the sample is asked for again, under a new number."""
+        """Sends one request and returns its response. A request whose result the server lost is
+        sent again, with a new `seq_id`.
+        """
         attempt = 1
         while True:
-            seq_id = next(self._numbers)
-            # the request is made only now, so that those who wait hold little
+            seq_id = next(self._seq_ids)
+            # the body is made only now, so that calls that wait here hold little memory
             async with self._submitting:
-                promise = await self._submit(ask.request(prompt, part), seq_id, state, timeout)
+                promise = await self._submit(plan.request(prompt, part), seq_id, state, timeout)
             state.request_id = promise.request_id
             decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
             try:
-                result = await self.results.result(state, seq_id, decode)
+                response = await self.results.wait_for(state, seq_id, decode)
             except TinkexError as error:
-                await self._pause_before_another(
+                await self._pause_before_retry(
                     attempt, error, state.retry or self.transport.config.retry
                 )
                 attempt += 1
             else:
                 if (state.queue_state or "").startswith("paused"):
-                    state.waits_as("active", None)
-                return result
+                    state.note_queue_state("active", None)
+                return response
 
     async def _submit(
         self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None
@@ -182,38 +182,37 @@ class Sampler:
         request = sample.request(body=body, x_tinker_sampling_backpressure="1")
         return await self.transport.send(request, timeout=timeout, state=state)
 
-    async def _pause_before_another(
+    async def _pause_before_retry(
         self, attempt: int, error: TinkexError, settings: RetrySettings
     ) -> None:
-        """Raises `error` where another try may not help."""
+        """Pauses, or raises `error` where a retry would not help."""
         clock = self.transport.clock
         if attempt >= settings.max_attempts or not isinstance(error, NO_RESULT):
             raise error
         pause = backoff.delay(attempt, settings, None, clock.random())
         logger.warning(
-            "a sample's result is lost, so it is asked for anew in %.1f s: %s", pause, error
+            "the server lost a sample's result; sampling again in %.1f s: %s", pause, error
         )
         await clock.sleep(pause)
 
-    async def _become_distinct(self) -> None:
-        """Gives a copy numbers of its own: the server takes two samples of one number for one
-        (openapi/tinker.yaml, SampleRequest.seq_id).
+    async def _take_own_seq_ids(self) -> None:
+        """Gives a copy a range of `seq_id`s of its own: the server takes two requests with one
+        `seq_id` for one (openapi/tinker.yaml, SampleRequest.seq_id).
         """
-        if not self.shares_numbers:
+        if not self.needs_own_seq_ids:
             return
         async with self._joining:
-            if self.shares_numbers:
-                self._numbers = itertools.count(await self._number_of_copy() * NUMBERS_OF_A_COPY)
-                self.shares_numbers = False
+            if self.needs_own_seq_ids:
+                self._seq_ids = itertools.count(await self._copy_number() * SEQ_IDS_PER_COPY)
+                self.needs_own_seq_ids = False
 
-    async def _number_of_copy(self) -> int:
-        """From the server where it gives them, else a random one."""
-        if self.dialect.joins_samplers:
-            body = JoinSamplingSessionRequest(self.sampling_session_id)
-            return (
-                await self.transport.send(join_sampling_session.request(body=body))
-            ).client_counter
-        return 1 + self.transport.clock.below(_COPIES)
+    async def _copy_number(self) -> int:
+        """Returns the number that the server assigns to this copy, or else a random one."""
+        if not self.dialect.joins_samplers:
+            return 1 + self.transport.clock.random_below(_COPIES)
+        body = JoinSamplingSessionRequest(self.sampling_session_id)
+        answer = await self.transport.send(join_sampling_session.request(body=body))
+        return answer.client_counter
 
 
 def _decode(
@@ -226,12 +225,12 @@ def _decode(
         and response.prompt_logprobs_np is None
         and response.target_prompt_logprobs is None
     ):
-        raise ValueError("there is nothing in it")
+        raise ValueError("it holds neither sequences nor logprobs")
     return response
 
 
-async def _together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all give; when one fails the others are cancelled."""
+async def _gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Returns all results; when one fails, cancels the others."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

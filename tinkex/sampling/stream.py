@@ -1,6 +1,4 @@
-"""Samples as they come: the pieces of a stream of server-sent events, and what becomes of a server
-that has none.
-"""
+"""Streams a sample: the pieces of one continuation, read from server-sent events."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from tinkex_api.models import SampleRequest, SampleStreamEvent
 
 from tinkex.errors import APIConnectionError, FailureCategory, RequestFailedError
 from tinkex.transport.answers import PARSE_ERRORS
-from tinkex.transport.response_body import unreadable
+from tinkex.transport.response_body import unreadable_answer
 from tinkex.transport.transport import Transport
 from tinkex.types import SampledSequence
 from tinkex.waiting.wait import RequestState
@@ -24,36 +22,45 @@ _DATA = "data:"
 
 @frozen(eq=False)
 class SamplePiece:
-    """The next tokens of a sample. The last piece has the whole `sequence`."""
+    """The next tokens of a sample that is streamed.
+
+    Example:
+        async for piece in sampler.sample_stream([1, 2, 3], {"max_tokens": 8}):
+            print(piece.tokens)
+            if piece.sequence is not None:
+                print(piece.sequence.stop_reason)
+    """
 
     tokens: list[int]
+    """The new token ids, `(n,)`."""
     logprobs: list[float] | None
-    """One a token; None where the server gives none."""
+    """The logprob of each new token, `(n,)`; None where the server sends none."""
     sequence: SampledSequence | None = None
+    """The whole sequence, from the first token on, in the last piece; None in the others."""
 
 
-def whole(sequence: SampledSequence) -> SamplePiece:
-    """A finished sequence as the one piece of a stream."""
+def as_one_piece(sequence: SampledSequence) -> SamplePiece:
+    """Returns a finished sequence as the only piece of a stream."""
     return SamplePiece(sequence.tokens, sequence.logprobs, sequence)
 
 
-async def pieces(
+async def read_pieces(
     transport: Transport, body: SampleRequest, timeout: float | None
 ) -> AsyncGenerator[SamplePiece, None]:
-    """The pieces as the server sends them. Closing the generator closes the connection, at which
-    the server stops.
+    """Yields the pieces as the server sends them. Closing the generator closes the connection, and
+    so ends the sampling.
 
     Raises:
         RequestFailedError: the sampling failed.
         APIConnectionError: the connection broke, or the stream ended before the sample did.
         APIStatusError: the server refused.
         WaitTimeoutError: the next tokens did not come within `PollSettings.max_wait`.
-        UnreadableAnswerError: an event is not of the contract's form, or a line has no end.
+        UnreadableAnswerError: an event does not have the contract's form, or a line is too long.
     """
-    so_far = _SoFar()
-    async with transport.stream(sample_stream.request(body=body), timeout=timeout) as lines:
+    partial_sequence = _PartialSequence()
+    async with transport.stream_lines(sample_stream.request(body=body), timeout=timeout) as lines:
         while (line := await _next_data(transport, lines)) is not None:
-            piece = so_far.add(_event(line))
+            piece = partial_sequence.add(_event(line))
             yield piece
             if piece.sequence is not None:
                 return
@@ -63,11 +70,11 @@ async def pieces(
 
 
 async def _next_data(transport: Transport, lines: AsyncGenerator[str]) -> str | None:
-    """The next event's data; None at the end. It is waited for as a whole, however many lines come
-    before it.
+    """Returns the data of the next event, or None at the end of the stream. Its wait spans all
+    lines up to the event.
     """
     with transport.wait(RequestState("sample_stream"), "the next tokens") as wait:
-        wait.becomes("computation", "the stream is open")
+        wait.set_owner("computation", "the stream is open")
         async for line in lines:
             if line.startswith(_DATA):
                 return line.removeprefix(_DATA)
@@ -78,14 +85,14 @@ def _event(text: str) -> SampleStreamEvent:
     try:
         return SampleStreamEvent.from_dict(orjson.loads(text))
     except PARSE_ERRORS as error:
-        raise unreadable(
-            f"an event of the stream is not of the contract's form: {error}", "sample_stream"
+        raise unreadable_answer(
+            f"an event of the stream does not have the contract's form: {error}", "sample_stream"
         ) from error
 
 
 @define(eq=False)
-class _SoFar:
-    """What has come of a sequence."""
+class _PartialSequence:
+    """The tokens and logprobs of a sequence that have arrived."""
 
     tokens: list[int] = field(factory=list[int])
     logprobs: list[float] = field(factory=list[float])

@@ -1,1 +1,1 @@
-"""Sessions: a server found out, a session begun there, kept alive by heartbeats, and ended."""
+"""Sessions on a server: discovery, start, heartbeats, shutdown and telemetry."""

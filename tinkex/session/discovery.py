@@ -1,4 +1,4 @@
-"""Finds out which server answers at a base URL, and what it can do, by asking it."""
+"""Discovery: asks the server at a base URL what it is and what it can do."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.dialects.detect import Seen, has_route, key_flags, telling_route
+from tinkex.dialects.detect import FirstAnswers, has_route, key_flags, telling_route
 from tinkex.errors import APIError, APIStatusError, NotATinkerServerError, UnsupportedByServer
 from tinkex.transport.failures import is_web_page, status_error
 from tinkex.transport.transport import Transport
 
 T = TypeVar("T")
 
-_OF_GATEWAYS = frozenset({429, 500, *range(502, 600)})
+_GATEWAY_STATUSES = frozenset({429, 500, *range(502, 600)})
 
 
-async def meet(transport: Transport) -> None:
-    """Asks the server about itself, unless that was done before, so that `transport.server.dialect`
-    is what it speaks.
-    """
-    if not transport.server.met:
+async def discover(transport: Transport) -> None:
+    """Sets `transport.server.dialect` by asking the server, unless it is known already."""
+    if not transport.server.is_known:
         with first_contact(transport):
-            transport.server.saw(await look(transport))
+            transport.server.observe(await ask_server(transport))
 
 
-async def look(transport: Transport) -> Seen:
-    """Asks the server about itself; of one that has no flags it is asked what else it lacks, of one
-    whose flags others have, too, what tells them apart.
+async def ask_server(transport: Transport) -> FirstAnswers:
+    """Asks the server about itself, and returns its answers.
+
+    A server without flags is also asked for other calls, and one whose flags do not identify it for
+    the route that does.
     """
-    before = transport.server.seen
+    before = transport.server.observed
     config, refusal = await _ask(
         transport, get_client_config.request(body=ClientConfigRequest(__version__))
     )
     if config is not None:
-        transport.server.learn(**key_flags(config))
+        transport.server.update_dialect(**key_flags(config))
     dynamic = (
         None
         if config is None
-        else await _if_there(
+        else await _ask_if_present(
             transport, get_dynamic_config.request(body=ClientConfigRequest(__version__))
         )
     )
     is_given = transport.config.dialect is not None
     named = config is not None or is_given
     route = None if is_given else telling_route(config)
-    return Seen(
+    return FirstAnswers(
         hosted=transport.config.base_url == HOSTED_BASE_URL,
         config=config,
         dynamic=dynamic,
         has_capabilities=named
-        or await _if_there(transport, get_server_capabilities.request()) is not None,
-        has_health=named or await _if_there(transport, health.request()) is not None,
+        or await _ask_if_present(transport, get_server_capabilities.request()) is not None,
+        has_health=named or await _ask_if_present(transport, health.request()) is not None,
         request_ids="x-request-id" in refusal.headers
         if refusal
         else before is not None and before.request_ids,
@@ -70,14 +70,15 @@ async def look(transport: Transport) -> Seen:
     )
 
 
-async def _if_there(transport: Transport, request: Request[T]) -> T | None:
-    """The answer, or None of a server that lacks the call."""
+async def _ask_if_present(transport: Transport, request: Request[T]) -> T | None:
+    """Returns the answer, or None if the server lacks the call."""
     return (await _ask(transport, request))[0]
 
 
 async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, APIStatusError | None]:
-    """The answer; of a server that lacks the call None, and its refusal unless that was known
-    before.
+    """Returns the answer and None; or, if the server lacks the call, None and its refusal.
+
+    The refusal is None if the call was known to be missing, so that nothing was sent.
     """
     try:
         return await transport.send(request, first_contact=True), None
@@ -90,9 +91,7 @@ async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, API
 
 
 async def _has_route(transport: Transport, path: str) -> bool | None:
-    """Whether the server has a route that is not of the contract; None where that cannot be
-    told.
-    """
+    """Returns whether the server has a route that is not in the API; None if that is unclear."""
     request: Request[None] = Request(
         "first_contact", {"method": "get", "url": path}, lambda _: None
     )
@@ -106,17 +105,17 @@ async def _has_route(transport: Transport, path: str) -> bool | None:
 
 @contextmanager
 def first_contact(transport: Transport) -> Generator[None]:
-    """Raises `NotATinkerServerError` in place of a web server's own page of refusal; gateways speak
-    so for a server that is away.
+    """Raises `NotATinkerServerError` for an answer that is a web page, unless a gateway sent it for
+    a server that is down.
     """
     try:
         yield
     except APIStatusError as error:
-        if not is_web_page(error.body) or error.status_code in _OF_GATEWAYS:
+        if not is_web_page(error.body) or error.status_code in _GATEWAY_STATUSES:
             raise
         raise NotATinkerServerError(
-            f"what answers at {transport.config.base_url} is no Tinker server: {error.message}, "
-            "as a web page",
+            f"the server at {transport.base_url} is not a Tinker server: it answered "
+            f"{error.message}, as a web page",
             operation=error.operation,
-            advice="Check base_url: it is the URL below which /api/v1/… lies.",
+            advice="Check base_url: the API is expected below it, at /api/v1/…",
         ) from error

@@ -1,6 +1,4 @@
-"""`SessionLife`: keeps a session alive on its server, by heartbeats from a task, and says goodbye
-when it ends.
-"""
+"""`SessionLifecycle`: sends the heartbeats of a session, and finishes it on the server."""
 
 from __future__ import annotations
 
@@ -17,26 +15,24 @@ from tinkex_api.models import FinishReason, FinishSessionRequest, SessionHeartbe
 
 from tinkex import events
 from tinkex.errors import GoneError, NotFoundError, TinkexError
-from tinkex.futures.unseen import UnseenFailures
+from tinkex.futures.unretrieved_errors import UnretrievedErrors
 from tinkex.session.reporter import Reporter
 from tinkex.transport.answers import parse
 from tinkex.transport.failures import status_error
 from tinkex.transport.transport import Transport
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 
 logger = logging.getLogger("tinkex")
 
 Outcome = Literal["success", "errored", "interrupted"]
 _HEARTBEAT_TIMEOUT = 10.0  # seconds
-_WARN_AFTER = 120.0  # seconds without a heartbeat that came through
-_DROPPED = "the client was dropped without being closed"
+_WARN_AFTER = 120.0  # seconds without a successful heartbeat
+_NOT_CLOSED = "the client was dropped without being closed"
 _LOOP_ENDED = "the client's event loop ended before the client was closed"
 
 
 class SessionPart(Protocol):
-    """What a layer above keeps for a session: it is made with the transport, and closed before the
-    session ends.
-    """
+    """An object that a higher layer keeps in a session. It is closed before the session ends."""
 
     def __init__(self, transport: Transport, /) -> None: ...
 
@@ -44,25 +40,25 @@ class SessionPart(Protocol):
 
 
 @define(eq=False)
-class SessionLife:
-    """The life of one session, for one event loop.
+class SessionLifecycle:
+    """The start, heartbeats and end of one session. For one event loop.
 
-    It refers to nothing that a user holds, so that the end of that can be its own.
+    It holds no reference to the user's objects, so that it can finish the session when they are
+    garbage-collected.
     """
 
     transport: Transport
     session_id: str
     parts: Mapping[type[SessionPart], SessionPart]
-    failures: UnseenFailures
+    failures: UnretrievedErrors
     lost: bool = False
-    """Whether the server has said that it does not know the session any more, or has finished it.
-    """
-    _beating: asyncio.Task[None] | None = field(init=False, default=None)
+    """Whether the server answered that it no longer knows the session, or has finished it."""
+    _heartbeats: asyncio.Task[None] | None = field(init=False, default=None)
     _reporter: Reporter | None = field(init=False, default=None)
 
     def begin(self) -> None:
-        """Begins the heartbeats, and tells whoever listens, and the server where that is wanted."""
-        self._beating = asyncio.create_task(self._live(), name="tinkex heartbeats")
+        """Starts the heartbeats, and the telemetry if it is enabled."""
+        self._heartbeats = asyncio.create_task(self._run_heartbeats(), name="tinkex heartbeats")
         events.emit(events.Session, session_id=self.session_id, state="begun")
         transport = self.transport
         if transport.config.sends_telemetry and not transport.server.dialect.lacks(
@@ -72,56 +68,62 @@ class SessionLife:
             self._reporter.begin()
 
     async def finish(self, outcome: Outcome, detail: str | None = None) -> bool:
-        """Stops the heartbeats and tells the server; one that is gone is left alone. False where it
-        lacks the call.
+        """Stops the heartbeats, and finishes the session on the server, unless it is lost.
+
+        Args:
+            outcome: how the program ended.
+            detail: the name of the error that ended it.
+
+        Returns:
+            False if the server has no call for this.
         """
-        self.failures.tell()
+        self.failures.log_all()
         for part in self.parts.values():
             await part.close()
-        if self._beating is None:
+        if self._heartbeats is None:
             return True
-        await self._stop()
+        await self._stop_heartbeats()
         events.emit(events.Session, session_id=self.session_id, state=outcome)
         if self._reporter is not None:
             await self._reporter.finish(detail if outcome == "errored" else None)
-        return self.lost or await self._say_goodbye(outcome, detail)
+        return self.lost or await self._finish_on_server(outcome, detail)
 
-    def abandon(self) -> None:
-        """Finishes it, later: the last that could have done that is gone. May be called in any
-        thread.
-        """
-        self.transport.end_soon(partial(self.finish, "interrupted", _DROPPED))
+    def finish_later(self) -> None:
+        """Schedules `finish` for a session that was not closed. Safe from any thread."""
+        self.transport.schedule_shut_down(partial(self.finish, "interrupted", _NOT_CLOSED))
 
     async def is_lost(self) -> bool:
-        """Asks the server, and returns whether it knows the session no more; False where it does
-        not say.
+        """Asks the server, and returns whether it has lost the session; False if it does not
+        tell.
         """
         if not self.lost:
             try:
-                await self._heartbeat()
+                await self._send_heartbeat()
             except TinkexError as error:
-                self._heed(error)
+                self._note_failure(error)
         if self.lost:
-            await self._stop()
+            await self._stop_heartbeats()
         return self.lost
 
-    def _heed(self, error: TinkexError) -> None:
-        """Notes what the failure of a heartbeat says: only a 404 or 410 is word of the session."""
+    def _note_failure(self, error: TinkexError) -> None:
+        """Marks the session as lost after a heartbeat that was answered 404 or 410."""
         if isinstance(error, (GoneError, NotFoundError)):
             self.lost = True
+            if self._reporter is not None:  # the session in its place has one of its own
+                self._reporter.stop_listening()
             events.emit(events.Session, session_id=self.session_id, state="lost")
-            logger.warning("session %s is gone: %s", self.session_id, error.message)
-            self.transport.server.doubt()
+            logger.warning("session %s is lost: %s", self.session_id, error.message)
+            self.transport.server.forget_repeats()
 
-    async def _stop(self) -> None:
-        if self._beating is None:
+    async def _stop_heartbeats(self) -> None:
+        if self._heartbeats is None:
             return
-        beating, self._beating = self._beating, None
-        beating.cancel()
+        heartbeats, self._heartbeats = self._heartbeats, None
+        heartbeats.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await beating
+            await heartbeats
 
-    async def _say_goodbye(self, outcome: Outcome, detail: str | None) -> bool:
+    async def _finish_on_server(self, outcome: Outcome, detail: str | None) -> bool:
         if self.transport.server.dialect.lacks("finish_session"):
             return False
         body = FinishSessionRequest(FinishReason(outcome), detail)
@@ -130,44 +132,42 @@ class SessionLife:
                 finish_session.request(self.session_id, body=body), timeout=_HEARTBEAT_TIMEOUT
             )
         except TinkexError as error:
-            logger.info(
-                "the server was not told that session %s is finished: %s", self.session_id, error
-            )
+            logger.info("could not finish session %s on the server: %s", self.session_id, error)
             return True
         logger.debug("session %s finished: %s %d", self.session_id, outcome, response.status_code)
         return response.status_code not in (404, 405)
 
-    async def _live(self) -> None:
+    async def _run_heartbeats(self) -> None:
         try:
-            await self._beat()
+            await self._send_heartbeats()
         except asyncio.CancelledError:
-            if self._beating is not None:  # not by `finish`
-                await self._say_goodbye("interrupted", _LOOP_ENDED)
+            if self._heartbeats is not None:  # it was not `finish` that cancelled it
+                await self._finish_on_server("interrupted", _LOOP_ENDED)
                 await self.transport.aclose()
             raise
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         clock, last, lines = (
             self.transport.clock,
             self.transport.clock.now(),
-            WaitLines(_WARN_AFTER),
+            LogSchedule(_WARN_AFTER),
         )
         while not self.lost:
             await clock.sleep(self.transport.config.heartbeat_interval)
             try:
-                await self._heartbeat()
+                await self._send_heartbeat()
             except TinkexError as error:
-                self._heed(error)
+                self._note_failure(error)
                 if not self.lost and lines.due(clock.now() - last):
                     logger.warning(
-                        "no heartbeat came through for %.0f s: %s", clock.now() - last, error
+                        "no heartbeat has succeeded for %.0f s: %s", clock.now() - last, error
                     )
             else:
-                last, lines = clock.now(), WaitLines(_WARN_AFTER)
+                last, lines = clock.now(), LogSchedule(_WARN_AFTER)
 
-    async def _heartbeat(self) -> None:
+    async def _send_heartbeat(self) -> None:
         request = session_heartbeat.request(body=SessionHeartbeatRequest(self.session_id))
         response = await self.transport.send_once(request, timeout=_HEARTBEAT_TIMEOUT)
         if not response.is_success:
             raise status_error(response, request.operation)
-        parse(request, response)  # a web page with a good status is no heartbeat
+        parse(request, response)  # raises for a web page with status 200

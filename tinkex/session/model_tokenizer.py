@@ -1,6 +1,4 @@
-"""The tokenizer of a model on a server: by the names it goes by, or from the server itself where
-that gives tokenizers.
-"""
+"""Finds the tokenizer of a model: by its names, or on the server if that serves tokenizers."""
 
 from __future__ import annotations
 
@@ -18,17 +16,22 @@ from tinkex.transport.transport import Transport
 
 
 async def model_tokenizer(transport: Transport, base_model: str, names: Sequence[str]) -> Tokenizer:
-    """Looked for in a thread, so that others go on; loaded once for all who ask.
+    """Returns the tokenizer of a base model. It is loaded once, in a thread.
+
+    Args:
+        transport: the server.
+        base_model: the name under which the server knows the model.
+        names: the names under which to look for the tokenizer elsewhere.
 
     Raises:
-        TokenizerError: it cannot be had; the message says where it was looked for.
+        TokenizerError: it was not found; the message says where it was looked for.
     """
     served = _served(transport, base_model) if transport.server.dialect.serves_tokenizers else None
     return loaded_tokenizer(names, served) or await in_thread(find_tokenizer, names, served)
 
 
 def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], TokenizerFiles]]:
-    """Where the server is, and what asks it from another thread."""
+    """Returns the words for the server, and a function that asks it from another thread."""
     loop = asyncio.get_running_loop()
 
     async def ask() -> TokenizerFiles:
@@ -41,4 +44,4 @@ def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], To
         except TinkexError as error:
             raise NotThere(error.message) from error
 
-    return f"the server {transport.config.base_url}", wait
+    return f"the server {transport.base_url}", wait

@@ -1,5 +1,6 @@
-"""`Reporter`: tells the server how a session went, if that is wanted (`Config.telemetry`). It never
-holds anybody up, and never fails.
+"""`Reporter`: sends telemetry to the server, if `Config.telemetry` enables it.
+
+It never blocks other work, and never raises.
 """
 
 from __future__ import annotations
@@ -26,43 +27,44 @@ from tinkex.transport.transport import Transport
 logger = logging.getLogger("tinkex")
 
 _PROCESS = str(uuid.uuid4())
-_BATCH = 100  # events in one request
-_HELD = 10_000  # events that wait to be sent; beyond these the oldest are dropped
-_INTERVAL = 10.0  # seconds between two requests
-_TIMEOUT = 5.0  # seconds for one
-_LAST_WORDS = 5.0  # seconds in which the rest may be sent when the session ends
+_BATCH = 100  # events per request
+_MAX_WAITING = 10_000  # events that wait to be sent; the oldest ones are dropped beyond that
+_INTERVAL = 10.0  # seconds between requests
+_TIMEOUT = 5.0  # seconds per request
+_SHUTDOWN_TIMEOUT = 5.0  # seconds for the remaining events when the session ends
 
 Severity = Literal["INFO", "ERROR"]
 
 
 @define(eq=False)
 class Reporter:
-    """The events of one session, in batches. What is sent are names, numbers and ids: no header, no
-    key, no data, no text of an error.
+    """The telemetry of one session, sent in batches.
+
+    It consists of names, numbers and ids: no headers, keys, data or error messages.
     """
 
     transport: Transport
     session_id: str
     _waiting: deque[TelemetryEvent] = field(
-        init=False, factory=lambda: deque[TelemetryEvent](maxlen=_HELD)
+        init=False, factory=lambda: deque[TelemetryEvent](maxlen=_MAX_WAITING)
     )
     _count: int = field(init=False, default=0)
     _began: float = field(init=False)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
     _unwanted: bool = field(init=False, default=False)
-    """Whether the server has said that it takes none."""
+    """Whether the server answered that it takes no telemetry."""
 
     def __attrs_post_init__(self) -> None:
         self._began = self.transport.clock.now()
 
     def begin(self) -> None:
-        """Listens from now on, on the running loop."""
+        """Starts to listen to the transport's events, and to send them."""
         self._add("SESSION_START")
-        self.transport.report = self.heard
-        self._task = asyncio.create_task(self._live(), name="tinkex telemetry")
+        self.transport.listeners.append(self.record)
+        self._task = asyncio.create_task(self._send_periodically(), name="tinkex telemetry")
 
-    def heard(self, event: events.Event) -> None:
-        """To be called with what this client does."""
+    def record(self, event: events.Event) -> None:
+        """Adds an event of this client, if it is one of those that are sent."""
         if isinstance(event, (events.TrainingStep, events.SamplingDone)):
             facts: Mapping[str, Any] = asdict(event)
             severity: Severity = "ERROR" if event.error else "INFO"
@@ -73,23 +75,30 @@ class Reporter:
                 event_data=TelemetryEventEventData.from_dict(facts),
             )
 
+    def stop_listening(self) -> None:
+        """Takes no more events of this client. A second call does nothing."""
+        if self.record in self.transport.listeners:
+            self.transport.listeners.remove(self.record)
+
     async def finish(self, error_type: str | None) -> None:
-        """Says that the session has ended, by an exception of this class, and sends what is
-        left.
+        """Sends the remaining events, and the end of the session.
+
+        Args:
+            error_type: the class of the exception that ended the program, if one did.
         """
         if self._task is None:
             return
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self.transport.report = None
+        self.stop_listening()
         if error_type is not None:
             self._add("UNHANDLED_EXCEPTION", "ERROR", error_type=error_type, error_message="")
         self._add(
             "SESSION_END", duration=str(timedelta(seconds=self.transport.clock.now() - self._began))
         )
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
+            async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
                 while self._waiting and await self._send():
                     pass
 
@@ -103,14 +112,14 @@ class Reporter:
             )
             self._count += 1
 
-    async def _live(self) -> None:
+    async def _send_periodically(self) -> None:
         while not self._unwanted:
             await self.transport.clock.sleep(_INTERVAL)
             while self._waiting and await self._send():
                 pass
 
     async def _send(self) -> bool:
-        """Whether a batch was taken. One that was not is dropped: it is not worth a second try."""
+        """Sends one batch, and returns whether the server took it. A failed one is dropped."""
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         body = TelemetrySendRequest(
             batch, platform.system(), __version__, self.session_id, _PROCESS
@@ -120,7 +129,7 @@ class Reporter:
                 send_telemetry.request(body=body), timeout=_TIMEOUT
             )
         except TinkexError as error:
-            logger.debug("the server was not told how it goes: %s", error)
+            logger.debug("could not send telemetry: %s", error)
             return False
         if response.status_code in (404, 405):
             self._unwanted = True

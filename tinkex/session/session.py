@@ -1,6 +1,4 @@
-"""A session: begun before the first model or sampler, kept alive by heartbeats, ended with a
-reason.
-"""
+"""`Session`: one session on a server, in which models and samplers live."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ from tinkex._version import __version__
 from tinkex.errors import (
     ServerStateLostError,
 )
-from tinkex.futures.unseen import UnseenFailures
-from tinkex.session.discovery import first_contact, look
-from tinkex.session.lifecycle import SessionLife, SessionPart
+from tinkex.futures.unretrieved_errors import UnretrievedErrors
+from tinkex.session.discovery import ask_server, first_contact
+from tinkex.session.lifecycle import SessionLifecycle, SessionPart
 from tinkex.transport.transport import Transport
 from tinkex.types import LoraConfig
 from tinkex.types.fingerprint import Fingerprint
@@ -36,8 +34,8 @@ P = TypeVar("P", bound=SessionPart)
 
 
 @frozen
-class SessionFacts:
-    """What is to be known of a session beside what it does."""
+class SessionMetadata:
+    """The user's descriptions of a session."""
 
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     display_name: str | None = None
@@ -45,66 +43,70 @@ class SessionFacts:
 
 @define(eq=False)
 class Session:
-    """A session on a server, with what is known of the server's ways."""
+    """A session on a server, and what is known of its models and checkpoints."""
 
     transport: Transport
     session_id: str
     model_numbers: itertools.count[int] = field(factory=itertools.count)
-    """`model_seq_id`s, from 0."""
+    """The next `model_seq_id`s, from 0."""
     sampler_numbers: itertools.count[int] = field(factory=itertools.count)
-    """`sampling_session_seq_id`s, from 0."""
+    """The next `sampling_session_seq_id`s, from 0."""
     models: set[str] = field(factory=set[str])
-    """Ids of the models that are loaded."""
+    """The ids of the models that are loaded."""
     saved_shapes: dict[str, tuple[str, LoraConfig]] = field(
         factory=dict[str, tuple[str, LoraConfig]]
     )
-    """Base model and LoRA shape of what was saved in this session, by path: some servers do not
-    tell.
+    """The base model and LoRA shape of each checkpoint of this session, by path, since some servers
+    do not tell them.
     """
     fingerprints: dict[str, asyncio.Task[Fingerprint | None]] = field(
         factory=dict[str, asyncio.Task[Fingerprint | None]]
     )
-    """What the model made of a datum when it was saved, by path."""
+    """The fingerprint of each checkpoint of this session, by path."""
     _parts: dict[type[SessionPart], SessionPart] = field(
         init=False, factory=dict[type[SessionPart], SessionPart]
     )
-    failures: UnseenFailures = field(init=False, factory=UnseenFailures)
-    life: SessionLife = field(init=False)
+    failures: UnretrievedErrors = field(init=False, factory=UnretrievedErrors)
+    lifecycle: SessionLifecycle = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.life = SessionLife(self.transport, self.session_id, self._parts, self.failures)
-        finalize(self, self.life.abandon).atexit = False
+        self.lifecycle = SessionLifecycle(
+            self.transport, self.session_id, self._parts, self.failures
+        )
+        finalize(self, self.lifecycle.finish_later).atexit = False
 
     @classmethod
     async def begin(
         cls,
         transport: Transport,
-        facts: SessionFacts | None = None,
+        metadata: SessionMetadata | None = None,
         *,
         instead_of: Session | None = None,
     ) -> Session:
-        """Asks for the server's flags, begins the session and its heartbeats.
+        """Asks for the server's flags, and starts a session with its heartbeats.
 
         Args:
-            instead_of: a session that is lost; what is known of its checkpoints is kept.
+            transport: the connections to the server.
+            metadata: the user's descriptions of the session.
+            instead_of: a lost session, whose knowledge of checkpoints is kept.
 
         Raises:
             APIConnectionError: the server cannot be reached.
-            AuthenticationError: it does not take the key.
-            NotATinkerServerError, NotFoundError: the base URL leads elsewhere.
+            AuthenticationError: the server refuses the key.
+            NotATinkerServerError, NotFoundError: the base URL is not that of a Tinker server.
         """
         with first_contact(transport):
-            transport.server.saw(await look(transport))
+            transport.server.observe(await ask_server(transport))
             answer = await transport.send(
-                create_session.request(body=_body(transport, facts or SessionFacts()))
+                create_session.request(body=_body(transport, metadata or SessionMetadata()))
             )
         _log_messages(answer)
         session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
-        session.life.begin()
+        session.lifecycle.begin()
         return session
 
     def part(self, kind: type[P]) -> P:
-        """Returns the session's one object of this class, made at the first call and closed with
+        """Returns the session's object of this class. It is made at the first call, and closed with
         the session.
         """
         made = self._parts.get(kind)
@@ -113,31 +115,31 @@ class Session:
         return made
 
     def saves(self) -> Mapping[str, Any]:
-        """What is known of the checkpoints that were saved in it, for a session in its place."""
+        """Returns what is known of the session's checkpoints, for a session that replaces it."""
         return {"saved_shapes": self.saved_shapes, "fingerprints": self.fingerprints}
 
     def check(self, operation: str) -> None:
         """Raises `ServerStateLostError` for an operation of a session that is lost."""
-        if self.life.lost:
+        if self.lifecycle.lost:
             raise ServerStateLostError(
-                f"not sent: the server does not know session {self.session_id} any more, and "
-                "nothing that lived in it",
+                f"not sent: the server does not know session {self.session_id} any more, so its "
+                "models and samplers are lost",
                 operation=operation,
                 advice=(
-                    "Make a new client by the service client, which begins a new session, from "
-                    "the last saved state."
+                    "Make a new client from the last saved state with the service client, which "
+                    "starts a new session."
                 ),
             )
 
 
-def _body(transport: Transport, facts: SessionFacts) -> CreateSessionRequest:
+def _body(transport: Transport, metadata: SessionMetadata) -> CreateSessionRequest:
     config = transport.config
     return CreateSessionRequest(
         tags=list(config.tags),
-        user_metadata=UserMetadata.from_dict(facts.user_metadata),
+        user_metadata=UserMetadata.from_dict(metadata.user_metadata),
         sdk_version=__version__,
         project_id=config.project_id,
-        display_name=facts.display_name,
+        display_name=metadata.display_name,
     )
 
 

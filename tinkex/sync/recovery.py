@@ -17,14 +17,15 @@ from tinkex.sync.training import TrainingClient
 
 @hinted
 class RecoverableRun(OwnFuture):
-    """A training run that goes back to its last saved state when the server loses the model.
+    """A training run that returns to its last checkpoint when the server loses the model.
 
-    Made by `ServiceClient.create_recoverable_run`. The loop asks for the number of each step.
-    One that comes to its end counts, and the model is saved when the policy says so, in the order
-    of training and without a wait. After `recover` the numbers go on from where the last saved
-    state belongs, so that steps whose effect was lost come again: whatever is kept by the number of
-    its step, such as a batch or a loss, stays right.
+    Made by `ServiceClient.create_recoverable_run`. A loop over `steps` gets the number of each
+    step. A step whose loop body ends without `recover` counts as done, and the model is saved as
+    often as the policy says, without a wait. After `recover`, the numbers continue from the step of
+    the checkpoint, so lost steps are repeated. Keep batches and losses by the number of their step,
+    and they stay correct.
 
+    Example:
         run = service.create_recoverable_run(trainer, RecoveryPolicy(save_every_steps=20))
         for step in run.steps(200):
             try:
@@ -56,39 +57,36 @@ class RecoverableRun(OwnFuture):
         return self._client.recoveries
 
     def steps(self, until: int) -> Iterator[int]:
-        """The numbers of the steps below `until` that are still to be done, each as often as it
-        takes.
+        """Yields the numbers of the steps below `until`, each as often as it must be done.
 
-        The state after the last step is saved before the numbers end; where that fails since the
-        model is lost, the steps whose effect was lost come again.
+        The state after the last step is saved before the iteration ends. If that fails because the
+        model is lost, the lost steps are repeated.
 
         Raises:
-            TinkexError: when the numbers end: the last state was not saved, and the policy does not
-                recover from that.
-            RecoveryFailedError: as `recover`.
+            TinkexError: at the end: the last state could not be saved, and the policy does not
+                recover from the error.
+            RecoveryFailedError: as from `recover`.
         """
         return iterate(self._portal, lambda: self._client.steps(until))
 
     def recover(self, error: TinkexError, missing: int | None = None) -> int:
-        """Reloads the last saved state into a new model, which is `trainer` from now on; returns
-        the number of the step to go on with.
+        """Loads the last checkpoint into a new model, which becomes `trainer`.
 
-        A checkpoint that cannot be loaded is passed over for the one before it, and a server that
-        does not answer is waited for. Drop the futures of the model that was lost, if there are
-        any.
+        Returns the number of the step to continue with.
+
+        If a checkpoint cannot be loaded, the one before it is tried. A server that does not answer
+        is waited for. Drop the futures of the lost model, if there are any.
 
         Args:
-            error: why the step failed.
-            missing: for a loop that sends steps ahead, the first one whose result it still waits
-                for: the run goes back to that one or
-                further, even if a later state was saved, as far as `keep` allows. By default the
-                step that the loop is at.
+            error: the error of the failed step.
+            missing: the first step without a result yet, for a loop that sends steps ahead. The run
+                returns to that step or an earlier one, even if a later state was saved, as far as
+                the policy's `keep` allows. By default the current step.
 
         Raises:
-            TinkexError: the given error, where the policy does not recover from it.
-            RecoveryFailedError: no checkpoint can be loaded, the server stays away for longer than
-                the policy waits, or too many
-                recoveries brought no new checkpoint.
+            TinkexError: the given error, if the policy does not recover from it.
+            RecoveryFailedError: no checkpoint can be loaded, the server is unavailable for longer
+                than the policy waits, or too many recoveries passed without a new checkpoint.
         """
         return self._portal.run(self._client.recover, error, missing)
 

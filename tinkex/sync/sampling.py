@@ -18,8 +18,8 @@ from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
 from tinkex.portal.portal import Portal
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.sampling.maker import MakesSamplers
 from tinkex.sampling.many import Prompts, SampleManyItem
+from tinkex.sampling.service_protocol import CreatesSamplingClients
 from tinkex.sampling.stream import SamplePiece
 from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
@@ -30,17 +30,23 @@ from tinkex.types import (
     SamplingParams,
     TensorData,
 )
-from tinkex.waiting.wait import QueueObserver
+from tinkex.waiting.wait import QueueObserver, RequestState
 
 
 @hinted
 class SamplingClient(OwnFuture):
-    """Samples from one set of weights. Made by `ServiceClient.create_sampling_client`, or by a
-    training client.
+    """A client that samples from one set of weights. Created by
+    `ServiceClient.create_sampling_client`, or by a training client.
 
-    It can be pickled, and sent to other processes and machines. The key does not go along: a copy
+    It can be pickled, and sent to other processes and machines. The API key is not pickled: a copy
     takes it from its own environment. The session lives as long as the service client that began
-    it. `close` a copy, or leave it as a context manager.
+    it. `close` a copy, or use it as a context manager.
+
+    Example:
+        sampler = service.create_sampling_client(model_path=sampler_path)
+        future = sampler.sample([1, 2, 3], num_samples=2, sampling_params={"max_tokens": 8})
+        for sequence in future.result().sequences:
+            print(sequence.tokens, sequence.stop_reason)
     """
 
     def __init__(self, client: AsyncSamplingClient, portal: Portal) -> None:
@@ -61,29 +67,29 @@ class SamplingClient(OwnFuture):
 
     @staticmethod
     def create(
-        service: MakesSamplers[SamplingClient],
+        service: CreatesSamplingClients[SamplingClient],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """What `service.create_sampling_client` makes of the same arguments."""
+        """Calls `service.create_sampling_client` with the same arguments."""
         return service.create_sampling_client(
             model_path, base_model, retry_config, record_stability_info
         )
 
     @staticmethod
     def create_async(
-        service: MakesSamplers[SamplingClient],
+        service: CreatesSamplingClients[SamplingClient],
         model_path: str | None = None,
         base_model: str | None = None,
         *,
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> APIFuture[SamplingClient]:
-        """What `create` makes, as a future: begins at once, so that several can be made side by
-        side.
+        """Calls `create` at once, and returns a future of the client, so that several can be
+        created concurrently.
         """
         return APIFuture(
             portals.shared(),
@@ -102,16 +108,23 @@ class SamplingClient(OwnFuture):
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
-        """A client for the sampler that `get_sampler_handle` described. `close` it, or leave it as
-        a context manager.
+        """Returns a client for the sampler that `get_sampler_handle` described. `close` it, or use
+        it as a context manager.
 
         Args:
-            handle: the text, whole.
-            api_key: by default `TINKER_API_KEY`.
+            handle: the whole string that `get_sampler_handle` returned.
+            api_key: the API key; by default `TINKER_API_KEY`.
 
         Raises:
-            InvalidInputError: it is no such text.
+            InvalidInputError: `handle` is not such a string.
             ConfigError: a setting of the environment is missing or wrong.
+
+        Example:
+            handle = sampler.get_sampler_handle()  # send it to another machine
+            copy = type(sampler).from_sampler_handle(handle)
+            future = copy.sample([1, 2, 3], sampling_params={"max_tokens": 8})
+            print(future.result().sequences[0].tokens)
+            copy.close()
         """
         portal = portals.shared()
         return SamplingClient(
@@ -137,33 +150,43 @@ class SamplingClient(OwnFuture):
         """Samples continuations of a prompt of N tokens.
 
         Args:
-            prompt: a `ModelInput`, token ids `(N,)`, or a text, which the base model's tokenizer
+            prompt: a `ModelInput`, token ids `(N,)`, or a string, which the base model's tokenizer
                 encodes.
-            num_samples: how many continuations; more than the server gives at once are asked for in
-                several requests.
-            sampling_params: as a `SamplingParams` or a dict of its fields. Without `max_tokens` up
-                to the model's context, on servers
-                that can; elsewhere 256, and a warning says so.
-            include_prompt_logprobs: whether to give the logprob of each of the prompt's tokens,
-                too.
-            topk_prompt_logprobs: how many of the likeliest tokens to give for each of the prompt's.
-            topk_sample_logprobs: how many to give for each of the sampled ones.
-            target_prompt_logprobs: tokens `(N - 1, K)`, int64, whose logprobs to give: row i asks
-                about position i + 1; -1 asks nothing.
-            prompt_alt_tokens_k: how many tokens to draw at each of the prompt's positions but the
-                first.
-            prompt_logprobs_last_n: of the prompt, score the last n tokens alone, 1 to N - 1.
+            num_samples: the number of continuations. When the server limits it, several requests
+                are sent.
+            sampling_params: a `SamplingParams`, or a dict of its fields. Without `max_tokens`, a
+                sample may fill the model's context where the server allows that; elsewhere it has
+                at most 256 tokens, and a warning says so.
+            include_prompt_logprobs: whether to return the logprob of each prompt token,
+                `prompt_logprobs` `(N,)`, float32; the first is None.
+            topk_prompt_logprobs: how many of the likeliest tokens to return for each position of
+                the prompt.
+            topk_sample_logprobs: how many to return for each sampled token.
+            target_prompt_logprobs: token ids `(N - 1, K)`, int64, whose logprobs to return: row i
+                is about position i + 1; -1 leaves a cell out.
+            prompt_alt_tokens_k: how many alternative tokens to sample at each position of the
+                prompt after the first.
+            prompt_logprobs_last_n: score only the last n tokens of the prompt; 1 to N - 1.
             prompt_logprobs: the same as `include_prompt_logprobs`.
-            timeout: seconds for the server to take the request on; by default `Config.timeout`.
-            await_timeout: seconds for all; by default `Config.poll` bounds the wait.
+            timeout: seconds for the server to accept the request; by default `Config.timeout`.
+            await_timeout: seconds for the whole call; by default `Config.poll` bounds the wait.
 
         Raises:
             InvalidInputError: at the call: no tokens, fewer than one sample, or an argument that
                 does not fit.
-            UnsupportedByServer: at the call, or by `.result()`: the server cannot do it, or passed
-                over something that was asked.
-            RequestFailedError: by `.result()`: the server could not do it.
-            WaitTimeoutError: by `.result()`: `await_timeout` is over.
+            UnsupportedByServer: at the call, or by `.result()`: the server lacks, or ignored,
+                something that was asked for.
+            RequestFailedError: by `.result()`: the sampling failed on the server.
+            WaitTimeoutError: by `.result()`: `await_timeout` has passed.
+
+        Example:
+            future = sampler.sample(
+                [1, 2, 3],
+                num_samples=2,
+                sampling_params={"max_tokens": 8, "temperature": 0.7},
+            )
+            for sequence in future.result().sequences:
+                print(sequence.tokens, sequence.logprobs)
         """
         return APIFuture(
             self._portal,
@@ -200,22 +223,31 @@ class SamplingClient(OwnFuture):
         ordered: bool = True,
         progress: bool = False,
     ) -> Iterator[SampleManyItem]:
-        """Samples for any number of prompts, with a bounded number of them in memory; failures
-        stand beside results.
+        """Samples for any number of prompts, and holds only a bounded number of them in memory. A
+        prompt that fails does not end the others: its item has the error.
 
         Args:
-            prompts: `ModelInput`s, token ids or texts, in a list or an iterator, which is read as
-                they are needed. num_samples, sampling_params, prompt_logprobs,
-                topk_prompt_logprobs, topk_sample_logprobs, prompt_alt_tokens_k,
-                prompt_logprobs_last_n, timeout, await_timeout: for each, as for `sample`.
-            max_in_flight: at most so many prompts at once.
+            prompts: `ModelInput`s, token ids or strings, in a list or an iterator, which is read as
+                prompts are needed.
+            num_samples, sampling_params, prompt_logprobs, topk_prompt_logprobs: for each prompt, as
+                for `sample`.
+            topk_sample_logprobs, prompt_alt_tokens_k, prompt_logprobs_last_n: for each prompt, as
+                for `sample`.
+            timeout, await_timeout: for each prompt, as for `sample`.
+            max_in_flight: the largest number of prompts at once.
             ordered: whether the items come in the order of the prompts, or as they finish.
-            progress: whether to draw a progress bar on stderr.
+            progress: whether to draw a progress bar on standard error.
 
         Raises:
             InvalidInputError: at the call: `max_in_flight` or `num_samples` below 1, an unknown
                 sampling parameter, or a single prompt.
-            UnsupportedByServer: at the call: the server cannot do it.
+            UnsupportedByServer: at the call: the server lacks something that was asked for.
+
+        Example:
+            prompts = [[1, 2], [3, 4], [5, 6]]
+            for item in sampler.sample_many(prompts, sampling_params={"max_tokens": 8}):
+                if item.error is None:
+                    print(item.index, item.result().sequences[0].tokens)
         """
         return iterate(
             self._portal,
@@ -243,20 +275,24 @@ class SamplingClient(OwnFuture):
         *,
         timeout: float | None = None,
     ) -> Iterator[SamplePiece]:
-        """One continuation of a prompt, its tokens as they come where the server can; elsewhere the
-        finished one in one piece.
+        """Yields one continuation of a prompt, with its tokens as the server samples them. A server
+        that cannot stream sends the finished continuation as one piece.
 
-        The last piece has the whole sequence. Leaving early ends the sampling.
+        The last piece has the whole sequence. Closing the iterator ends the sampling.
 
         Args:
             prompt, sampling_params: as for `sample`.
-            timeout: seconds until the first piece, and from one to the next; by default
+            timeout: seconds until the first piece, and from one piece to the next; by default
                 `Config.timeout`.
 
         Raises:
             InvalidInputError: at the call: no tokens, or a sampling parameter that does not fit.
-            RequestFailedError: at a piece: the server could not do it.
+            RequestFailedError: at a piece: the sampling failed on the server.
             APIConnectionError: at a piece: the connection broke.
+
+        Example:
+            for piece in sampler.sample_stream([1, 2, 3], {"max_tokens": 8}):
+                print(piece.tokens, end=" ", flush=True)
         """
         return iterate(
             self._portal,
@@ -266,42 +302,50 @@ class SamplingClient(OwnFuture):
     def compute_logprobs(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
     ) -> APIFuture[list[float | None]]:
-        """The logprob of each of the prompt's N tokens given those before it, `(N,)`; None for the
-        first.
+        """Computes the logprob of each of the prompt's N tokens, given those before it, in nats.
+        The result is a list of N floats; the first is None.
 
         Args:
             prompt: as for `sample`.
-            prompt_logprobs_last_n: score the last n tokens alone, 1 to N - 1; the others are None.
+            prompt_logprobs_last_n: score only the last n tokens, 1 to N - 1; the others are None.
 
         Raises:
             InvalidInputError: at the call: no tokens, or n does not fit.
-            UnsupportedByServer: at the call, or by `.result()`: the server gives no logprobs of a
+            UnsupportedByServer: at the call, or by `.result()`: the server computes no logprobs of a
                 prompt.
-            RequestFailedError: by `.result()`: the server could not do it.
+            RequestFailedError: by `.result()`: the computation failed on the server.
+
+        Example:
+            future = sampler.compute_logprobs([1, 2, 3])
+            logprobs = future.result()
+            print(logprobs[0], sum(logprobs[1:]))  # None, and the logprob of the other two tokens
         """
         return APIFuture(
             self._portal, lambda: self._client.compute_logprobs(prompt, prompt_logprobs_last_n)
         )
 
     def get_base_model(self) -> Text:
-        """The name of the base model. Raises `NotFoundError` or `UnsupportedByServer` where only
-        the server knows it and does not tell.
+        """Returns the name of the base model.
+
+        Raises:
+            NotFoundError, UnsupportedByServer: only the server knows the name, and it does not
+                tell.
         """
         return Text(self._portal.run(self._client.get_base_model))
 
     def get_tokenizer(self) -> Tokenizer:
-        """The base model's tokenizer. Raises `TokenizerError` when it cannot be had."""
+        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded."""
         return self._portal.run(self._client.get_tokenizer)
 
     def get_sampler_handle(self) -> str:
-        """A text by which `from_sampler_handle` makes a client for the same weights anywhere. It
-        holds no key.
+        """Returns a string from which `from_sampler_handle` makes a client for the same weights
+        anywhere. It holds no API key.
         """
         return self._portal.call(self._client.get_sampler_handle)
 
     def close(self) -> Done:
-        """Ends the connections of a copy that was unpickled; another one's end with its service
-        client.
+        """Closes the connections of a copy that was unpickled or made from a handle. Those of other
+        clients are closed with their service client.
         """
         self._portal.run(self._client.close)
         return DONE

@@ -9,18 +9,18 @@ from tinkex_api.types import OwnFuture
 
 from tinkex.config import RetrySettings
 from tinkex.errors.hints import hinted
+from tinkex.losses.batch_checks import LossName
 from tinkex.losses.custom import CustomLoss
 from tinkex.losses.handle import LossHandle
-from tinkex.losses.validation import (
-    LossName,
-    SamplerKind,
-)
 from tinkex.portal.future import APIFuture
 from tinkex.portal.official_calls import DONE, Done, deprecated_twin
 from tinkex.portal.portal import Portal
 from tinkex.sync.sampling import SamplingClient
 from tinkex.threads import in_thread
 from tinkex.tokenizer import Tokenizer
+from tinkex.training.argument_checks import (
+    SamplerKind,
+)
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import (
     AdamParams,
@@ -42,11 +42,14 @@ from tinkex.types import (
 class TrainingClient(OwnFuture):
     """One model in training. Made by `ServiceClient.create_lora_training_client`.
 
-    The methods that change the model return at once; **their order is fixed by the order of the
-    calls**, whenever their results are asked for. Call `forward_backward` and `optim_step` before asking either for its result, and both are under way together:
+    The methods that change the model return a future at once. **Their order is fixed by the order
+    of the calls**, whenever their results are asked for.
 
-        fb = client.forward_backward(batch, "cross_entropy")
-        step = client.optim_step(AdamParams(learning_rate=1e-4))
+    Call `forward_backward` and `optim_step` before asking either for its result, and both are under way at the same time.
+
+    Example:
+        fb = trainer.forward_backward(data, "cross_entropy")
+        step = trainer.optim_step(AdamParams(learning_rate=1e-4))
         loss = fb.result().metrics["loss:sum"]
         step.result()
     """
@@ -63,116 +66,6 @@ class TrainingClient(OwnFuture):
     def base_model(self) -> str:
         return self._client.base_model
 
-    def forward_backward(
-        self,
-        data: Sequence[Datum],
-        loss_fn: LossName,
-        loss_fn_config: Mapping[str, float | str] | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
-        """Computes the loss of a batch and adds its gradients to the model's, until `optim_step`
-        applies them.
-
-        A batch over the server's limits is split into several requests, and the results are put
-        together again.
-
-        Args:
-            data: the batch.
-            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`,
-                `"gspo"`, or another that the server has.
-            loss_fn_config: the loss's settings, for example `{"clip_low_threshold": 0.8}`.
-
-        Raises:
-            InvalidInputError: at the call: an empty batch, or a loss input that is missing or
-                unknown.
-            RequestFailedError: by `.result()`: the server could not do it, for example for a token
-                out of its vocabulary.
-            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
-        """
-        return APIFuture(
-            self._portal, lambda: self._client.forward_backward(data, loss_fn, loss_fn_config)
-        )
-
-    def forward(
-        self,
-        data: Sequence[Datum],
-        loss_fn: LossName,
-        loss_fn_config: Mapping[str, float | str] | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
-        """Computes what `forward_backward` does, and no gradients. Takes and raises the same."""
-        return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
-
-    def forward_backward_custom(
-        self,
-        data: Sequence[Datum],
-        loss_fn: CustomLoss | LossHandle,
-        *,
-        loss_type_input: Literal["logprobs"] | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
-        """Computes a loss of your own, and adds its gradients to the model's on the server.
-
-        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any
-        other is computed here: one forward pass gives the logprobs of the targets; your function
-        makes the loss of them; one backward pass brings its gradient to the weights
-        (`tinkex.losses.custom`). `loss:sum` of the result is your loss, `surrogate_loss:sum` the
-        server's.
-
-        Args:
-            data: the batch, with `target_tokens`; other loss inputs are for your function alone.
-            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, or a `NumpyLoss`, which
-                gives the gradients itself, or what
-                `create_custom_loss` made.
-            loss_type_input: what the function is given: "logprobs", which is all there is.
-
-        Raises:
-            InvalidInputError: at the call: the batch is wrong, or the loss is another session's; or
-                by `.result()`: what your
-                function returned is.
-            RequestFailedError: by `.result()`: the server could not compute the loss.
-            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
-        """
-        return APIFuture(
-            self._portal,
-            lambda: self._client.forward_backward_custom(
-                data, loss_fn, loss_type_input=loss_type_input
-            ),
-        )
-
-    def optim_step(
-        self,
-        optim_params: AdamParams | DimuonParams | SgdParams | None = None,
-        *,
-        adam_params: AdamParams | None = None,
-    ) -> APIFuture[OptimStepResponse]:
-        """Applies the gathered gradients, and clears them.
-
-        Args:
-            optim_params: of the optimizer that the model was created with. `SgdParams` are for the
-                embedded server alone.
-            adam_params: the same by the name that older programs use.
-
-        Raises:
-            InvalidInputError: at the call: neither or both are given, or another thing.
-            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
-        """
-        return APIFuture(
-            self._portal, lambda: self._client.optim_step(optim_params, adam_params=adam_params)
-        )
-
-    def train_step(
-        self,
-        data: Sequence[Datum],
-        loss_fn: LossName,
-        optim_params: AdamParams | DimuonParams | SgdParams,
-        loss_fn_config: Mapping[str, float | str] | None = None,
-    ) -> APIFuture[TrainStepOutput]:
-        """`forward_backward` and `optim_step`, both sent before either is waited for. Takes and
-        raises what they do.
-        """
-        return APIFuture(
-            self._portal,
-            lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config),
-        )
-
     def save_state(
         self,
         name: str,
@@ -180,22 +73,30 @@ class TrainingClient(OwnFuture):
         overwrite: bool = False,
         user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsResponse]:
-        """Saves the weights and the optimizer's state as they are after the calls so far, to go on
-        training from the result's `path`.
+        """Saves the weights and the optimizer's state, to continue the training later.
 
         Gradients that no `optim_step` has applied yet are not saved.
 
         Args:
-            name: letters, digits, `-`, `_` and `.`; no `/`.
-            ttl_seconds: how long it is kept; for ever by default.
-            overwrite: whether a checkpoint of that name may be replaced.
-            user_metadata: facts of your own, kept with it.
+            name: the checkpoint's name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: the time to live in seconds; by default the checkpoint does not expire.
+            overwrite: whether an existing checkpoint of that name may be replaced.
+            user_metadata: texts of your own that are kept with the checkpoint.
+
+        Returns:
+            A future. Its result has the checkpoint's `path`, for `load_state` and
+            `ServiceClient.create_training_client_from_state`.
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
             UnsupportedByServer: at the call: the server would keep an earlier state in the place of
                 this one.
             RequestFailedError: by `.result()`: the name is in use.
+
+        Example:
+            saving = trainer.save_state("step-20", overwrite=True)
+            path = saving.result().path
+            resumed = service.create_training_client_from_state_with_optimizer(path)
         """
         return APIFuture(
             self._portal,
@@ -205,30 +106,35 @@ class TrainingClient(OwnFuture):
     def load_state(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Loads saved weights into this model, and begins its optimizer anew.
+        """Loads saved weights into this model, and resets its optimizer.
 
         Several servers load only as a model's first request;
-        `ServiceClient.create_training_client_from_state` works everywhere. Calls made before
-        the load is there are sent when it is, and skipped when it failed.
+        `ServiceClient.create_training_client_from_state` works on all. Calls made before the
+        load is done are sent after it, and are skipped if it fails.
 
         Args:
-            path: `tinker://…/weights/…`, as `save_state` gave it.
-            weights_access_token: a right to read weights of others.
+            path: `tinker://…/weights/…`, as `save_state` returned it.
+            weights_access_token: a token that grants access to weights of another user.
 
         Raises:
-            UnsupportedByServer: at the call: the server would take over the optimizer's state as
-                well.
-            RequestFailedError, APIStatusError: by `.result()`: there are no such weights,
-                or they do not fit.
-            CheckpointMismatchError: by `.result()`: the server holds other weights than those that
-                were saved (`Config.verify_checkpoints`).
+            UnsupportedByServer: at the call: the server would load the optimizer's state as well.
+            RequestFailedError, APIStatusError: by `.result()`: there are no such weights, or they do
+                not fit the model.
+            CheckpointMismatchError: by `.result()`: the model does not hold the weights that were
+                saved (`Config.verify_checkpoints`).
+
+        Example:
+            loading = trainer.load_state(path)
+            fb = trainer.forward_backward(data, "cross_entropy")  # sent once the load is done
+            loading.result()
+            loss = fb.result().metrics["loss:sum"]
         """
         return APIFuture(self._portal, lambda: self._client.load_state(path, weights_access_token))
 
     def load_state_with_optimizer(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Loads saved weights with the optimizer's state. Takes and raises what `load_state`
+        """Loads saved weights and the optimizer's state. Takes and raises what `load_state`
         does.
         """
         return APIFuture(
@@ -244,22 +150,21 @@ class TrainingClient(OwnFuture):
         path: str | None = None,
         sampling_session_seq_id: int | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
-        """Saves the weights as they are after the calls so far; the result's `path` can be sampled
-        from.
+        """Saves the weights for sampling. The result has their `path`, for
+        `create_sampling_client`.
 
         Args:
-            name: letters, digits, `-`, `_` and `.`; no `/`.
-            ttl_seconds: how long they are kept; for ever by default.
-            user_metadata: facts of your own, kept with them.
-            path: the same as `name`, by the name that it has on the wire.
-            sampling_session_seq_id: in place of a name: opens a sampling session of this number on
-                weights that last as long as it
-                does; the result has its `sampling_session_id`. A number is used once in a session
-                of a service client.
+            name: the checkpoint's name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: the time to live in seconds; by default the weights do not expire.
+            user_metadata: texts of your own that are kept with the weights.
+            path: the same as `name`, under the name that the field has in the API.
+            sampling_session_seq_id: a number, in place of a name. Opens a sampling session on
+                weights that last as long as it does; the result has its `sampling_session_id`. Each
+                number can be used once in a session of a service client.
 
         Raises:
-            InvalidInputError: at the call: the name is empty or holds a `/`, or not one of the
-                three is given.
+            InvalidInputError: at the call: the name is empty or holds a `/`, or not exactly one of
+                `name`, `path` and `sampling_session_seq_id` is given.
         """
         return APIFuture(
             self._portal,
@@ -278,12 +183,12 @@ class TrainingClient(OwnFuture):
         ttl_seconds: int | None = None,
         age_encryption_recipients: Sequence[str] | None = None,
     ) -> APIFuture[SaveWeightsExternalResponse]:
-        """Saves the weights as files to be fetched.
+        """Saves the weights as files that can be downloaded.
 
         Args:
-            name: letters, digits, `-`, `_` and `.`; no `/`.
-            ttl_seconds: how long they are kept; for ever by default.
-            age_encryption_recipients: public keys of age to encrypt the files for.
+            name: the files' name: letters, digits, `-`, `_` and `.`; no `/`.
+            ttl_seconds: the time to live in seconds; by default the files do not expire.
+            age_encryption_recipients: public keys of age, for which the files are encrypted.
 
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`.
@@ -303,23 +208,26 @@ class TrainingClient(OwnFuture):
         record_stability_info: bool = False,
         kind: SamplerKind = "snapshot",
     ) -> SamplingClient:
-        """A client that samples from the weights as they are after the calls so far; later steps do
-        not change them.
+        """Saves the weights, and returns a client that samples from them. Later steps do not change
+        what it samples from.
 
         Args:
-            name: without effect, since these weights last as long as the session;
-                `save_weights_for_sampler` gives them a name.
-            retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce
-                needs.
-            kind: `"snapshot"` for weights that stay as they are. `"inflight"` for weights that all
-                inflight clients of this model
-                share: each such save puts newer ones in their place, for these clients and the one
-                    that it gives.
+            name: ignored, since these weights last as long as the session;
+                `save_weights_for_sampler` saves under a name.
+            retry_config: when the client retries a sample; by default `Config.retry`.
+            record_stability_info: whether the server keeps what the loss stable_reinforce needs.
+            kind: `"snapshot"` for weights that do not change. `"inflight"` for weights that all
+                in-flight clients of this model share: each such save replaces them, for the older
+                clients as well as for the new one.
 
         Raises:
-            InvalidInputError: at the call: an unknown kind.
+            InvalidInputError: an unknown kind.
             UnsupportedByServer: the server does not have that kind.
+
+        Example:
+            sampler = trainer.save_weights_and_get_sampling_client()
+            sampling = sampler.sample("Once upon a time", SamplingParams(max_tokens=8))
+            tokens = sampling.result().sequences[0].tokens
         """
         return SamplingClient(
             self._portal.run(
@@ -338,14 +246,15 @@ class TrainingClient(OwnFuture):
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """A client that samples from saved weights of this base model. Raises `NotFoundError` when
-        there are none.
+        """Returns a client that samples from saved weights of this base model.
 
         Args:
-            model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` gave it.
-            retry_config: when its samples are asked for again, by default `Config.retry`.
-            record_stability_info: whether the server is to keep what the loss stable_reinforce
-                needs.
+            model_path: `tinker://…/sampler_weights/…`, as `save_weights_for_sampler` returned it.
+            retry_config: when the client retries a sample; by default `Config.retry`.
+            record_stability_info: whether the server keeps what the loss stable_reinforce needs.
+
+        Raises:
+            NotFoundError: there are no such weights.
         """
         return SamplingClient(
             self._portal.run(
@@ -354,65 +263,176 @@ class TrainingClient(OwnFuture):
             self._portal,
         )
 
-    def unload_model(self) -> Done:
-        """Frees the model on the server, after the calls so far. What was saved stays.
+    def forward_backward(
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Computes the loss of a batch, and adds its gradients to those that `optim_step` applies.
+
+        A batch over the server's limits is split into several requests, whose results are joined.
+
+        Args:
+            data: the batch. Each datum has N input tokens and, in `loss_fn_inputs`, arrays of the
+                shape `(N,)`: `target_tokens` (int64), for `"cross_entropy"` also `weights`
+                (float32, by default all 1), for the losses of reinforcement learning `logprobs` and
+                `advantages` (float32). With K targets a position, `target_tokens` and `weights` are
+                `(N, K)`.
+            loss_fn: `"cross_entropy"`, `"importance_sampling"`, `"ppo"`, `"cispo"`, `"dro"`,
+                `"gspo"`, or another loss that the server has.
+            loss_fn_config: the loss's settings, such as `{"clip_low_threshold": 0.8}`.
+
+        Returns:
+            A future. Its result's `metrics` holds `loss:sum`, the sum of the loss over the batch
+            (for `"cross_entropy"` in nats), and other metrics that the server gives, such as
+            `tokens:sum`; each is named `name:reduction`. Its `loss_fn_outputs` holds one mapping
+            per datum, in order, with the targets' `logprobs` (float32, of their shape, in nats).
 
         Raises:
-            UnsupportedByServer, NotFoundError: this server has no such call, as the hosted one.
+            InvalidInputError: at the call: an empty batch, or a loss input that is missing or
+                unknown.
+            RequestFailedError: by `.result()`: the server could not compute it, for example because
+                of a token outside its vocabulary.
+            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
+
+        Example:
+            fb = trainer.forward_backward(data, "cross_entropy")
+            step = trainer.optim_step(AdamParams(learning_rate=1e-4))
+            loss = fb.result().metrics["loss:sum"]
+            logprobs = fb.result().loss_fn_outputs[0]["logprobs"].to_numpy()
+            step.result()
         """
-        self._portal.run(self._client.unload_model)
-        return DONE
+        return APIFuture(
+            self._portal, lambda: self._client.forward_backward(data, loss_fn, loss_fn_config)
+        )
 
-    def get_info(self) -> GetInfoResponse:
-        """What the server says of the model."""
-        return self._portal.run(self._client.get_info)
-
-    def get_tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, found by what the server says of the model. Raises
-        `TokenizerError` when it cannot be had.
-        """
-        return self._portal.run(self._client.get_tokenizer)
-
-    async def forward_backward_async(
+    def forward(
         self,
         data: Sequence[Datum],
         loss_fn: LossName,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward_backward`."""
-        deprecated_twin("forward_backward")
-        return self.forward_backward(data, loss_fn, loss_fn_config)
+        """Computes the loss of a batch without gradients. Takes, returns and raises what
+        `forward_backward` does.
+        """
+        return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
-    async def forward_async(
-        self,
-        data: Sequence[Datum],
-        loss_fn: LossName,
-        loss_fn_config: Mapping[str, float | str] | None = None,
-    ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward`."""
-        deprecated_twin("forward")
-        return self.forward(data, loss_fn, loss_fn_config)
-
-    async def forward_backward_custom_async(
+    def forward_backward_custom(
         self,
         data: Sequence[Datum],
         loss_fn: CustomLoss | LossHandle,
         *,
         loss_type_input: Literal["logprobs"] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward_backward_custom`."""
-        deprecated_twin("forward_backward_custom")
-        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
+        """Computes a loss of your own, and adds its gradients to those that `optim_step` applies.
 
-    async def optim_step_async(
+        A loss that the server has (`create_custom_loss`) is computed there, by one request. Any
+        other loss is computed in this process, between a forward pass that gives the targets'
+        logprobs and a backward pass that carries the gradient to the weights.
+
+        Args:
+            data: the batch, with `target_tokens` of the shape `(N,)` or `(N, K)`. Other loss inputs
+                are only for your function.
+            loss_fn: `loss_fn(data, logprobs) -> (loss, metrics)` in torch, where `logprobs` is a
+                list of float32 tensors, one per datum, of the shape of its `target_tokens`; or a
+                `NumpyLoss`, which gives the gradients itself; or what `create_custom_loss`
+                returned.
+            loss_type_input: the kind of values that the function takes. `"logprobs"` is the only
+                one.
+
+        Returns:
+            A future. Its result's `metrics` holds `loss:sum`, your loss; `surrogate_loss:sum`, the
+            loss of the backward pass on the server, if your loss was computed in this process; the
+            server's other metrics; and yours.
+
+        Raises:
+            InvalidInputError: at the call: the batch is wrong, or the loss belongs to another
+                session; or by `.result()`: your function returned something wrong.
+            RequestFailedError: by `.result()`: the server could not compute the loss.
+            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
+
+        Example:
+            def cross_entropy(data, logprobs):
+                weights = [datum.loss_fn_inputs["weights"].to_torch() for datum in data]
+                return -sum((w * x).sum() for w, x in zip(weights, logprobs)), {}
+
+            fb = trainer.forward_backward_custom(data, cross_entropy)
+            loss = fb.result().metrics["loss:sum"]
+        """
+        return APIFuture(
+            self._portal,
+            lambda: self._client.forward_backward_custom(
+                data, loss_fn, loss_type_input=loss_type_input
+            ),
+        )
+
+    def optim_step(
         self,
         optim_params: AdamParams | DimuonParams | SgdParams | None = None,
         *,
         adam_params: AdamParams | None = None,
     ) -> APIFuture[OptimStepResponse]:
-        """Deprecated: see `optim_step`."""
-        deprecated_twin("optim_step")
-        return self.optim_step(optim_params, adam_params=adam_params)
+        """Applies the gathered gradients, and clears them.
+
+        Args:
+            optim_params: the settings of the optimizer that the model was created with. Only the
+                embedded server takes `SgdParams`.
+            adam_params: the same as `optim_params`, under its older name.
+
+        Returns:
+            A future. Its result's `metrics` holds what the server tells of the step, such as
+            `grad_norm`, the L2 norm of the gradients before clipping, and `learning_rate`. Some
+            servers tell nothing.
+
+        Raises:
+            InvalidInputError: at the call: neither or both arguments are given, or one has another
+                type or a number out of range.
+            StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.
+
+        Example:
+            fb = trainer.forward_backward(data, "cross_entropy")
+            step = trainer.optim_step(AdamParams(learning_rate=1e-4, weight_decay=0.01))
+            fb.result()
+            metrics = step.result().metrics
+        """
+        return APIFuture(
+            self._portal, lambda: self._client.optim_step(optim_params, adam_params=adam_params)
+        )
+
+    def train_step(
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        optim_params: AdamParams | DimuonParams | SgdParams,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[TrainStepOutput]:
+        """Calls `forward_backward` and `optim_step`, and waits for both results.
+
+        Takes and raises what they do. The result has theirs as `forward_backward` and `optim_step`.
+        """
+        return APIFuture(
+            self._portal,
+            lambda: self._client.train_step(data, loss_fn, optim_params, loss_fn_config),
+        )
+
+    def unload_model(self) -> Done:
+        """Frees the model on the server, after the calls made before. Its checkpoints stay.
+
+        Raises:
+            UnsupportedByServer, NotFoundError: this server has no such call, for example the hosted
+                one.
+        """
+        self._portal.run(self._client.unload_model)
+        return DONE
+
+    def get_info(self) -> GetInfoResponse:
+        """Returns what the server tells of the model: its base model, LoRA rank and tokenizer."""
+        return self._portal.run(self._client.get_info)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Returns the model's tokenizer. Raises `TokenizerError` when it cannot be found."""
+        return self._portal.run(self._client.get_tokenizer)
 
     async def save_state_async(
         self,
@@ -496,6 +516,47 @@ class TrainingClient(OwnFuture):
         return await in_thread(
             self.create_sampling_client, model_path, retry_config, record_stability_info
         )
+
+    async def forward_backward_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward_backward`."""
+        deprecated_twin("forward_backward")
+        return self.forward_backward(data, loss_fn, loss_fn_config)
+
+    async def forward_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: LossName,
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward`."""
+        deprecated_twin("forward")
+        return self.forward(data, loss_fn, loss_fn_config)
+
+    async def forward_backward_custom_async(
+        self,
+        data: Sequence[Datum],
+        loss_fn: CustomLoss | LossHandle,
+        *,
+        loss_type_input: Literal["logprobs"] | None = None,
+    ) -> APIFuture[ForwardBackwardOutput]:
+        """Deprecated: see `forward_backward_custom`."""
+        deprecated_twin("forward_backward_custom")
+        return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
+
+    async def optim_step_async(
+        self,
+        optim_params: AdamParams | DimuonParams | SgdParams | None = None,
+        *,
+        adam_params: AdamParams | None = None,
+    ) -> APIFuture[OptimStepResponse]:
+        """Deprecated: see `optim_step`."""
+        deprecated_twin("optim_step")
+        return self.optim_step(optim_params, adam_params=adam_params)
 
     async def get_info_async(self) -> GetInfoResponse:
         """Deprecated: see `get_info`."""

@@ -1,4 +1,4 @@
-"""The requests that carry a batch, in each of the encodings that they have."""
+"""The requests that carry a batch, in each encoding, and their results."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from tinkex_api.types import File, Request
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
 from tinkex.losses.named import without_weight
-from tinkex.training.encoded_requests import Submit
+from tinkex.training.encoded_requests import BodiesByEncoding
 from tinkex.types import Datum, ForwardBackwardOutput
 from tinkex.wire import json, protobuf
 
 
-def batch_submit(
+def batch_bodies(
     operation: str,
     model_id: str,
     data: Sequence[Datum],
     loss_fn: str,
     config: Mapping[str, float | str] | None,
     dialect: Dialect,
-) -> Submit:
-    """A `forward` or a `forward_backward`. In JSON a forward has a route of its own: a server that
-    does not know a flag would train.
+) -> BodiesByEncoding:
+    """Returns the request of a `forward` or a `forward_backward`.
+
+    In JSON a forward has a route of its own: a server that does not know a flag would train.
     """
 
     if operation == "forward" and dialect.forwards_by_zero_weights:
@@ -52,9 +53,7 @@ def batch_submit(
 
 
 def read_batch(payload: Payload) -> ForwardBackwardOutput:
-    """Returns the result of one request. Raises `ValueError` for one of another form, or with
-    nothing in it.
-    """
+    """Returns the result of one request. Raises `ValueError` for a malformed or an empty one."""
     decode = (
         protobuf.decode_forward_backward
         if isinstance(payload, bytes)
@@ -62,5 +61,5 @@ def read_batch(payload: Payload) -> ForwardBackwardOutput:
     )
     output = decode(payload)  # pyright: ignore[reportArgumentType]
     if not output.loss_fn_outputs and not output.metrics:
-        raise ValueError("there is nothing in it")
+        raise ValueError("it holds neither outputs nor metrics")
     return output

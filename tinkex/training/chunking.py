@@ -1,4 +1,4 @@
-"""How a batch is split into requests. Plain values: no I/O here."""
+"""Splits a batch into requests. Plain values: no I/O here."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from tinkex.types import (
 )
 
 SENT_WHOLE = (
-    "a batch over the limits of a chunk is sent whole: this server divides a loss by what came in "
-    "one request, so that parts "
-    "of a batch would train otherwise than the whole"
+    "a batch over the limits of a chunk is sent whole: this server divides a loss by the contents "
+    "of one request, so parts of a batch would train differently from the whole"
 )
 NOT_SUMMED = (
-    "several forward_backward came before one optim_step, and this server divides their gradients "
-    "by what came since the last step, "
-    "in place of summing them; give it the whole batch in one forward_backward"
+    "there were several forward_backward before one optim_step, and this server divides their "
+    "gradients by the contents of all of them instead of summing them; "
+    "give it the whole batch in one forward_backward"
 )
-# as protobuf packs them; source: the limits' definition in openapi/tinker.yaml,
-# ClientConfigResponse
-_BYTES_A_TOKEN = 4
+# in protobuf's packed form; source: openapi/tinker.yaml, ClientConfigResponse
+_BYTES_PER_TOKEN = 4
 
 
 def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:
-    """The user's, else the server's, and never more than a body of the server may hold."""
+    """Returns the user's limits, else the server's, capped at the server's largest body."""
     limits = given or dialect.chunk_limits
     if dialect.max_body_bytes is None or limits.unit != "bytes":
         return limits
@@ -39,8 +37,9 @@ def limits(given: ChunkLimits | None, dialect: Dialect) -> ChunkLimits:
 
 
 def split(data: Sequence[Datum], limits: ChunkLimits) -> list[Sequence[Datum]]:
-    """`data` in order, in as few consecutive chunks as the limits allow; a datum over the limit
-    goes alone.
+    """Returns the data in consecutive chunks, as few as the limits allow.
+
+    A datum that exceeds the limits is a chunk of its own.
     """
     return [
         data[start:stop]
@@ -61,7 +60,7 @@ def _borders(sizes: Sequence[int], limits: ChunkLimits) -> Iterator[tuple[int, i
 
 
 def size(datum: Datum, limits: ChunkLimits) -> int:
-    """In the limits' unit."""
+    """Returns the size of a datum in the unit of the limits."""
     if limits.unit == "tokens":
         return sum(_tokens(chunk) for chunk in datum.model_input.chunks)
     return estimated_bytes(datum.model_input.chunks) + sum(
@@ -81,7 +80,7 @@ def _tokens(chunk: ModelInputChunk) -> int:
 
 def _bytes(chunk: ModelInputChunk) -> int:
     if isinstance(chunk, EncodedTextChunk):
-        return _BYTES_A_TOKEN * chunk.length
+        return _BYTES_PER_TOKEN * chunk.length
     if isinstance(chunk, ImageChunk):
         return len(chunk.data)
     if isinstance(chunk, ImageAssetPointerChunk):

@@ -1,6 +1,4 @@
-"""Models on the server: made anew, or from what was saved, in the way that this server has for
-it.
-"""
+"""Creates models on the server: new ones, and from checkpoints, in the way that each server has."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from tinkex_api.models import CreateModelRequest, LoadWeightsRequest, WeightsInf
 
 from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex.futures.poller import send_and_wait
-from tinkex.losses.validation import check_load
 from tinkex.session.session import Session
+from tinkex.training.argument_checks import check_load
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.answers import required_text
@@ -28,7 +26,7 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class SavedState:
-    """What a model is to be made from: a checkpoint, and how it is to be taken over."""
+    """A checkpoint from which a model is made, and how it is loaded."""
 
     path: str
     with_optimizer: bool
@@ -45,8 +43,15 @@ async def new_model(
     optimizer: OptimizerConfig | None,
     checkpoint_path: str | None = None,
 ) -> AsyncTrainingClient:
-    """A model by create_model; `checkpoint_path` is for the one server that loads weights with
-    it.
+    """Creates a model by create_model.
+
+    Args:
+        session: the session that the model belongs to.
+        base_model: the name of the base model.
+        shape: the rank and the layers of the LoRA adapter.
+        user_metadata: texts of the user's own that are kept with the model.
+        optimizer: the kind of optimizer; by default Adam.
+        checkpoint_path: a checkpoint to load, for the one server whose create_model loads weights.
     """
     body = CreateModelRequest(
         session.session_id,
@@ -69,32 +74,30 @@ async def new_model(
 def _with_warnings(
     server: Server, read: Callable[[Mapping[str, Any]], T]
 ) -> Callable[[Mapping[str, Any]], T]:
-    """Returns `read`, which then also logs what the maker of a model should know, once for all
-    models of which the server says it.
+    """Returns `read`, extended so that it logs the `warnings` in an answer, each once for a
+    server.
     """
 
     def read_all(fields: Mapping[str, Any]) -> T:
         value, warnings = read(fields), fields.get("warnings")
-        for words in cast("list[object]", warnings) if isinstance(warnings, list) else ():
-            if isinstance(words, str):
-                server.warn_once(words)
+        for warning in cast("list[object]", warnings) if isinstance(warnings, list) else ():
+            if isinstance(warning, str):
+                server.warn_once(warning)
         return value
 
     return read_all
 
 
 def require_recovery(server: Server) -> None:
-    """Raises `UnsupportedByServer` where no model can be made that goes on from a checkpoint as it
-    was.
+    """Raises `UnsupportedByServer` where no model can be made that continues exactly from a
+    checkpoint, with its optimizer.
     """
     require_resume(server)
     check_load(server.dialect, optimizer=True)
 
 
 def require_resume(server: Server) -> None:
-    """Raises `UnsupportedByServer` where the server has no way to make a model from a
-    checkpoint.
-    """
+    """Raises `UnsupportedByServer` where the server cannot make a model from a checkpoint."""
     if server.dialect.resume == "never":
         server.require("load_weights")
 
@@ -105,8 +108,11 @@ async def model_from_state(
     user_metadata: Mapping[str, str] | None,
     optimizer: OptimizerConfig | None,
 ) -> AsyncTrainingClient:
-    """A model with the weights of a checkpoint. Raises `UnsupportedByServer` where the server has
-    no way to make one.
+    """Creates a model with the weights of a checkpoint.
+
+    Raises:
+        UnsupportedByServer: the server cannot make a model from a checkpoint, or not in this way.
+        CheckpointMismatchError: the model does not hold the weights that were saved.
     """
     dialect = session.transport.server.dialect
     check_load(dialect, optimizer=saved.with_optimizer)
@@ -115,7 +121,7 @@ async def model_from_state(
     require_resume(session.transport.server)
     base_model, shape = await _shape_of(session, saved)
     if dialect.resume == "by_create":
-        return await _proved(
+        return await _verified(
             await new_model(session, base_model, shape, user_metadata, optimizer, saved.path),
             session,
             saved.path,
@@ -137,7 +143,7 @@ async def _by_session(
     user_metadata: Mapping[str, str] | None,
     optimizer: OptimizerConfig | None,
 ) -> AsyncTrainingClient:
-    """By one load_weights, which makes the model and loads it."""
+    """Creates a model by one load_weights, which makes the model and loads it."""
     base_model, shape = await _shape_of(session, saved)
     number = next(session.model_numbers)
     body = LoadWeightsRequest(
@@ -148,14 +154,17 @@ async def _by_session(
     read = _with_warnings(session.transport.server, LoadWeightsResponse.from_dict)
     loaded = await send_and_wait(session.transport, load_weights.request(body=body), read)
     model_id = loaded.model_id or f"{session.session_id}:train:{number}"
-    return await _proved(
+    return await _verified(
         AsyncTrainingClient(session, model_id, base_model, shape), session, saved.path
     )
 
 
-async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> AsyncTrainingClient:
-    """The client of a model that was made from a checkpoint. Raises `CheckpointMismatchError` where
-    it holds other weights.
+async def _verified(
+    client: AsyncTrainingClient, session: Session, path: str
+) -> AsyncTrainingClient:
+    """Returns the client of a model that was made from a checkpoint, if it holds its weights.
+
+    Raises `CheckpointMismatchError` otherwise.
     """
     if error := await client.fingerprints.mismatch(path):
         await unload_left_behind(session, [client.model_id])
@@ -164,8 +173,8 @@ async def _proved(client: AsyncTrainingClient, session: Session, path: str) -> A
 
 
 async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfig]:
-    """Base model and LoRA shape of a checkpoint: as given, as saved in this session, or as the
-    server says.
+    """Returns the base model and LoRA shape of a checkpoint: those known from this session, those
+    given, or those that the server tells.
     """
     if known := session.saved_shapes.get(saved.path):
         return saved.base_model or known[0], known[1]
@@ -190,8 +199,8 @@ async def _shape_of(session: Session, saved: SavedState) -> tuple[str, LoraConfi
 
 def _no_shape(server: str, path: str) -> UnsupportedByServer:
     return UnsupportedByServer(
-        f"{server} does not say of which shape {path} is",
+        f"{server} does not tell the LoRA shape of {path}",
         server=server,
         operation="get_weights_info",
-        advice="Give base_model=… and rank=… as the model was created.",
+        advice="Give base_model=… and rank=… with which the model was created.",
     )

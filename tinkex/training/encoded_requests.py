@@ -1,4 +1,4 @@
-"""`Bodies`: the requests of one call, encoded in threads, each while the one before it travels."""
+"""`EncodedRequests`: the requests of one call, encoded in threads ahead of their time."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from tinkex_api.types import Request
 from tinkex.dialects.dialect import Encoding
 from tinkex.threads import in_thread
 
-Build = Callable[[int], Request[UntypedAPIFuture]]
-"""Makes the request for a seq_id."""
-Submit = Mapping[Encoding, Build]
-"""A request in each of the encodings that it has."""
+BuildRequest = Callable[[int], Request[UntypedAPIFuture]]
+"""A function that builds the request for a seq_id."""
+BodiesByEncoding = Mapping[Encoding, BuildRequest]
+"""One request, in each of the encodings that it has."""
 
 
-class Bodies:
-    """Requests that are to get consecutive numbers. What was encoded for a number that came
-    otherwise is encoded anew.
+class EncodedRequests:
+    """The requests of one call, which get consecutive numbers.
+
+    Each is encoded while the one before it travels. One that was encoded for another number than
+    it gets is encoded again.
     """
 
-    def __init__(self, submits: Sequence[Submit], encodings: Sequence[Encoding]) -> None:
-        self._submits = submits
+    def __init__(self, bodies: Sequence[BodiesByEncoding], encodings: Sequence[Encoding]) -> None:
+        self._bodies = bodies
         self._encodings = encodings
         self._ahead: dict[tuple[int, Encoding, int], asyncio.Task[Request[UntypedAPIFuture]]] = {}
 
     def __len__(self) -> int:
-        return len(self._submits)
+        return len(self._bodies)
 
     def encodings(self, index: int) -> Sequence[Encoding]:
-        """In which a request can be sent, the best first."""
-        return self._encodings if len(self._submits[index]) > 1 else tuple(self._submits[index])
+        """Returns the encodings in which a request can be sent, the best first."""
+        return self._encodings if len(self._bodies[index]) > 1 else tuple(self._bodies[index])
 
-    def begin(self, index: int, seq_id: int) -> None:
-        """Encodes a request ahead of its time; one that there is not, or that was begun, is
-        left.
-        """
-        if index < len(self._submits):
+    def encode_ahead(self, index: int, seq_id: int) -> None:
+        """Begins to encode a request in its best encoding, if it exists and was not begun yet."""
+        if index < len(self._bodies):
             key = (index, self.encodings(index)[0], seq_id)
             if key not in self._ahead:
                 self._ahead[key] = asyncio.create_task(self._encode(*key))
 
     async def get(self, index: int, encoding: Encoding, seq_id: int) -> Request[UntypedAPIFuture]:
-        """The encoded request. Raises what its encoding raises."""
+        """Returns an encoded request. Raises what its encoding raises."""
         task = self._ahead.pop((index, encoding, seq_id), None)
         return await (task or self._encode(index, encoding, seq_id))
 
-    def drop(self) -> None:
-        """Forgets what was encoded and not asked for."""
+    def discard(self) -> None:
+        """Drops the requests that were encoded ahead and not used."""
         for task in self._ahead.values():
             task.cancel()
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -58,4 +58,4 @@ class Bodies:
     async def _encode(
         self, index: int, encoding: Encoding, seq_id: int
     ) -> Request[UntypedAPIFuture]:
-        return await in_thread(self._submits[index][encoding], seq_id)
+        return await in_thread(self._bodies[index][encoding], seq_id)

@@ -1,8 +1,9 @@
-"""`Fingerprints`: proves by its effect that a load brought back what was saved.
+"""`Fingerprints`: checks that a load brought back the weights that were saved.
 
-Several servers answer a load with success and hold other weights then. So a save is followed by a
-forward of one small datum, whose logprobs are kept, and a load by the same forward. A forward
-changes nothing in a model; where it might, none is sent.
+Several servers answer a load with success, but the model then holds other weights. So a save is
+followed by a forward pass of one small datum, whose logprobs are kept as the fingerprint, and a
+load by the same forward pass. A forward pass changes nothing in a model; on servers where it might,
+none is sent.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from tinkex.errors import (
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.losses.named import without_padding
 from tinkex.session.session import Session
-from tinkex.training.batch_requests import batch_submit, read_batch
-from tinkex.training.encoded_requests import Submit
-from tinkex.training.submission_queue import Look, SubmissionQueue
+from tinkex.training.batch_requests import batch_bodies, read_batch
+from tinkex.training.encoded_requests import BodiesByEncoding
+from tinkex.training.submission_queue import SendForward, SubmissionQueue
 from tinkex.types import (
     Datum,
     EncodedTextChunk,
@@ -45,33 +46,34 @@ from tinkex.types.fingerprint import Fingerprint
 logger = logging.getLogger("tinkex")
 Logprobs: TypeAlias = NDArray[np.float64]
 
-MOST_TOKENS = 64
-_ALWAYS_THERE = list(range(2, 18))
-"""Tokens of any vocabulary, for a model that was not trained yet."""
+MAX_TOKENS = 64
+_COMMON_TOKENS = list(range(2, 18))
+"""Token ids that any vocabulary has, for a model that was not trained yet."""
 ROUNDING = 0.02
-"""Nats a token by which two forwards of equal weights may differ, by the mean: bfloat16, in other
-company, stays below it.
+"""The mean difference, in nats a token, that two forward passes of equal weights may have. bfloat16
+in batches of other sizes stays below it.
 """
-_NOISES = 4.0
-"""By how many times the difference of two equal forwards other weights must differ to be called so.
-"""
-_FINAL = (APIStatusError, RequestFailedError, UnsupportedByServer)
-"""Errors by which the server says that it does not do it."""
-_OF_OTHERS = (ClientClosedError, ClientPoisonedError, RequestSkippedError)
-"""Errors that say nothing of the forward itself."""
+_NOISE_FACTOR = 4.0
+"""The factor by which a mismatch must exceed the difference of two equal forward passes."""
+_REFUSALS = (APIStatusError, RequestFailedError, UnsupportedByServer)
+"""Errors which mean that the server does not run the forward pass."""
+_UNRELATED = (ClientClosedError, ClientPoisonedError, RequestSkippedError)
+"""Errors that have another cause than the forward pass."""
 NO_FINGERPRINT = (
-    "a forward that was to show what is saved failed, so that loads are not checked; its error is in the log at level info, "
-    "and Config(verify_checkpoints=False) sends none"
+    "the forward pass after a save failed, so loads of that checkpoint are not checked; its error "
+    "is in the log at level INFO, and Config(verify_checkpoints=False) turns these checks off"
 )
 
 
 def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
-    """Returns whether a save is followed by a forward: by default where loads were not measured to
-    be true, and a forward is known to have no effect. Where it may have one, never.
+    """Returns whether a save is followed by a forward pass.
+
+    By default it is where loads were not measured to be true and a forward pass is known to have no
+    effect. It never is where a forward pass may change the model.
     """
     if wanted is False or dialect.forwards_by_zero_weights or len(dialect.encodings) > 1:
         return False
-    # of a forward_backward, which a server may not know
+    # a forward is then a flag of forward_backward, which a server may not know
     by_flag = dialect.encodings == ("protobuf",)
     if by_flag:
         return wanted is True and dialect.name != UNKNOWN.name
@@ -79,88 +81,96 @@ def are_taken(dialect: Dialect, wanted: bool | None) -> bool:
 
 
 class Fingerprints:
-    """Takes those of one model's saves, and compares them after loads. They are kept with the
-    session, by path.
+    """The fingerprints of one model's saves, which are compared after loads.
+
+    They are kept in the session, by path.
     """
 
-    def __init__(self, session: Session, model_id: str, line: SubmissionQueue) -> None:
+    def __init__(self, session: Session, model_id: str, queue: SubmissionQueue) -> None:
         self._session = session
         self._server = session.transport.server
         self._model_id = model_id
-        self._line = line
+        self._queue = queue
         self._trained: Datum | None = None
-        self._looks: set[asyncio.Task[Fingerprint | None]] = set()
-        self._in_vain = False
+        self._tasks: set[asyncio.Task[Fingerprint | None]] = set()
+        self._is_refused = False
 
-    def saw_batch(self, data: Sequence[Datum]) -> None:
-        """Keeps a datum that the model is trained on, which shows best what it learns."""
+    def note_batch(self, data: Sequence[Datum]) -> None:
+        """Keeps a datum that the model is trained on, whose logprobs change most."""
         self._trained = next((datum for datum in data if _is_plain(datum)), self._trained)
 
-    def follow(self, save: AsyncAPIFuture[SaveWeightsResponse], *, gradients_wait: bool) -> None:
-        """Has a look at the model right after a save in the order of its calls. The save does not
-        wait for it, and does not fail by it.
+    def follow(
+        self, save: AsyncAPIFuture[SaveWeightsResponse], *, unapplied_gradients: bool
+    ) -> None:
+        """Takes a fingerprint right after a save, in the order of the calls.
+
+        The save does not wait for it, and does not fail when it does.
 
         Args:
-            gradients_wait: whether there are some that no step has applied, beside which nothing is
-                sent.
+            save: the save.
+            unapplied_gradients: whether the model has gradients that no step has applied; then no
+                forward pass is sent.
         """
         wanted = self._session.transport.config.verify_checkpoints
-        takes = not gradients_wait and not self._in_vain and are_taken(self._server.dialect, wanted)
-        taken = self._begin() if takes else None
+        takes = not unapplied_gradients and not self._is_refused
+        takes = takes and are_taken(self._server.dialect, wanted)
+        taken = self._take() if takes else None
 
         def note(task: asyncio.Future[SaveWeightsResponse]) -> None:
             if task.cancelled() or task.exception():
                 return
             path = task.result().path
-            self._session.fingerprints.pop(path, None)  # of what was overwritten
+            self._session.fingerprints.pop(path, None)  # that of a checkpoint it overwrote
             if taken is not None:
                 self._session.fingerprints[path] = taken
 
         save.task.add_done_callback(note)
 
     async def mismatch(
-        self, path: str, look: Look[ForwardBackwardOutput] | None = None
+        self, path: str, send_forward: SendForward[ForwardBackwardOutput] | None = None
     ) -> CheckpointMismatchError | None:
-        """Looks at the model that was loaded from `path`; returns what is wrong with it, None where
-        nothing is or nothing is known.
+        """Compares the model that was loaded from `path` with the fingerprint of the save.
+
+        Returns the error to raise; None where they agree, or there is nothing to compare.
         """
         taken = self._session.fingerprints.get(path)
         saved = await asyncio.shield(taken) if taken else None
         if saved is None:
             return None
         try:
-            return await self._compared(path, saved, look or self._line.looked)
+            return await self._compare(path, saved, send_forward or self._queue.send_forward)
         except TinkexError as error:
-            self._failed(error)
+            self._note_failure(error)
             return None
 
-    async def _compared(
-        self, path: str, saved: Fingerprint, look: Look[ForwardBackwardOutput]
+    async def _compare(
+        self, path: str, saved: Fingerprint, send_forward: SendForward[ForwardBackwardOutput]
     ) -> CheckpointMismatchError | None:
-        now = await self._logprobs(saved.datum, look)
-        if now is None or _apart(saved.logprobs, now) <= ROUNDING:
+        now = await self._logprobs(saved.datum, send_forward)
+        if now is None or _difference(saved.logprobs, now) <= ROUNDING:
             return None
-        again = await self._logprobs(saved.datum, look)  # some servers drop out parts of an adapter
-        noise = 0.0 if again is None else _apart(now, again)
-        if _apart(saved.logprobs, now) <= max(ROUNDING, _NOISES * noise):
+        # some servers apply dropout to the adapter
+        again = await self._logprobs(saved.datum, send_forward)
+        noise = 0.0 if again is None else _difference(now, again)
+        if _difference(saved.logprobs, now) <= max(ROUNDING, _NOISE_FACTOR * noise):
             return None
         return mismatch_error(path, saved.logprobs, now, noise)
 
-    def _begin(self) -> asyncio.Task[Fingerprint | None]:
-        datum = short(self._trained) if self._trained else _made_up()
-        looked = self._line.looked(self._submit(datum), read_batch)
-        task = asyncio.create_task(self._taken(datum, looked), name="tinkex fingerprint")
-        self._looks.add(task)
-        task.add_done_callback(self._looks.discard)
+    def _take(self) -> asyncio.Task[Fingerprint | None]:
+        datum = shortened(self._trained) if self._trained else _default_datum()
+        forward = self._queue.send_forward(self._body(datum), read_batch)
+        task = asyncio.create_task(self._finish(datum, forward), name="tinkex fingerprint")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _taken(
-        self, datum: Datum, looked: asyncio.Task[ForwardBackwardOutput]
+    async def _finish(
+        self, datum: Datum, forward: asyncio.Task[ForwardBackwardOutput]
     ) -> Fingerprint | None:
         try:
-            logprobs = self._read(datum, await looked)
+            logprobs = self._read(datum, await forward)
         except TinkexError as error:
-            self._failed(error)
+            self._note_failure(error)
             return None
         return (
             None
@@ -168,16 +178,18 @@ class Fingerprints:
             else Fingerprint(datum, logprobs)
         )
 
-    async def _logprobs(self, datum: Datum, look: Look[ForwardBackwardOutput]) -> Logprobs | None:
-        return self._read(datum, await look(self._submit(datum), read_batch))
+    async def _logprobs(
+        self, datum: Datum, send_forward: SendForward[ForwardBackwardOutput]
+    ) -> Logprobs | None:
+        return self._read(datum, await send_forward(self._body(datum), read_batch))
 
-    def _submit(self, datum: Datum) -> Submit:
-        return batch_submit(
+    def _body(self, datum: Datum) -> BodiesByEncoding:
+        return batch_bodies(
             "forward", self._model_id, [datum], "cross_entropy", None, self._server.dialect
         )
 
     def _read(self, datum: Datum, output: ForwardBackwardOutput) -> Logprobs | None:
-        """Returns the logprobs of the datum's targets; None where the server gives no such ones."""
+        """Returns the logprobs of the datum's targets; None where the server does not give them."""
         if len(output.loss_fn_outputs) != 1 or "logprobs" not in output.loss_fn_outputs[0]:
             return None
         if self._server.dialect.pads_logprobs:
@@ -187,32 +199,33 @@ class Fingerprints:
         )
         return logprobs if len(logprobs) == len(datum.loss_fn_inputs["target_tokens"]) else None
 
-    def _failed(self, error: TinkexError) -> None:
-        """Says once that there is none, and sends no more where that would come to the same."""
-        if isinstance(error, _OF_OTHERS):
+    def _note_failure(self, error: TinkexError) -> None:
+        """Warns once that a fingerprint failed, and takes no more if the server refuses them."""
+        if isinstance(error, _UNRELATED):
             return
-        self._in_vain = self._in_vain or (isinstance(error, _FINAL) and not error.retryable)
+        if isinstance(error, _REFUSALS) and not error.retryable:
+            self._is_refused = True
         self._server.warn_once(NO_FINGERPRINT)
-        logger.info("no fingerprint: %s", error)
+        logger.info("the fingerprint of a save failed: %s", error)
 
 
-def short(datum: Datum) -> Datum:
-    """Returns the end of a datum, where its answer is; each token of it counts."""
+def shortened(datum: Datum) -> Datum:
+    """Returns the end of a datum, where the answer usually is, with all weights 1."""
     targets = np.asarray(datum.loss_fn_inputs["target_tokens"].to_numpy(), np.int64)
-    return _scored(datum.model_input.tokens_np[-MOST_TOKENS:], targets[-MOST_TOKENS:])
+    return _weighted(datum.model_input.tokens_np[-MAX_TOKENS:], targets[-MAX_TOKENS:])
 
 
-def _made_up() -> Datum:
-    return _scored(np.array(_ALWAYS_THERE[:-1]), np.array(_ALWAYS_THERE[1:]))
+def _default_datum() -> Datum:
+    return _weighted(np.array(_COMMON_TOKENS[:-1]), np.array(_COMMON_TOKENS[1:]))
 
 
-def _scored(tokens: NDArray[np.int64], targets: NDArray[np.int64]) -> Datum:
+def _weighted(tokens: NDArray[np.int64], targets: NDArray[np.int64]) -> Datum:
     inputs = {"target_tokens": targets.copy(), "weights": np.ones(len(targets), np.float32)}
     return Datum(ModelInput.from_ints(tokens.copy()), inputs)
 
 
 def _is_plain(datum: Datum) -> bool:
-    """Returns whether a datum is text with one target a token."""
+    """Returns whether a datum is text with one target per token."""
     targets = datum.loss_fn_inputs.get("target_tokens")
     return (
         targets is not None
@@ -223,25 +236,34 @@ def _is_plain(datum: Datum) -> bool:
     )
 
 
-def _apart(one: Logprobs, other: Logprobs) -> float:
-    """Returns the mean difference in nats a token; infinity where one is not a number."""
-    apart = float(np.mean(np.abs(one - other)))
-    return apart if np.isfinite(apart) else float("inf")
+def _difference(one: Logprobs, other: Logprobs) -> float:
+    """Returns the mean difference in nats a token; infinity where a value is not a number."""
+    difference = float(np.mean(np.abs(one - other)))
+    return difference if np.isfinite(difference) else float("inf")
 
 
 def mismatch_error(
     path: str, saved: Logprobs, now: Logprobs, noise: float
 ) -> CheckpointMismatchError:
-    """Returns the error for a model that was to hold what was saved."""
+    """Returns the error for a model that does not hold the weights of a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        saved: the logprobs after the save, `(N,)`.
+        now: the logprobs after the load, `(N,)`.
+        noise: the mean difference of two equal forward passes, in nats a token.
+    """
     return CheckpointMismatchError(
-        f"the server says that it has loaded {path}, and the model holds other weights: it gives {len(saved)} tokens of the training "
-        f"data a mean logprob of {np.mean(now):.4f}, and gave them {np.mean(saved):.4f} when that was saved; token by token they are "
-        f"{_apart(saved, now):.3g} nats apart (two equal forwards: {noise:.2g})",
+        f"the server reports that it loaded {path}, but the model holds other weights: "
+        f"it gives {len(saved)} tokens of the training data a mean logprob of {np.mean(now):.4f}, "
+        f"which was {np.mean(saved):.4f} when the checkpoint was saved; the mean difference is "
+        f"{_difference(saved, now):.3g} nats a token (two equal forward passes: {noise:.2g})",
         path=path,
         expected=tuple(saved.tolist()),
         seen=tuple(now.tolist()),
         operation="load_weights",
-        advice="Do not train or sample this model as if it were that one, and do not rely on this server's checkpoints: the same "
-        "load gives the same again. Load another checkpoint, or go on with the model that was saved, if it is still there. "
-        "Config(verify_checkpoints=False) turns this check off.",
+        advice="Do not train or sample this model, and do not rely on this server's checkpoints: "
+        "a repeated load gives the same result. Load another checkpoint, or continue with the "
+        "model that was saved, if it is still loaded. Config(verify_checkpoints=False) turns this "
+        "check off.",
     )

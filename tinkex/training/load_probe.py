@@ -1,8 +1,8 @@
-"""What a server's loads bring back, found out by their effect on models that are made for it.
+"""Finds out what a server's loads restore, by their effect on models that are made for this.
 
-A load may bring other weights than were saved, leave the optimizer's state behind that was asked
-for, or bring one that was not. All of that is answered with success, and shows in the step after
-it: a warm optimizer still moves where earlier gradients led.
+A load may restore other weights than were saved, omit the optimizer's state although it was asked
+for, or restore it although it was not. Servers answer all of that with success. It shows in the
+next step: a restored optimizer still moves in the direction of earlier gradients.
 """
 
 from __future__ import annotations
@@ -28,73 +28,71 @@ Logprobs: TypeAlias = NDArray[np.float64]
 
 _RANK = 8
 _ADAM = AdamParams(learning_rate=1e-2)
-_WAYS = [
+_DATA = [
     Datum(ModelInput.from_ints([0, 1]), {"target_tokens": [token, 2], "weights": [1.0, 1.0]})
     for token in (1, 3)
 ]
-"""What is learned at first, and in the last step: of other targets, so that it shows where the
-optimizer comes from.
+"""The data of the first steps, and of the last one. Their targets differ, so that the last step
+shows whether the optimizer's state was restored.
 """
 _STEPS = 3
-_ROUNDING = 0.02  # nats of a logprob: weights may be saved in fewer bits than they are trained in
-_NOISES = 4.0
-_OTHERS = np.full(sum(datum.model_input.length for datum in _WAYS), np.inf)
-"""Logprobs that are equal to none."""
+_ROUNDING = 0.02  # nats: weights may be saved with fewer bits than they are trained with
+_NOISE_FACTOR = 4.0
+_UNEQUAL = np.full(sum(datum.model_input.length for datum in _DATA), np.inf)
+"""Logprobs that are equal to no others."""
 
 
 @frozen
-class Resumed:
-    """What a model that was loaded makes of the data, at once and a step later."""
+class LoadedModel:
+    """The logprobs of a model right after a load, and one step later."""
 
     loaded: Logprobs
     stepped: Logprobs
 
 
 @frozen
-class Seen:
-    """The same of the model that was saved, and of those that were loaded with its optimizer and
-    without.
-    """
+class LoadEffects:
+    """The logprobs of the saved model, and of models loaded with its optimizer and without."""
 
-    kept: Resumed
+    kept: LoadedModel
     noise: float
-    warm: Resumed | None
-    cold: Resumed | None
+    warm: LoadedModel | None
+    cold: LoadedModel | None
 
     def findings(self) -> dict[str, bool]:
-        """Returns fields of the dialect that this proves; of what cannot be told there is none."""
+        """Returns the fields of the dialect that this proves, leaving out what it does not tell."""
         loads = [load for load in (self.warm, self.cold) if load is not None]
         if not loads:
             return {}
         are_true = all(self._equal(load.loaded, self.kept.loaded) for load in loads)
         if self.warm is None or self.cold is None or not are_true:
             return {"loads_are_true": are_true}
-        goes_on = [self._equal(load.stepped, self.kept.stepped) for load in (self.warm, self.cold)]
-        if goes_on == [True, False]:
+        resumes = [self._equal(load.stepped, self.kept.stepped) for load in (self.warm, self.cold)]
+        if resumes == [True, False]:
             return {
                 "loads_are_true": True,
                 "loads_keep_optimizer": False,
                 "loads_begin_anew": False,
             }
-        if goes_on == [True, True]:
+        if resumes == [True, True]:
             return {"loads_are_true": True, "loads_keep_optimizer": True}
         same = self._equal(self.warm.stepped, self.cold.stepped)
         return {"loads_are_true": True, **({"loads_begin_anew": True} if same else {})}
 
     def _equal(self, one: Logprobs, other: Logprobs) -> bool:
-        return float(np.max(np.abs(one - other))) <= max(_ROUNDING, _NOISES * self.noise)
+        return float(np.max(np.abs(one - other))) <= max(_ROUNDING, _NOISE_FACTOR * self.noise)
 
 
 async def probe_loads(session: Session, base_model: str) -> dict[str, bool]:
-    """Returns fields of the dialect that were proved; none where the server cannot do what it
-    takes.
+    """Returns the fields of the dialect that were proved; none if the server cannot run the
+    probe.
     """
     models: list[AsyncTrainingClient] = []
     paths: list[str] = []
     try:
         return (await _probe(session, base_model, models, paths)).findings()
     except TinkexError as error:
-        logger.info("what a load brings back was not found out: %s", error)
+        logger.info("could not find out what a load restores: %s", error)
         return {}
     finally:
         for model in models:
@@ -105,49 +103,49 @@ async def probe_loads(session: Session, base_model: str) -> dict[str, bool]:
 
 async def _probe(
     session: Session, base_model: str, models: list[AsyncTrainingClient], paths: list[str]
-) -> Seen:
+) -> LoadEffects:
     model = await new_model(session, base_model, LoraConfig(rank=_RANK), None, None)
     models.append(model)
     for number in range(_STEPS):
         if number == 1 and not session.transport.server.dialect.saves_once:
-            # some servers load a model's first save in the place of its last
-            paths.append(await _saved(model))
-        await _step(model, _WAYS[0])
-    paths.append(await _saved(model))
-    loaded, once_more = await _logprobs(model), await _logprobs(model)
-    await _step(model, _WAYS[1])
-    kept = Resumed(loaded, await _logprobs(model))
-    noise = float(np.max(np.abs(loaded - once_more)))
-    resumes = [
-        await _resumed(session, base_model, paths[-1], models, optimizer=optimizer)
+            # some servers load a model's first save instead of its last
+            paths.append(await _save(model))
+        await _step(model, _DATA[0])
+    paths.append(await _save(model))
+    loaded, repeated = await _logprobs(model), await _logprobs(model)
+    await _step(model, _DATA[1])
+    kept = LoadedModel(loaded, await _logprobs(model))
+    noise = float(np.max(np.abs(loaded - repeated)))
+    loads = [
+        await _load(session, base_model, paths[-1], models, optimizer=optimizer)
         for optimizer in (True, False)
     ]
-    return Seen(kept, noise, *resumes)
+    return LoadEffects(kept, noise, *loads)
 
 
-async def _resumed(
+async def _load(
     session: Session,
     base_model: str,
     path: str,
     models: list[AsyncTrainingClient],
     *,
     optimizer: bool,
-) -> Resumed | None:
-    """Returns what a load brings back; None where the server has no such load."""
+) -> LoadedModel | None:
+    """Returns what a load restores; None where the server has no such load."""
     saved = SavedState(path=path, with_optimizer=optimizer, base_model=base_model, rank=_RANK)
     try:
         model = await model_from_state(session, saved, None, None)
     except UnsupportedByServer:
         return None
     except CheckpointMismatchError:
-        return Resumed(_OTHERS, _OTHERS)
+        return LoadedModel(_UNEQUAL, _UNEQUAL)
     models.append(model)
     loaded = await _logprobs(model)
-    await _step(model, _WAYS[1])
-    return Resumed(loaded, await _logprobs(model))
+    await _step(model, _DATA[1])
+    return LoadedModel(loaded, await _logprobs(model))
 
 
-async def _saved(model: AsyncTrainingClient) -> str:
+async def _save(model: AsyncTrainingClient) -> str:
     return (await model.save_state(f"tinkex-probe-{secrets.token_hex(4)}")).path
 
 
@@ -158,7 +156,7 @@ async def _step(model: AsyncTrainingClient, datum: Datum) -> None:
 async def _logprobs(model: AsyncTrainingClient) -> Logprobs:
     outputs: list[Any] = [
         (await model.forward([datum], "cross_entropy")).loss_fn_outputs[0]["logprobs"]
-        for datum in _WAYS
+        for datum in _DATA
     ]
     return np.concatenate(
         [np.asarray(output.to_numpy(), np.float64).reshape(-1) for output in outputs]
@@ -169,4 +167,4 @@ async def _delete(session: Session, path: str) -> None:
     try:
         await AsyncRestClient.over(session.transport).delete_checkpoint_from_tinker_path(path)
     except TinkexError as error:
-        logger.info("%s was not deleted: %s", path, error.message)
+        logger.info("could not delete %s: %s", path, error.message)

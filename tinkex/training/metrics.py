@@ -1,7 +1,7 @@
-"""How the results of a split batch become one result. Plain values: no I/O here.
+"""Joins the results of a split batch into one. Plain values: no I/O here.
 
-A metric's name ends in its reduction, `name:reduction`. Source of the reductions:
-openapi/tinker.yaml, ForwardBackwardOutput.
+A metric's name ends in its reduction, `name:reduction`, such as `loss:sum`. Source of the
+reductions: openapi/tinker.yaml, ForwardBackwardOutput.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MOD = 2**64
 
 
 def combine(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
-    """One output for the chunks of one batch, in order: outputs concatenated, metrics reduced."""
+    """Returns one output for all chunks: outputs concatenated in order, metrics reduced."""
     if len(results) == 1:
         return results[0]
     return ForwardBackwardOutput(
@@ -34,11 +34,15 @@ def combine(results: Sequence[ForwardBackwardOutput]) -> ForwardBackwardOutput:
 def reduce_metrics(
     chunks: Sequence[Mapping[str, float]], weights: Sequence[float]
 ) -> dict[str, float]:
-    """The chunks' metrics as one mapping; `weights` are the chunks' numbers of outputs.
+    """Returns the metrics of all chunks as one mapping.
 
-    A metric that only some chunks have is reduced over those. An unknown reduction, or a name with
-    no or two colons, is kept, as a weighted mean: better an approximate number than a loss that
-    silently goes missing.
+    A metric that only some chunks have is reduced over those. One with an unknown reduction, or
+    with no or two colons in its name, becomes a weighted mean: an approximate number is better than
+    a metric that silently goes missing.
+
+    Args:
+        chunks: the metrics of each chunk.
+        weights: the number of outputs of each chunk.
     """
     return dict(_reduced(chunks, weights))
 
@@ -82,8 +86,8 @@ def _hash(values: Sequence[float], _weights: Sequence[float]) -> float:
 
 
 def _numbered(name: str, values: Sequence[float]) -> Iterator[tuple[str, float]]:
-    """The distinct values: the first under the name itself, the others under `name_1`, `name_2`,
-    ...
+    """Yields the distinct values: the first under the name itself, the others under `name_1`,
+    `name_2`, ...
     """
     for number, value in enumerate(dict.fromkeys(values)):
         yield (f"{name}_{number}" if number else name), value

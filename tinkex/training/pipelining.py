@@ -1,45 +1,45 @@
-"""`PipelineCheck`: sees when steps are not pipelined, each call awaited before the next one is
-submitted. Plain values: no clock here.
+"""`PipelineCheck`: detects training loops that await each call before they make the next one.
+
+Plain values: no clock here.
 """
 
 from __future__ import annotations
 
 from attrs import define
 
-_STEPS = 4  # in a row, before anything is said: the first ones of a run are often special
-_WORTH_SAYING = 0.05  # of the time of a step that the server had nothing to do
+_STEPS = 4  # unpipelined steps in a row before the warning: the first ones are often special
+_MIN_IDLE_SHARE = 0.05  # share of a step's time in which the server had nothing to do
 
 
 @define
 class PipelineCheck:
-    """Fed with a model's training requests as they come and end, in the order of the calls; speaks
-    up once.
+    """A detector that follows a model's training requests, and warns once.
 
-    A step is pipelined when its `optim_step` is submitted while its `forward_backward` is still
-    under way.
+    A step is pipelined if its `optim_step` is submitted while its `forward_backward` is still under
+    way.
     """
 
     _under_way: int = 0
     _gradients_ended_at: float | None = None
-    """When the last forward_backward ended, if nothing was submitted since."""
+    """The time at which the last forward_backward ended, if nothing was submitted since."""
     _last_step_at: float | None = None
     _steps: int = 0
-    """In a row that were not pipelined."""
+    """The number of unpipelined steps in a row."""
     _idle: float = 0.0
     _spent: float = 0.0
-    _said: bool = False
+    _has_warned: bool = False
 
     def submitted(self, operation: str, at: float) -> str | None:
-        """A request was submitted at this time, in seconds; what to tell the user, once, or
-        None.
+        """Notes that a request was submitted at this time, in seconds; returns the warning for the
+        user, once, or None.
         """
-        message = self._step(at) if operation == "optim_step" and not self._said else None
+        message = self._step(at) if operation == "optim_step" and not self._has_warned else None
         self._under_way += 1
         self._gradients_ended_at = None
         return message
 
     def finished(self, operation: str, at: float) -> None:
-        """The result of a request came, or its error."""
+        """Notes that the result or the error of a request arrived at this time."""
         self._under_way -= 1
         if operation == "forward_backward" and not self._under_way:
             self._gradients_ended_at = at
@@ -54,14 +54,13 @@ class PipelineCheck:
         self._steps += 1
         self._idle += at - self._gradients_ended_at
         self._spent += at - last
-        if self._steps < _STEPS or self._idle < _WORTH_SAYING * self._spent:
+        if self._steps < _STEPS or self._idle < _MIN_IDLE_SHARE * self._spent:
             return None
-        self._said = True
+        self._has_warned = True
         return (
-            f"the last {self._steps} steps were not pipelined: optim_step was called when "
-            "forward_backward had been awaited, and the "
-            f"server had nothing to do for {self._idle / self._steps:.2f} s of "
-            f"{self._spent / self._steps:.2f} s a step. "
+            f"the last {self._steps} steps were not pipelined: optim_step was called after "
+            "forward_backward had been awaited, so the server was idle for "
+            f"{self._idle / self._steps:.2f} s of the {self._spent / self._steps:.2f} s of a step. "
             "Use train_step, which submits both, or call optim_step before awaiting "
             "forward_backward."
         )

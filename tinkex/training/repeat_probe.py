@@ -1,8 +1,8 @@
-"""What a server does with a repeated (model, seq_id), found out by its effect on a model that is
-made for it.
+"""Finds out what a server does with a repeated (model, seq_id), by its effect on a model that is
+made for this.
 
-A request id that comes back proves nothing: one server gives the first one's, and does the work
-again all the same.
+The request id in the answer proves nothing: one server returns the first request's id, but does the
+work again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tinkex.dialects.resend import expected_number
 from tinkex.errors import APIStatusError, RequestFailedError, TinkexError
 from tinkex.futures.poller import RequestState, of_fields, wait_for_result
 from tinkex.session.session import Session
-from tinkex.training.batch_requests import batch_submit, read_batch
+from tinkex.training.batch_requests import batch_bodies, read_batch
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
 from tinkex.training.unloading import unload_or_log
@@ -27,14 +27,14 @@ from tinkex.types import AdamParams, Datum, LoraConfig, ModelInput
 
 _RANK = 8
 _ONE_STEP = Datum(ModelInput.from_ints([0, 1]), {"target_tokens": [1, 2], "weights": [1.0, 1.0]})
-_ADAM = AdamParams(learning_rate=1e-2)  # so that a step shows
-_LEAST_EFFECT = 1e-5  # nats of a logprob
-_NOISES = 4.0
-"""By how much more than two equal calls differ a step must change a logprob to be seen."""
+_ADAM = AdamParams(learning_rate=1e-2)  # large enough for a visible effect
+_MIN_EFFECT = 1e-5  # nats of a logprob
+_NOISE_FACTOR = 4.0
+"""The factor by which a step must change a logprob more than two equal calls differ."""
 
 
 async def probe_repeats(session: Session, base_model: str) -> SeqIdRepeats:
-    """Raises what making a model, a step and a forward raise."""
+    """Returns what the server does. Raises what creating and training a model raise."""
     model = await new_model(session, base_model, LoraConfig(rank=_RANK), None, None)
     try:
         return await _probe(session, model)
@@ -49,8 +49,8 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
     )
     await gradients
     await update
-    trained, once_more = await _logprobs(model), await _logprobs(model)
-    least = max(_LEAST_EFFECT, _NOISES * _distance(trained, once_more))
+    trained, repeated = await _logprobs(model), await _logprobs(model)
+    threshold = max(_MIN_EFFECT, _NOISE_FACTOR * _distance(trained, repeated))
     try:
         for request in _repeats(session, model):
             again = await session.transport.send(request, repeatable=False)
@@ -59,19 +59,21 @@ async def _probe(session: Session, model: AsyncTrainingClient) -> SeqIdRepeats:
                 session.transport, RequestState(request.operation, again.request_id), read
             )
     except (APIStatusError, RequestFailedError) as refusal:
-        return "refuses" if _says_why(refusal) else "unknown"
-    if _distance(trained, await _logprobs(model)) > least:
+        return "refuses" if _names_number(refusal) else "unknown"
+    if _distance(trained, await _logprobs(model)) > threshold:
         return "ignores"
     await model.forward_backward([_ONE_STEP], "cross_entropy")
     await model.optim_step(_ADAM)
-    shows = _distance(trained, await _logprobs(model)) > least
-    return "repeats" if shows else "unknown"  # where no step shows, none that was done twice does
+    shows = _distance(trained, await _logprobs(model)) > threshold
+    return (
+        "repeats" if shows else "unknown"
+    )  # if no step has a visible effect, a repeated one has none either
 
 
 def _repeats(session: Session, model: AsyncTrainingClient) -> list[Request[UntypedAPIFuture]]:
-    """The model's first two requests under the numbers that they had."""
+    """Returns the model's first two requests, under the numbers that they had."""
     dialect = session.transport.server.dialect
-    gradients = batch_submit(
+    gradients = batch_bodies(
         "forward_backward", model.model_id, [_ONE_STEP], "cross_entropy", None, dialect
     )
     return [
@@ -89,8 +91,8 @@ def _distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     return float(np.max(np.abs(one - other)))
 
 
-def _says_why(refusal: TinkexError) -> bool:
-    """Only a refusal that names the number it expected can tell later whether the first request was
-    applied.
+def _names_number(refusal: TinkexError) -> bool:
+    """Returns whether a refusal names the expected number. Only then can a later one tell whether
+    the first request was applied.
     """
     return expected_number(refusal.message) is not None

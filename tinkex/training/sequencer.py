@@ -1,5 +1,5 @@
-"""The order of a model's requests: fixed when a method is called, kept on the wire, numbered
-without a gap.
+"""The order of a model's requests: fixed when a method is called, kept when requests are sent, with
+consecutive numbers.
 """
 
 from __future__ import annotations
@@ -18,175 +18,181 @@ T = TypeVar("T")
 
 
 @define(eq=False)
-class _News:
-    """A thing that the user has to know before what is called later makes sense, and whether that
-    may be so.
+class _FailureNotice:
+    """A failure, and the first call that its user may have made in knowledge of it.
+
+    Calls made earlier were meant to build on what failed, so they are skipped.
     """
 
     errors: list[TinkexError]
-    """All that tell of it."""
+    """The errors that tell the user of the failure."""
     known_from: int | None = None
-    """The first turn that was asked for by a user who may know."""
+    """The number of the first turn given after the user got one of the errors."""
 
-    def note(self, turn: int) -> None:
+    def note_turn(self, turn: int) -> None:
         if self.known_from is None and any(error.delivered for error in self.errors):
             self.known_from = turn
 
-    def is_news_to(self, turn: int) -> bool:
+    def skips(self, turn: int) -> bool:
         return self.known_from is None or turn < self.known_from
 
 
 @define(eq=False)
 class Sequencer:
-    """Gives each call its turn. For one event loop.
+    """The turns of one model's calls, and the numbers of its requests. For one event loop.
 
-    A turn's numbers (`seq_id`, from 1) are taken when it comes, so a call that is cancelled before
-    leaves no hole that the server would wait behind. A request that the server refused took no
-    number. What a user asks for before they can know of that, or that the server has lost steps of
-    the model, was meant to follow what is missing, and is skipped. A request whose fate is unknown
-    ends the line for good.
+    A request's number (`seq_id`, from 1) is taken when its call's turn comes. So a call that is
+    cancelled before its turn leaves no gap for which the server would wait, and a request that the
+    server refuses takes no number.
+
+    After a refused request, or after the server lost steps of the model, the calls that the user
+    made before they could know of it are skipped. After a request whose outcome is unknown, no
+    other request is sent.
     """
 
     _next_seq_id: int = 1
     _expected_seq_id: int = 1
     _turns_given: int = 0
-    _end_of_line: asyncio.Future[None] | None = None
+    _last_turn: asyncio.Future[None] | None = None
     _poison: TinkexError | None = None
-    _refusal: _News | None = None
-    _loss: _News | None = None
-    _loss_number: int | None = None
-    _unsettled: int = 0
-    _all_settled: asyncio.Event = field(factory=asyncio.Event)
+    _refusal: _FailureNotice | None = None
+    _lost_steps: _FailureNotice | None = None
+    _state_loss: int | None = None
+    """The server's number of the last loss of the model's state."""
+    _awaited_results: int = 0
+    _no_result_awaited: asyncio.Event = field(factory=asyncio.Event)
     _free_number: int | None = None
 
     def turn(self, operation: str, requests: int = 0) -> Turn:
-        """A place at the end of the line for a call of so many numbered requests; `async with`
-        waits until it comes.
+        """Returns the last place in the order, for a call of so many numbered requests.
+
+        `async with` waits until the turn comes.
         """
-        if self._end_of_line is None or self._end_of_line.done():
+        if self._last_turn is None or self._last_turn.done():
             self._expected_seq_id = self._next_seq_id
-        for news in (self._refusal, self._loss):
-            if news is not None:
-                news.note(self._turns_given)
+        for notice in (self._refusal, self._lost_steps):
+            if notice is not None:
+                notice.note_turn(self._turns_given)
         turn = Turn(
-            self, operation, requests, self._turns_given, self._expected_seq_id, self._end_of_line
+            self, operation, requests, self._turns_given, self._expected_seq_id, self._last_turn
         )
         self._turns_given += 1
         self._expected_seq_id += requests
-        self._end_of_line = turn.over
+        self._last_turn = turn.ended
         return turn
 
     @property
     def next_seq_id(self) -> int:
         return self._next_seq_id
 
-    def accepted(self, requests: int = 1) -> None:
-        """So many requests, numbered from `next_seq_id`, were taken on by the server."""
+    def take_numbers(self, requests: int = 1) -> None:
+        """Counts requests that the server accepted, numbered from `next_seq_id`."""
         self._next_seq_id += requests
 
-    def refused(self, error: TinkexError, *, changes: bool) -> None:
-        """The request was not taken on, and its number stays free, or it came to nothing. All calls
-        queued by now are skipped.
+    def note_refusal(self, error: TinkexError, *, changes: bool) -> None:
+        """Makes the calls that are queued now be skipped: a request before them was refused, or
+        came to nothing.
 
         Args:
-            changes: whether it would have changed the model; then what is called before the user
-                gets the error is skipped, too.
+            error: the reason, which the user gets from the refused call.
+            changes: whether the request would have changed the model. If so, calls made until the
+                user gets the error are skipped as well.
         """
-        self._refusal = _News([error], known_from=None if changes else self._turns_given)
+        self._refusal = _FailureNotice([error], known_from=None if changes else self._turns_given)
 
-    def lost(self, error: RequestFailedError) -> None:
-        """A request failed, maybe since the model lost steps: what was asked for on top of them is
-        then skipped.
-        """
+    def note_state_loss(self, error: RequestFailedError) -> None:
+        """Makes the calls that build on lost steps be skipped, if the error tells of lost steps."""
         if error.state_loss is None:
             return
-        if self._loss is None or self._loss_number != error.state_loss:
-            self._loss, self._loss_number = _News([]), error.state_loss
-        self._loss.errors.append(error)
+        if self._lost_steps is None or self._state_loss != error.state_loss:
+            self._lost_steps, self._state_loss = _FailureNotice([]), error.state_loss
+        self._lost_steps.errors.append(error)
 
     @contextmanager
-    def unsettled(self) -> Generator[None]:
-        """While the result of a request is awaited."""
-        self._unsettled += 1
-        self._all_settled.clear()
+    def awaiting_result(self) -> Generator[None]:
+        """Marks the time in which the result of a request is awaited."""
+        self._awaited_results += 1
+        self._no_result_awaited.clear()
         try:
             yield
         finally:
-            self._unsettled -= 1
-            if not self._unsettled:
-                self._all_settled.set()
+            self._awaited_results -= 1
+            if not self._awaited_results:
+                self._no_result_awaited.set()
 
-    def number_free(self, seq_id: int) -> None:
-        """The server did not use this number, or a higher one: the next request gets it, once all
-        under way are settled.
+    def free_number(self, seq_id: int) -> None:
+        """Gives a number, and those above it, to later requests: the server did not use it.
+
+        `reclaim_numbers` does so once no result is awaited.
         """
         self._free_number = min(seq_id, self._free_number or seq_id)
 
-    async def settle(self) -> None:
-        """Takes the count back to a number that was left free."""
+    async def reclaim_numbers(self) -> None:
+        """Sets the next number back to one that was freed, if there is one."""
         if self._free_number is None:
             return
-        if self._unsettled:
-            await self._all_settled.wait()
+        if self._awaited_results:
+            await self._no_result_awaited.wait()
         self._next_seq_id, self._free_number = self._free_number, None
 
     def poison(self, error: TinkexError) -> None:
-        """Nobody knows what the server has: nothing more is sent."""
+        """Makes each later call fail, since nobody knows which requests the server has."""
         self._poison = self._poison or error
 
     def check(self, turn: Turn) -> None:
+        """Raises the reason why the call of this turn must not be sent, if there is one."""
         if self._poison is not None:
             raise ClientPoisonedError(
-                f"not sent: an earlier {self._poison.operation or 'request'} ended in doubt: "
-                f"{self._poison.message}",
+                f"not sent: the outcome of an earlier {self._poison.operation or 'request'} is "
+                f"unknown: {self._poison.message}",
                 operation=turn.operation,
                 advice="Make a new training client from the last saved state.",
             ) from self._poison
-        if not turn.requests:  # it does not build on what came before
+        if not turn.requests:  # it does not build on earlier requests
             return
-        if self._refusal is not None and self._refusal.is_news_to(turn.number):
+        if self._refusal is not None and self._refusal.skips(turn.number):
             refused = self._refusal.errors[0]
             raise RequestSkippedError(
                 "not sent: it was called before you could know that an earlier "
                 f"{refused.operation or 'request'} failed: {refused.message}",
                 operation=turn.operation,
-                advice="Mend that request and call both again.",
+                advice="Correct that request and make both calls again.",
             ) from refused
-        if self._loss is not None and self._loss.is_news_to(turn.number):
-            lost = self._loss.errors[0]
+        if self._lost_steps is not None and self._lost_steps.skips(turn.number):
+            failure = self._lost_steps.errors[0]
             raise RequestSkippedError(
                 "not sent: it was called before you could know that the model has lost steps: "
-                f"{lost.message}",
+                f"{failure.message}",
                 operation=turn.operation,
-                advice="Go on from the state that the model went back to.",
-            ) from lost
+                advice="Continue from the state that the model was restored to.",
+            ) from failure
 
 
 @define(eq=False)
 class Turn:
-    """One call's place in the line."""
+    """The place of one call in the order."""
 
     sequencer: Sequencer
     operation: str
     requests: int
-    """How many numbered ones it is for."""
+    """The number of the call's numbered requests."""
     number: int
     expected_seq_id: int
-    """The first number that the call gets, unless one before it is refused or is of another size
-    than it was said.
+    """The call's first seq_id, unless an earlier call is refused or needs another number of
+    requests than it announced.
     """
     _before: asyncio.Future[None] | None
     _sending: asyncio.Future[Any] | None = None
-    """What goes on, and must end, before the next one may go."""
+    """The task that must end before the next turn may come."""
     _left: bool = False
-    over: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
+    ended: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def has_come(self) -> bool:
         return self._before is None or self._before.done()
 
-    async def come(self) -> None:
-        """Returns when it has come; whoever gives up waiting gives up the turn."""
+    async def wait(self) -> None:
+        """Waits until the turn comes. A cancelled wait gives up the turn."""
         try:
             if self._before is not None:
                 await asyncio.shield(self._before)
@@ -194,23 +200,23 @@ class Turn:
             self.leave()
             raise
 
-    async def unbroken(self, sending: Coroutine[Any, Any, T]) -> T:
-        """Returns what comes of it. It goes on, and keeps the turn, when the one who waits for it
-        is cancelled.
+    async def run_to_end(self, sending: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine, and returns its result.
 
-        So its fate is known in the end, and its numbers are used or free.
+        When the caller is cancelled, the coroutine runs on and keeps the turn, so that its outcome
+        becomes known and its numbers are either used or free.
         """
         task = self._sending = asyncio.create_task(sending, name=f"tinkex {self.operation}")
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            # nobody else sees it
+            # nobody else retrieves its error
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise
 
     def leave(self) -> None:
-        """Gives the place up, once: the next in line may go when all before it, and what this one
-        sends, are over.
+        """Gives up the turn. The next one comes when all turns before it, and what this one sends,
+        have ended.
         """
         if self._left:
             return
@@ -228,7 +234,7 @@ class Turn:
             )
 
     async def __aenter__(self) -> Turn:
-        await self.come()
+        await self.wait()
         try:
             self.sequencer.check(self)
         except BaseException:
@@ -245,5 +251,5 @@ class Turn:
         self.leave()
 
     def _end(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self.ended.done():
+            self.ended.set_result(None)

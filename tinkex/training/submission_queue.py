@@ -1,6 +1,4 @@
-"""`SubmissionQueue`: sends a model's requests, one call after the other, numbered without a gap, and
-waits for their results.
-"""
+"""`SubmissionQueue`: runs the calls of one model in their order."""
 
 from __future__ import annotations
 
@@ -11,247 +9,218 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import define
-from tinkex_api.models import UntypedAPIFuture
-from tinkex_api.types import Request
-
 from tinkex import events
 from tinkex.dialects import resend
-from tinkex.dialects.detect import refuses_encoding
-from tinkex.dialects.dialect import Encoding
-from tinkex.errors import (
-    APIConnectionError,
-    APIStatusError,
-    ClientClosedError,
-    ConfigError,
-    CredentialError,
-    InvalidInputError,
-    RequestFailedError,
-    ResultLostError,
-    ServerStateLostError,
-    StepOutcomeUnknown,
-    TinkexError,
-    UnsupportedByServer,
-    WaitTimeoutError,
-)
+from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import Payload, RequestState, wait_for_result
+from tinkex.futures.poller import Payload, RequestState
 from tinkex.session.session import Session
 from tinkex.threads import in_thread
-from tinkex.training.encoded_requests import Bodies, Submit
+from tinkex.training.encoded_requests import BodiesByEncoding, EncodedRequests
 from tinkex.training.pipelining import PipelineCheck
+from tinkex.training.request_sender import RequestSender, SentRequest
 from tinkex.training.sequencer import Sequencer, Turn
 
 logger = logging.getLogger("tinkex")
 R = TypeVar("R")
 T = TypeVar("T")
-_NOT_TAKEN = (
-    *(APIStatusError, APIConnectionError, ClientClosedError, UnsupportedByServer),
-    *(InvalidInputError, CredentialError, ConfigError),
-)
-"""What says of a request that was sent first that it was not taken on, or not sent at all."""
-_FAILED = (400, 403, 404, 409, 410, 422)
-"""Statuses of a poll that say of a training request that it has no result, and never will."""
-_PASSES = ("forward", "forward_backward")
-"""Operations that some servers run after what was sent later (`Dialect.overtakes`)."""
-_COUNTED = (400, 404, 422)
-"""Refusals of what a server has read, so that it may count it."""
-_HELD_BODIES = 2  # calls: the one that is being sent, and the next one, which is encoded meanwhile
-_FROM_SAVED = "Make a new training client from the last saved state."
+_BATCHES = ("forward", "forward_backward")
+"""Operations that some servers run after requests that were sent later (`Dialect.overtakes`)."""
+_HELD_CALLS = 2  # the call that is being sent, and the next one, which is encoded meanwhile
 
-
-@define(eq=False)
-class _Sent:
-    """A request of a call that is sent under a number."""
-
-    state: RequestState
-    index: int
-    seq_id: int
-    twice: bool = False
-    """Whether it was sent again, since nobody knew whether the first one had arrived."""
-    error: TinkexError | None = None
-    """Why there is nothing to wait for."""
-
-
-_Wait = Callable[[], Awaitable[Sequence[R]]]
-Look = Callable[[Submit, Callable[[Payload], R]], Awaitable[R]]
-"""Sends one request that changes nothing, and returns what was read of its result."""
+_Results = Callable[[], Awaitable[Sequence[R]]]
+"""A function that waits for the results of a call's requests."""
+SendForward = Callable[[BodiesByEncoding, Callable[[Payload], R]], Awaitable[R]]
+"""A function that sends one forward pass, and returns what the second argument makes of its result.
+"""
 
 
 class SubmissionQueue:
-    """The requests of one model. For one event loop."""
+    """The calls of one model. For one event loop.
+
+    A call's place in the order is fixed when one of the methods is called, not when its result is
+    awaited.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._transport = session.transport
         self._sequencer = Sequencer()
+        self._sender = RequestSender(session, self._sequencer)
         self._pipeline = PipelineCheck()
-        self._encoders = asyncio.Semaphore(_HELD_BODIES)
-        self._passes: set[asyncio.Task[Any]] = set()
-        """The waits for results of batches, where a later call must not be sent before they are
-        over.
-        """
+        self._encoders = asyncio.Semaphore(_HELD_CALLS)
+        self._batches: set[asyncio.Task[Any]] = set()
+        """The waits for results of batches, if later calls must not be sent before they end."""
 
     def turn(self, operation: str) -> AbstractAsyncContextManager[None]:
-        """A place in the order for a request without a number; `async with` waits until it
-        comes.
+        """Returns the last place in the order, for a request without a number.
+
+        `async with` waits until the turn comes, and holds it.
         """
-        return self._free(self._sequencer.turn(operation))
+        return self._hold_unnumbered_turn(self._sequencer.turn(operation))
 
     def run(
         self,
         operation: str,
-        submits: Sequence[Submit],
+        bodies: Sequence[BodiesByEncoding],
         read: Callable[[Payload], R],
         join: Callable[[Sequence[R]], T],
     ) -> AsyncAPIFuture[T]:
-        """One call, of one request or several. Its place in the order is fixed now.
+        """Runs a call of one request or several, and returns its future.
 
         Args:
-            submits: build the requests, which get consecutive numbers.
-            read: reads the result of one request; raises `ValueError` and its like for what is
-                none.
-            join: makes the call's result of what was read, in order.
+            operation: the call's name.
+            bodies: the requests, which get consecutive numbers.
+            read: reads the result of one request. Raises `ValueError` or a similar error for a
+                malformed result.
+            join: makes the call's result of the results read, in order.
         """
         self._transport.require_open(operation)
-        turn = self._sequencer.turn(operation, len(submits))
+        turn = self._sequencer.turn(operation, len(bodies))
         state = RequestState(operation)
 
         async def work() -> T:
-            async with self._ahead(turn, submits) as bodies, self._taken(turn, state):
-                await self._after_passes(operation)
-                results = await turn.unbroken(self._sent(turn, state, bodies, read))
+            async with self._encode_ahead(turn, bodies) as requests, self._hold(turn, state):
+                await self._await_batches(operation)
+                results = await turn.run_to_end(self._send(turn, state, requests, read))
             return join(await results())
 
-        return self._begun(turn, work, state)
+        return self._start(turn, work, state)
 
     def run_checked(
         self,
         operation: str,
-        submit: Submit,
+        body: BodiesByEncoding,
         read: Callable[[Payload], R],
-        check: Callable[[Look[Any]], Awaitable[TinkexError | None]],
+        check: Callable[[SendForward[Any]], Awaitable[TinkexError | None]],
         advise: Callable[[TinkexError], str | None],
     ) -> AsyncAPIFuture[R]:
-        """One call of one request, whose effect is looked at before any other call is sent. Those
-        that were called before the user could know that it failed are skipped.
+        """Runs a call of one request, and checks its effect before any other call is sent.
+
+        When the call or its check fails, the calls that the user made before they could know of it
+        are skipped.
 
         Args:
-            submit: builds the request.
+            operation: the call's name.
+            body: the request.
             read: reads its result.
-            check: looks at the model, and returns what is wrong with it, which the call then
-                raises.
-            advise: what to do about a failure that comes without advice.
+            check: examines the model by the forward passes that its argument sends; returns the
+                error to raise, or None.
+            advise: returns advice for an error that comes without.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, 1)
         state = RequestState(operation)
 
-        async def look(submit: Submit, read: Callable[[Payload], Any]) -> Any:
-            [result] = await (await turn.unbroken(self._sent_aside(turn, submit, read)))()
+        async def send_forward(body: BodiesByEncoding, read: Callable[[Payload], Any]) -> Any:
+            [result] = await (await turn.run_to_end(self._send_extra_forward(turn, body, read)))()
             return result
 
-        async def checked() -> R:
-            async with self._ahead(turn, [submit]) as bodies, self._taken(turn, state):
-                await self._after_passes(operation)
-                sent = await turn.unbroken(self._submit_all(turn, state, bodies))
+        async def send_and_check() -> R:
+            async with self._encode_ahead(turn, [body]) as requests, self._hold(turn, state):
+                await self._await_batches(operation)
+                sent = await turn.run_to_end(self._sender.send_all(turn, state, requests))
                 try:
-                    [result] = await self._results(sent, read)
-                    if error := await check(look):
+                    [result] = await self._sender.results(sent, read)
+                    if error := await check(send_forward):
                         raise error
                 except TinkexError as error:
-                    self._sequencer.refused(error, changes=resend.effect_of(operation) == "changes")
+                    self._note_refusal(turn, error)
                     raise
             return result
 
         async def work() -> R:
             try:
-                return await checked()
+                return await send_and_check()
             except TinkexError as error:
                 error.advice = error.advice or advise(error)
                 raise
 
-        return self._begun(turn, work, state)
+        return self._start(turn, work, state)
 
-    def looked(self, submit: Submit, read: Callable[[Payload], R]) -> asyncio.Task[R]:
-        """Sends one request that changes nothing, and that no user asked for; returns the wait for
-        its result.
-
-        Its place in the order is fixed now; when it fails, the calls behind it go on.
-        """
-        turn = self._sequencer.turn("forward", 1)
-
-        async def work() -> R:
-            async with self._taken(turn, RequestState("forward")):
-                results = await turn.unbroken(self._sent_aside(turn, submit, read))
-            [result] = await results()
-            return result
-
-        task = asyncio.create_task(work(), name="tinkex look")
-        task.add_done_callback(lambda _: turn.leave())
-        return task
-
-    def run_both(
+    def run_two_passes(
         self,
         operation: str,
-        first: Sequence[Submit],
+        first: Sequence[BodiesByEncoding],
         read: Callable[[Payload], R],
-        second: Callable[[Sequence[R]], tuple[Sequence[Submit], Callable[[Sequence[R]], T]]],
+        prepare_second: Callable[
+            [Sequence[R]], tuple[Sequence[BodiesByEncoding], Callable[[Sequence[R]], T]]
+        ],
     ) -> AsyncAPIFuture[T]:
-        """One call whose second requests depend on the results of its first ones, which change
-        nothing. No other call comes between.
+        """Runs a call whose second requests depend on the results of its first ones.
+
+        No other call is sent between them.
 
         Args:
-            first: build the first requests, all of `forward`.
-            read: reads the result of one request, of the first or the second ones.
-            second: makes of their results the second ones, and what makes the call's result of
-                those ones'; it may take long.
+            operation: the call's name.
+            first: the first requests, all of them forward passes.
+            read: reads the result of one request, of the first or of the second ones.
+            prepare_second: makes of the first results the second requests, and the function that
+                makes the call's result of their results. It runs in a thread, and may take long.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(first))
         state = RequestState(operation)
 
         async def work() -> T:
-            async with self._ahead(turn, first) as bodies, self._taken(turn, state):
-                sent = await turn.unbroken(self._submit_all(turn, RequestState("forward"), bodies))
+            async with self._encode_ahead(turn, first) as requests, self._hold(turn, state):
+                sent = await turn.run_to_end(
+                    self._sender.send_all(turn, RequestState("forward"), requests)
+                )
                 try:
-                    submits, join = await in_thread(second, await self._results(sent, read))
-                # a cancellation, too: what is queued behind was to follow the gradients
+                    bodies, join = await in_thread(
+                        prepare_second, await self._sender.results(sent, read)
+                    )
+                # a cancellation, too: the calls that are queued were to follow the gradients
                 except BaseException as error:
-                    state.failed = _as_own(error, operation)
-                    # the user's own deed
-                    state.failed.delivered = isinstance(error, asyncio.CancelledError)
-                    self._sequencer.refused(state.failed, changes=True)
+                    state.failure = _as_tinkex_error(error, operation)
+                    # a user who cancels knows of it
+                    state.failure.delivered = isinstance(error, asyncio.CancelledError)
+                    self._sequencer.note_refusal(state.failure, changes=True)
                     raise
-                results = await turn.unbroken(self._sent(turn, state, self._bodies(submits), read))
+                second = self._encoded(bodies)
+                results = await turn.run_to_end(self._send(turn, state, second, read))
             return join(await results())
 
-        return self._begun(turn, work, state)
+        return self._start(turn, work, state)
 
-    def _begun(
+    def send_forward(self, body: BodiesByEncoding, read: Callable[[Payload], R]) -> asyncio.Task[R]:
+        """Sends a forward pass that is not a call of the user; returns the wait for its result.
+
+        When it fails, later calls go on.
+        """
+        turn = self._sequencer.turn("forward", 1)
+
+        async def work() -> R:
+            async with self._hold(turn, RequestState("forward")):
+                results = await turn.run_to_end(self._send_extra_forward(turn, body, read))
+            [result] = await results()
+            return result
+
+        task = asyncio.create_task(work(), name="tinkex extra forward")
+        task.add_done_callback(lambda _: turn.leave())
+        return task
+
+    def _start(
         self, turn: Turn, work: Callable[[], Awaitable[T]], state: RequestState
     ) -> AsyncAPIFuture[T]:
-        """The future of a call that has its place in the order, which it gives back however it
-        ends, begun or not.
-        """
-        future = AsyncAPIFuture(self._told(work, state), state, self._session.failures)
+        """Starts a call, and returns its future. The turn ends with it, also before it was held."""
+        future = AsyncAPIFuture(self._report(work, state), state, self._session.failures)
         future.task.add_done_callback(lambda _: turn.leave())
-        return self._watched(future)
+        self._check_pipelining(future)
+        return future
 
-    def _watched(self, future: AsyncAPIFuture[T]) -> AsyncAPIFuture[T]:
-        """The future of a call that was just made; says so when the user's loop keeps the server
-        waiting.
-        """
+    def _check_pipelining(self, future: AsyncAPIFuture[Any]) -> None:
+        """Warns when the user's loop keeps the server waiting."""
         operation, clock = future.state.operation, self._transport.clock
         advice = self._pipeline.submitted(operation, clock.now())
-        # where it waits for them anyway
+        # an overtaking server gets a step only after its batches, in any case
         if advice and not self._transport.server.dialect.overtakes:
             logger.warning("%s", advice)
         future.task.add_done_callback(lambda _: self._pipeline.finished(operation, clock.now()))
-        return future
 
-    async def _told(self, work: Callable[[], Awaitable[T]], state: RequestState) -> T:
-        """What `work` gives; whoever listens hears how it ended."""
+    async def _report(self, work: Callable[[], Awaitable[T]], state: RequestState) -> T:
+        """Returns the result of `work`, and emits an event that says how it ended."""
         began, failure = self._transport.clock.now(), None
         try:
             return await work()
@@ -260,7 +229,7 @@ class SubmissionQueue:
             raise
         finally:
             seconds = self._transport.clock.now() - began
-            self._transport.tell(
+            self._transport.emit(
                 events.TrainingStep,
                 operation=state.operation,
                 request_id=state.request_id,
@@ -269,305 +238,91 @@ class SubmissionQueue:
             )
 
     @asynccontextmanager
-    async def _taken(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:
-        """The turn, when it has come. One that does not come in time is given up, and those that
-        were to follow it are skipped.
-        """
+    async def _hold(self, turn: Turn, state: RequestState) -> AsyncGenerator[None]:
+        """Waits for the turn, and holds it. When the wait times out, queued calls are skipped."""
         if not turn.has_come:
             try:
                 with self._transport.wait(state, "its turn") as wait:
-                    wait.becomes("turn")
-                    await turn.come()
+                    wait.set_owner("turn")
+                    await turn.wait()
             except WaitTimeoutError as error:
-                self._sequencer.refused(
-                    error, changes=resend.effect_of(turn.operation) == "changes"
-                )
+                self._note_refusal(turn, error)
                 raise
         async with turn:
             yield
 
-    async def _sent(
-        self, turn: Turn, state: RequestState, bodies: Bodies, read: Callable[[Payload], R]
-    ) -> _Wait[R]:
-        """Sends them; returns the wait for their results."""
-        return self._wait(state.operation, await self._submit_all(turn, state, bodies), read)
-
-    async def _sent_aside(
-        self, turn: Turn, submit: Submit, read: Callable[[Payload], R]
-    ) -> _Wait[R]:
-        """Sends a request that no call is made of."""
-        state = RequestState("forward")
-        return self._wait(
-            "forward", await self._submit_all(turn, state, self._bodies([submit]), aside=True), read
-        )
-
-    def _wait(
-        self, operation: str, sent: Sequence[_Sent], read: Callable[[Payload], R]
-    ) -> _Wait[R]:
-        """Returns the wait for their results.
-
-        Where later calls wait for its end, too, it has begun, and goes on without the one who
-        waits.
-        """
-        if operation not in _PASSES or not self._transport.server.dialect.overtakes:
-            return partial(self._results, sent, read)
-        task = asyncio.create_task(self._results(sent, read), name=f"tinkex result of {operation}")
-        self._passes.add(task)
-        task.add_done_callback(self._passes.discard)
-        # maybe nobody else sees it
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return partial(asyncio.shield, task)
-
     @asynccontextmanager
-    async def _free(self, turn: Turn) -> AsyncGenerator[None]:
-        """Holds the turn of a request without a number, from when the server may be sent it."""
-        async with self._taken(turn, RequestState(turn.operation)):
-            await self._after_passes(turn.operation)
+    async def _hold_unnumbered_turn(self, turn: Turn) -> AsyncGenerator[None]:
+        async with self._hold(turn, RequestState(turn.operation)):
+            await self._await_batches(turn.operation)
             yield
 
-    async def _after_passes(self, operation: str) -> None:
-        """Waits for the batches before, however they end, where the server might run what changes
-        the model before them.
-        """
-        if operation not in _PASSES and self._passes:
-            await asyncio.wait(self._passes)
-
-    # ---- sending ----
-
-    def _bodies(self, submits: Sequence[Submit]) -> Bodies:
-        return Bodies(submits, self._transport.server.dialect.encodings)
-
     @asynccontextmanager
-    async def _ahead(self, turn: Turn, submits: Sequence[Submit]) -> AsyncGenerator[Bodies]:
-        """The requests of a call, the first one encoded while the call before is being sent."""
+    async def _encode_ahead(
+        self, turn: Turn, bodies: Sequence[BodiesByEncoding]
+    ) -> AsyncGenerator[EncodedRequests]:
+        """Encodes a call's first request while the call before it is being sent."""
         async with self._encoders:
-            bodies = self._bodies(submits)
-            bodies.begin(0, turn.expected_seq_id)
+            requests = self._encoded(bodies)
+            requests.encode_ahead(0, turn.expected_seq_id)
             try:
-                yield bodies
+                yield requests
             finally:
-                bodies.drop()
+                requests.discard()
 
-    async def _submit_all(
-        self, turn: Turn, state: RequestState, bodies: Bodies, *, aside: bool = False
-    ) -> Sequence[_Sent]:
-        """Sends a call's requests under consecutive numbers; returns them in order.
-
-        Together, where the server says so, and then the first one last, so that it finds all the
-        others queued.
-
-        Args:
-            aside: whether nothing follows from it when this fails, as far as the numbers allow.
-        """
-        self._session.check(turn.operation)
-        await self._sequencer.settle()
-        first, count = self._sequencer.next_seq_id, len(bodies)
-        all_sent = [
-            _Sent(RequestState(state.operation) if index else state, index, first + index)
-            for index in range(count)
-        ]
-        parallel = self._transport.server.dialect.parallel_chunks and count > 1
-        accepted = 0
-        try:
-            if parallel:
-                await _all_or_first_error([self._submit(sent, bodies) for sent in all_sent[1:]])
-            for sent in all_sent[: 1 if parallel else None]:
-                if not parallel:
-                    bodies.begin(sent.index + 1, sent.seq_id + 1)
-                await self._submit(sent, bodies)
-                accepted += 1
-        except TinkexError as error:
-            untouched = accepted == 0 and not parallel and isinstance(error, _NOT_TAKEN)
-            if untouched:
-                self._count_refusal(error)
-            if not (aside and self._passes_over(untouched)):
-                self._give_up(error, turn.operation, untouched=untouched)
-            raise
-        except BaseException:  # the event loop ends, or something is broken here
-            self._sequencer.poison(
-                StepOutcomeUnknown("broken off while it was being sent", operation=turn.operation)
-            )
-            raise
-        self._sequencer.accepted(count)
-        return all_sent
-
-    async def _submit(self, sent: _Sent, bodies: Bodies) -> None:
-        """Sends a request in the encoding that the server is known to read; else in one after the
-        other, to learn it.
-        """
-        order = bodies.encodings(sent.index)
-        refusals: list[APIStatusError] = []
-        for encoding in order:
-            request = await bodies.get(sent.index, encoding, sent.seq_id)
-            mistaken = (
-                partial(_is_mistaken, encoding, sent.state.operation) if len(order) > 1 else None
-            )
-            try:
-                await self._send(sent, request, mistaken)
-            except APIStatusError as error:
-                if mistaken is None or not mistaken(error):
-                    self._transport.server.heed(error)
-                    raise
-                refusals.append(error)
-            else:
-                if len(order) > 1:
-                    self._transport.server.learn(encodings=(encoding,))
-                return
-        self._transport.server.heed(refusals[0])
-        raise refusals[0]
+    def _encoded(self, bodies: Sequence[BodiesByEncoding]) -> EncodedRequests:
+        return EncodedRequests(bodies, self._transport.server.dialect.encodings)
 
     async def _send(
         self,
-        sent: _Sent,
-        request: Request[UntypedAPIFuture],
-        mistaken: Callable[[APIStatusError], bool] | None,
-    ) -> None:
-        """Sends it, again where that is safe. Raises `StepOutcomeUnknown` when nobody knows whether
-        it was taken on.
-        """
-        operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
-        repeatable = resend.verdict("unanswered", operation, repeats) == "resend"
-        try:
-            sent.state.request_id = (
-                await self._transport.send(request, repeatable=repeatable, state=sent.state)
-            ).request_id
-        except TinkexError as error:
-            place = resend.place_of(error)
-            if isinstance(error, APIStatusError) and mistaken and mistaken(error):
-                raise
-            if place is None and sent.state.in_doubt and not resend.settles(error):
-                raise _unknown(error, operation) from error
-            if place is None:
-                raise
-            if resend.verdict(place, operation, repeats) != "resend_once":
-                raise _unknown(error, operation) from error
-            await self._send_again(sent, request, error)
+        turn: Turn,
+        state: RequestState,
+        requests: EncodedRequests,
+        read: Callable[[Payload], R],
+    ) -> _Results[R]:
+        sent = await self._sender.send_all(turn, state, requests)
+        return self._wait_for_results(state.operation, sent, read)
 
-    async def _send_again(
-        self, sent: _Sent, request: Request[UntypedAPIFuture], first: TinkexError
-    ) -> None:
-        """The one resend to a server that refuses a number that it has had."""
-        sent.twice = True
-        try:
-            sent.state.request_id = (
-                await self._transport.send(request, repeatable=False, state=sent.state)
-            ).request_id
-        except APIStatusError as refusal:
-            sent.error = self._read_refusal(sent, refusal)
-            if sent.error is None:
-                raise _unknown(first, sent.state.operation) from refusal
-        except TinkexError as error:
-            raise _unknown(first, sent.state.operation) from error
-
-    def _read_refusal(self, sent: _Sent, refusal: TinkexError) -> TinkexError | None:
-        """What the refusal of a request that was sent twice says of the first one; None where it
-        says nothing.
-        """
-        match resend.read_refusal(refusal.message, sent.seq_id):
-            case "applied":
-                return ResultLostError(
-                    f"it was applied, and its result was lost: {refusal.message}",
-                    operation=sent.state.operation,
-                    advice="Go on with the next step.",
-                )
-            case "state_lost":
-                lost = ServerStateLostError(
-                    f"the server has forgotten earlier steps: {refusal.message}",
-                    operation=sent.state.operation,
-                    advice=_FROM_SAVED,
-                )
-                self._sequencer.poison(lost)
-                return lost
-            case "unclear":
-                return None
-
-    def _passes_over(self, untouched: bool) -> bool:
-        """Returns whether the calls behind a request that failed can go on as if it had not been.
-
-        They can where its number is free, or counts for nothing.
-        """
-        if untouched:
-            return True
-        if self._transport.server.dialect.seq_id_order != "arrival":
-            return False
-        # the server may have it, and must not be sent another one under its number
-        self._sequencer.accepted()
-        return True
-
-    def _count_refusal(self, error: TinkexError) -> None:
-        """Takes the number of a request that was refused, on a server that takes it."""
-        if self._transport.server.dialect.refusals_take_numbers and isinstance(
-            error, APIStatusError
-        ):
-            self._sequencer.accepted(int(error.status_code in _COUNTED))
-
-    def _give_up(self, error: TinkexError, operation: str, *, untouched: bool) -> None:
-        if untouched:
-            self._sequencer.refused(error, changes=resend.effect_of(operation) == "changes")
-        else:
-            self._sequencer.poison(error)
-
-    # ---- results ----
-
-    async def _results(
-        self, all_sent: Sequence[_Sent], read: Callable[[Payload], R]
-    ) -> Sequence[R]:
-        return await asyncio.gather(*(self._result(sent, read) for sent in all_sent))
-
-    async def _result(self, sent: _Sent, read: Callable[[Payload], R]) -> R:
-        if sent.error is not None:
-            raise sent.error
-        with self._sequencer.unsettled():
-            try:
-                return await wait_for_result(self._transport, sent.state, read)
-            except (RequestFailedError, APIStatusError) as error:
-                if isinstance(error, APIStatusError) and error.status_code not in _FAILED:
-                    raise
-                if found := self._after_failure(sent, error):
-                    raise found from error
-                raise
-
-    def _after_failure(
-        self, sent: _Sent, error: RequestFailedError | APIStatusError
-    ) -> TinkexError | None:
-        """Puts the count right where a failed step leaves it as it was; the error of a request that
-        was sent twice is another one.
-        """
-        if isinstance(error, RequestFailedError):
-            self._sequencer.lost(error)
-        if sent.twice and (found := self._read_refusal(sent, error)):
-            return found
-        dialect = self._transport.server.dialect
-        expected = (
-            resend.expected_number(error.message) if dialect.seq_id_order == "strict" else None
+    async def _send_extra_forward(
+        self, turn: Turn, body: BodiesByEncoding, read: Callable[[Payload], R]
+    ) -> _Results[R]:
+        sent = await self._sender.send_all(
+            turn, RequestState("forward"), self._encoded([body]), optional=True
         )
-        if expected is not None or dialect.failed_step_keeps_number:
-            self._sequencer.number_free(sent.seq_id if expected is None else expected)
-        return None
+        return self._wait_for_results("forward", sent, read)
+
+    def _wait_for_results(
+        self, operation: str, sent: Sequence[SentRequest], read: Callable[[Payload], R]
+    ) -> _Results[R]:
+        """Returns the function that waits for the results of requests.
+
+        If later calls must wait for these results, too, the wait begins at once, and outlives a
+        user who stops waiting.
+        """
+        if operation not in _BATCHES or not self._transport.server.dialect.overtakes:
+            return partial(self._sender.results, sent, read)
+        task = asyncio.create_task(
+            self._sender.results(sent, read), name=f"tinkex result of {operation}"
+        )
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+        # maybe nobody else retrieves its error
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return partial(asyncio.shield, task)
+
+    async def _await_batches(self, operation: str) -> None:
+        """Waits until earlier batches end, if the server might run this operation before them."""
+        if operation not in _BATCHES and self._batches:
+            await asyncio.wait(self._batches)
+
+    def _note_refusal(self, turn: Turn, error: TinkexError) -> None:
+        changes = resend.effect_of(turn.operation) == "changes"
+        self._sequencer.note_refusal(error, changes=changes)
 
 
-def _is_mistaken(encoding: Encoding, operation: str, error: APIStatusError) -> bool:
-    return refuses_encoding(encoding, operation, error.status_code, error.body)
-
-
-def _unknown(error: TinkexError, operation: str) -> StepOutcomeUnknown:
-    if resend.effect_of(operation) == "changes":
-        doubt = "nobody knows whether it was applied"
-    else:
-        doubt = "it changes nothing in the model, but nobody knows whether the server counts it"
-    return StepOutcomeUnknown(f"{doubt}: {error.message}", operation=operation, advice=_FROM_SAVED)
-
-
-def _as_own(error: BaseException, operation: str) -> TinkexError:
+def _as_tinkex_error(error: BaseException, operation: str) -> TinkexError:
     return (
         error
         if isinstance(error, TinkexError)
         else TinkexError(f"it raised {error!r}", operation=operation)
     )
-
-
-async def _all_or_first_error(work: Sequence[Awaitable[Any]]) -> None:
-    """Waits for all, so that none is left running, and raises the first error in order."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

@@ -1,4 +1,4 @@
-"""What a refusal asks to be sent otherwise: another form of the key, or fewer fields. Plain values:
+"""Adapts a refused request to its server: another form of the key, or fewer fields. Plain values:
 no I/O here.
 """
 
@@ -21,27 +21,33 @@ STATUSES = frozenset({401, 403, 422})
 
 
 @frozen
-class Adapted:
-    """The request in another form, and what is known of the server if it takes that."""
+class AdaptedRequest:
+    """A request in another form, and what its success would say about the server."""
 
     request: Request[Any]
-    learned: Mapping[str, Any]
-    words: str
+    dialect_changes: Mapping[str, Any]
+    """Fields of the dialect to update once the server has accepted this form."""
+    description: str
+    """A sentence for the log."""
     headers: Mapping[str, str] = field(factory=dict[str, str])
 
 
 def adapt(
     request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_key: str | None
-) -> Adapted | None:
-    """Another form of a request that was refused with one of `STATUSES`, before anything was taken
-    on; None if there is none.
+) -> AdaptedRequest | None:
+    """Returns another form of a request that was refused with one of `STATUSES`.
+
+    None if there is no other form. Such a refusal means that the server has done nothing.
     """
     if refusal.status_code == 422:
         return _with_fewer_fields(request, refusal, dialect)
     if api_key is None or dialect.bearer or dialect.exchanges_keys:
         return None
-    return Adapted(
-        request, {"bearer": True}, "it wants the key as Authorization: Bearer", bearer(api_key)
+    return AdaptedRequest(
+        request,
+        {"bearer": True},
+        "the server wants the key as Authorization: Bearer",
+        bearer(api_key),
     )
 
 
@@ -49,8 +55,8 @@ def bearer(api_key: str | None) -> Mapping[str, str]:
     return {"Authorization": Secret(f"Bearer {api_key}")} if api_key else {}
 
 
-def less(request: Request[T], names: frozenset[str]) -> Request[T]:
-    """The request without those of these fields whose values say nothing."""
+def without_fields(request: Request[T], names: frozenset[str]) -> Request[T]:
+    """Returns the request without the named fields, except those whose values matter."""
     if not names or request.headers.get("Content-Type") != "application/json":
         return request
     body = orjson.loads(request.content or b"{}")
@@ -59,7 +65,7 @@ def less(request: Request[T], names: frozenset[str]) -> Request[T]:
 
 def _with_fewer_fields(
     request: Request[Any], refusal: httpx.Response, dialect: Dialect
-) -> Adapted | None:
+) -> AdaptedRequest | None:
     try:
         body, problems = orjson.loads(request.content or b""), orjson.loads(refusal.content)
     except orjson.JSONDecodeError:
@@ -70,11 +76,12 @@ def _with_fewer_fields(
     if smaller is None:
         return None
     known = dialect.refused_fields
-    learned = {**known, request.operation: known.get(request.operation, frozenset[str]()) | names}
-    words = (
-        f"{request.operation} is sent without {', '.join(sorted(names))}, which it does not know"
+    refused = {**known, request.operation: known.get(request.operation, frozenset[str]()) | names}
+    description = (
+        f"{request.operation} is sent without {', '.join(sorted(names))}, which the server does "
+        "not know"
     )
-    return Adapted(_with_body(request, smaller), {"refused_fields": learned}, words)
+    return AdaptedRequest(_with_body(request, smaller), {"refused_fields": refused}, description)
 
 
 def _with_body(request: Request[T], body: Mapping[str, Any]) -> Request[T]:

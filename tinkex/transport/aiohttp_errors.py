@@ -1,5 +1,5 @@
-"""From aiohttp's errors to why a server cannot be reached: its certificate, TLS itself, a proxy. No
-I/O here.
+"""Explains aiohttp's errors: why a server cannot be reached, from certificates to proxies. No I/O
+here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ssl
 import aiohttp
 
 from tinkex.config.proxies import Proxy
-from tinkex.transport.unreachable import Reason, proxy_refused, words_of
+from tinkex.transport.unreachable import Reason, os_error_text, proxy_refused
 
 _NO_TLS = frozenset(
     {
@@ -20,17 +20,17 @@ _NO_TLS = frozenset(
         "HTTP_REQUEST",
     }
 )
-"""How OpenSSL calls it when what answers is no TLS."""
+"""OpenSSL's reasons for an answer that is not TLS."""
 _TLS_ALERT = r"\x15\x03"
-"""How an answer begins, as aiohttp quotes it, of a server that was spoken to without TLS."""
+"""The beginning of a TLS server's answer to plain HTTP, as aiohttp quotes it."""
 
 
 def reason_of(error: BaseException, proxy: Proxy | None, trusted: str) -> Reason | None:
-    """Returns the reason for an error of aiohttp's; None where its own words will do.
+    """Returns the reason for an error of aiohttp; None where its own text is good enough.
 
     Args:
-        proxy: the one that the server was asked through.
-        trusted: whose certificates are trusted.
+        proxy: the proxy that the request went through.
+        trusted: a description of the trusted certificates.
     """
     cause = error.__cause__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -40,7 +40,9 @@ def reason_of(error: BaseException, proxy: Proxy | None, trusted: str) -> Reason
     if proxy is not None:
         return _proxy(error, proxy)
     if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT in error.message:
-        return Reason("it speaks TLS, and was spoken to without", "Give its URL as https://…")
+        return Reason(
+            "the server speaks TLS, and the URL says http://", "Give its URL as https://…"
+        )
     return None
 
 
@@ -49,11 +51,13 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
         return proxy_refused(proxy, error.status, error.message)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         advice = (
-            f"Is the proxy running, and is {proxy.setting} right? Adding the host to NO_PROXY "
-            "asks the server directly."
+            f"Is the proxy running, and is {proxy.setting} right? Add the host to NO_PROXY to "
+            "connect to the server directly."
         )
         return Reason(
-            f"the proxy {proxy} cannot be reached: {words_of(error.os_error)}", advice, passes=True
+            f"the proxy {proxy} cannot be reached: {os_error_text(error.os_error)}",
+            advice,
+            retryable=True,
         )
     return None
 
@@ -61,41 +65,41 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
 def _certificate(error: Exception, server: str, trusted: str) -> Reason:
     code: int = getattr(error, "verify_code", 0)
     words: str = getattr(error, "verify_message", "") or str(error)
-    what = f"its certificate is not accepted: {words.rstrip('.')}"
+    what = f"its certificate is not trusted: {words.rstrip('.')}"
     match code:
         case 9 | 10:
             return Reason(
                 what,
-                f"Whoever runs {server} must renew it; or is this machine's clock wrong?",
+                f"The operator of {server} must renew it; or is this machine's clock wrong?",
                 "server",
             )
         case 62 | 63 | 64:
             return Reason(
                 what,
-                "Give base_url with a name that the certificate has, or let it be issued for "
-                "this one.",
+                "Give base_url with a host name that the certificate covers, or have a certificate "
+                "issued for this name.",
             )
         case 18 | 19 | 20 | 21:
             return Reason(
                 what,
-                f"Trusted is what {trusted} has. If you trust this server, put the certificate of "
-                "who issued its own into a file, "
-                "and name that: SSL_CERT_FILE=/path/to/ca.pem (REQUESTS_CA_BUNDLE is read, too).",
+                f"Trusted are the certificates of {trusted}. If you trust this server, save its "
+                "issuer's certificate to a file, and name that file: "
+                "SSL_CERT_FILE=/path/to/ca.pem (or REQUESTS_CA_BUNDLE).",
             )
         case _:
-            return Reason(what, f"Trusted is what {trusted} has.")
+            return Reason(what, f"Trusted are the certificates of {trusted}.")
 
 
 def _no_tls(error: BaseException | None) -> Reason:
     name = error.reason if isinstance(error, ssl.SSLError) else None
     if name in _NO_TLS:
         return Reason(
-            "what answers there speaks no TLS",
-            "Is its URL http://…, or is the port another server's?",
+            "the server at this address does not speak TLS",
+            "Is its URL http://…, or does the port belong to another server?",
         )
     return Reason(
-        f"TLS with it fails: {name or error}",
-        "Does the server, or a proxy before it, take TLS 1.2 or later?",
+        f"the TLS handshake failed: {name or error}",
+        "Does the server, or a proxy before it, support TLS 1.2 or later?",
         "unknown",
         True,
     )

@@ -1,4 +1,4 @@
-"""From an answer to what the contract says it is."""
+"""Parses answers, and checks that they have the form of the contract."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from tinkex.transport import failures
 T = TypeVar("T")
 
 PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading an answer of another form than the contract's ends in."""
+"""The errors that parsing raises for an answer that breaks the contract."""
 
 
 def parse(request: Request[T], response: httpx.Response) -> T:
-    """A 2xx answer as the contract has it.
+    """Parses a 2xx answer.
 
-    Raises `BadRequestError` where it is a refusal all the same, `NotATinkerServerError` for a web
-    page, else `APIResponseValidationError`.
+    Raises:
+        BadRequestError: the answer is a refusal despite its status.
+        NotATinkerServerError: the answer is a web page.
+        APIResponseValidationError: the answer breaks the contract in another way.
     """
     try:
         return _checked(request.parse(response), response)
     except PARSE_ERRORS as error:
-        if refusal := failures.refusal_within(response, request.operation):
+        if refusal := failures.refusal_in_success(response, request.operation):
             raise refusal from error
         if "html" in response.headers.get("content-type", ""):
             raise NotATinkerServerError(
@@ -37,18 +39,18 @@ def parse(request: Request[T], response: httpx.Response) -> T:
                 advice="Check base_url: it is the URL below which /api/v1/… lies.",
             ) from error
         raise APIResponseValidationError(
-            f"the answer is not of the contract's form: {type(error).__name__}: {error}",
+            f"the server's answer breaks the API contract: {type(error).__name__}: {error}",
             operation=request.operation,
             advice="Is base_url that of a Tinker server?",
         ) from error
 
 
 def _checked(answer: T, response: httpx.Response) -> T:
-    """Raises `ValueError` where nothing was taken for an answer: an empty list is no object without
-    fields, an empty name none.
+    """Raises `ValueError` for an answer that the lenient parser accepted though it says nothing:
+    an empty list in place of an object, or an empty id.
     """
     if hasattr(answer, "additional_properties") and not response.content.lstrip().startswith(b"{"):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     match answer:
         case UntypedAPIFuture():
             required_text({"request_id": answer.request_id}, "request_id")
@@ -60,8 +62,8 @@ def _checked(answer: T, response: httpx.Response) -> T:
 
 
 def required_text(fields: Mapping[str, Any], name: str) -> str:
-    """Returns a field that every server gives. Raises `ValueError` where it is missing, empty, or
-    no text.
+    """Returns a text that every server gives. Raises `ValueError` if it is missing, empty, or of
+    another type.
     """
     value = fields.get(name)
     if not isinstance(value, str) or not value:

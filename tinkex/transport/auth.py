@@ -1,4 +1,4 @@
-"""`Auth`: the key of each request: the user's own, or the JWT that the server gave for it."""
+"""`Auth`: provides the key of each request: the user's own, or a JWT exchanged for it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tinkex.wire import jwt
 
 logger = logging.getLogger("tinkex")
 
-# a token is exchanged at 45 to 55 % of its life, so that a fleet does not do it at once
+# tokens are replaced at 45 to 55 % of their life, so that many clients do not do it at once
 _HALF_LIFE, _SPREAD = 0.45, 0.1
-_TOO_LATE = 60.0  # seconds left of a token with which no more requests are begun
+_TOO_LATE = 60.0  # seconds before its end; a token is not used for new requests after that
 _HOSTED_KEYS = ("tml-", jwt.PREFIX)
-_BETWEEN_FAILURES = 60.0  # seconds from a failed exchange to the next, while the old token holds
+_BETWEEN_FAILURES = 60.0  # seconds between two failed exchanges, while the old token is valid
 
 
 @frozen
@@ -41,7 +41,9 @@ class _Token:
 
 
 def _token(text: str, now: float, chance: float) -> _Token:
-    """A token that has just been given; by our own clock, since the server's may be another."""
+    """Returns a token that was issued just now. Its times are those of the local clock, since the
+    server's may differ.
+    """
     life = jwt.lifetime(text)
     if life is None:
         return _Token(text, float("inf"), float("inf"), float("inf"))
@@ -52,7 +54,9 @@ def _token(text: str, now: float, chance: float) -> _Token:
 
 @define(eq=False)
 class Auth:
-    """For one transport and its event loop. What is exchanged is found out when a session begins
+    """The source of keys of one transport, for its event loop.
+
+    Whether the server exchanges keys for JWTs is known once a session has begun
     (`Dialect.exchanges_keys`).
     """
 
@@ -60,7 +64,7 @@ class Auth:
     server: Server
     clock: Clock
     exchange: Callable[[str], Awaitable[str]]
-    """Asks the server for a JWT in exchange for a key."""
+    """The function that asks the server for a JWT in exchange for a key."""
     _by_function: FetchedKey | None = field(init=False, default=None)
     _by_command: FetchedKey | None = field(init=False, default=None)
     _token: _Token | None = field(init=False, default=None)
@@ -71,7 +75,7 @@ class Auth:
         key, command = self.config.api_key, self.config.credential_cmd
         if isinstance(key, str) and self.config.is_hosted and not key.startswith(_HOSTED_KEYS):
             self.server.warn_once(
-                "this key does not look like one of the hosted service's, which begin with tml-"
+                "the API key does not look like a key of the hosted service, which begins with tml-"
             )
         if callable(key):
             self._by_function = FetchedKey(from_function(key))
@@ -79,13 +83,13 @@ class Auth:
             self._by_command = FetchedKey(from_command(command))
 
     async def key(self) -> str | None:
-        """What to send now; None where the user gave nothing.
+        """Returns the key to send now; None if the user gave none.
 
         Raises:
             CredentialError: the function or the command for the key failed.
             AuthenticationError: the server does not exchange the key.
-            APIConnectionError: there is no token, and none can be had for now; the request was not
-                sent.
+            APIConnectionError: there is no valid token, and the exchange failed; the request was
+                not sent.
         """
         if not self.server.dialect.exchanges_keys:
             return await self._own_key()
@@ -97,12 +101,13 @@ class Auth:
         return token.text
 
     async def replace(self, refused: str) -> bool:
-        """After a 401 to this key: whether there is another one now, so that the request may be
-        sent again.
+        """Replaces a key that the server has answered with 401.
+
+        Returns whether there is another key now, so that the request may be sent again.
         """
         if not self.server.dialect.exchanges_keys:
-            fetched = self._fetched()
-            return fetched is not None and await fetched.replace(refused)
+            source = self._key_source()
+            return source is not None and await source.replace(refused)
         if self._token is not None and self._token.text == refused:
             self._token = None
             await self._new_token(None)
@@ -112,28 +117,28 @@ class Auth:
         if self._exchanging is not None:
             self._exchanging.cancel()
 
-    def _fetched(self) -> FetchedKey | None:
-        """What gives the key, where it is not a text."""
+    def _key_source(self) -> FetchedKey | None:
+        """Returns the function or command that gives the key; None if the key is a text."""
         key = self.config.api_key
         if self.server.dialect.wants_credential_cmd and not (
             isinstance(key, str) and key.startswith(jwt.PREFIX)
         ):
             if self._by_command is None:
                 raise ConfigError(
-                    "this server takes no key but what a command gives",
+                    "this server accepts only keys that a command prints",
                     advice="Set TINKER_CREDENTIAL_CMD, or pass credential_cmd=….",
                 )
             return self._by_command
         return self._by_function or (self._by_command if key is None else None)
 
     async def _own_key(self) -> str | None:
-        fetched = self._fetched()
-        if fetched is not None:
-            return await fetched.get()
+        source = self._key_source()
+        if source is not None:
+            return await source.get()
         return Secret(self.config.api_key) if isinstance(self.config.api_key, str) else None
 
     async def _new_token(self, old: _Token | None) -> _Token:
-        """A new one; while that cannot be had the old one, to its end."""
+        """Returns a new token; the old one while the exchange fails and the old one is valid."""
         now = self.clock.now()
         if old is not None and now < self._not_before and now < old.ends_at:
             return old
@@ -147,13 +152,13 @@ class Auth:
         return self._token
 
     def _begin_exchange(self) -> asyncio.Task[None]:
-        """The one that goes on, for all who wait."""
+        """Starts an exchange, or returns the one that runs already."""
         if self._exchanging is None:
             self._exchanging = asyncio.create_task(self._exchange_key(), name="tinkex key exchange")
-            self._exchanging.add_done_callback(self._exchanged)
+            self._exchanging.add_done_callback(self._end_exchange)
         return self._exchanging
 
-    def _exchanged(self, task: asyncio.Task[None]) -> None:
+    def _end_exchange(self, task: asyncio.Task[None]) -> None:
         self._exchanging = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._not_before = self.clock.now() + _BETWEEN_FAILURES
@@ -163,16 +168,16 @@ class Auth:
         key = await self._own_key()
         if key is None:
             raise ConfigError(
-                "this server wants a key, and there is none",
+                "this server requires an API key, and none was given",
                 advice="Set TINKER_API_KEY or pass api_key=….",
             )
         try:
             text = await self._token_for(key)
         except AuthenticationError:
-            fetched = self._fetched()
-            if fetched is None or not await fetched.replace(key):
+            source = self._key_source()
+            if source is None or not await source.replace(key):
                 raise
-            text = await self._token_for(await fetched.get())
+            text = await self._token_for(await source.get())
         self._token = _token(text, self.clock.now(), self.clock.random())
 
     async def _token_for(self, key: str) -> str:
@@ -184,8 +189,9 @@ class Auth:
             ):
                 raise
             failed = APIConnectionError(
-                f"no token could be had for the key: {error.message}", operation=error.operation
+                f"the key could not be exchanged for a token: {error.message}",
+                operation=error.operation,
             )
-            # of the request that wants the token, which may be sent again
-            failed.place = "connecting"
+            # the failure point of the request that needs the token: it was not sent
+            failed.failure_point = "connecting"
             raise failed from error

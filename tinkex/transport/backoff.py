@@ -1,4 +1,4 @@
-"""When to try again, and after how long. Plain functions of values: no clock, no I/O."""
+"""Decides whether and when a request is retried. Plain functions of values: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from tinkex.errors import (
 )
 from tinkex.events import Owner
 
-# seconds; a longer wish of the server is not believed (openapi/tinker.yaml, TooManyRequests)
+# seconds; a longer Retry-After is ignored (openapi/tinker.yaml, TooManyRequests)
 _MAX_RETRY_AFTER = 60.0
 _JITTER = 0.25
-_LARGE_BODY = 128 * 1024  # bytes; from here on a 429 means a longer pause
+_LARGE_BODY = 128 * 1024  # bytes; a 429 to a larger body means a longer pause
 
-_PROXY_TRIES = 3  # of a request that a proxy refuses by a bare 400
-_FIRST_CONTACT_TRIES = 3  # where nothing can be reached, or something that is no Tinker server
+_PROXY_ATTEMPTS = 3  # attempts of a request that a proxy refuses with a bare 400
+_FIRST_CONTACT_ATTEMPTS = 3  # attempts to reach a server that may not be there
 _BILLING_PAUSE = 5.0  # seconds
 
 _REFUSED_UNREAD = frozenset({402, 425, 429})
-# by proxies, 408 among them
-_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "doubt")
-# which says that there is no such call, ever
+# statuses that proxies make up, 408 among them
+_MADE_UP = frozenset(status for status in range(400, 500) if status_meaning(status) == "unknown")
+# 501 means that the server will never have the call
 _RETRYABLE = (_REFUSED_UNREAD | _MADE_UP | {409, *range(500, 600)}) - {501}
 
-Trouble = Literal["failure", "rate_limit", "billing", "proxy"]
-"""Why a request is to be sent again: it failed, was refused as one too many, or cannot be paid, or
-something on the way refused it.
-"""
+FailureKind = Literal["failure", "rate_limit", "billing", "proxy"]
+"""The reason for a retry: a failed exchange, a rate limit, missing credit, or a proxy's refusal."""
 
 
 def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: float) -> float:
-    """Seconds to wait after failed try number `attempt` (from 1); `chance` in [0, 1) shortens it by
-    up to a quarter.
+    """Returns the seconds to wait after a failed attempt.
+
+    Args:
+        attempt: the number of the attempt, from 1.
+        hint: the server's own wish, which is followed.
+        chance: a random number in [0, 1), which shortens the pause by up to a quarter.
     """
     if hint is not None:
         return hint
@@ -52,8 +54,9 @@ def delay(attempt: int, settings: RetrySettings, hint: float | None, chance: flo
 
 
 def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: float) -> float:
-    """Seconds without sending after the `streak`-th 429 in a row: the server's wish, else 1 s (5 s
-    for large bodies), doubling.
+    """Returns the seconds without requests after the `streak`-th 429 in a row.
+
+    It is the server's wish, else 1 s (5 s for large bodies), doubled by each further 429.
     """
     if hint is not None:
         return hint
@@ -64,11 +67,11 @@ def rate_limit_pause(streak: int, body_size: int, hint: float | None, chance: fl
 def may_repeat(
     status_code: int, message: str, headers: Mapping[str, str], *, repeatable: bool
 ) -> bool:
-    """Whether an error status allows another try of the same request.
+    """Returns whether an error status allows another attempt of the same request.
 
-    A request that is not `repeatable`, because the server might apply it twice, is only tried again
-    when the refusal came before the server took it on. A name that is in use stays in use, though
-    some servers say so with a status that asks for another try.
+    A request that is not `repeatable`, because the server might apply it twice, is only repeated
+    after a status that means that the server has not read it. A 409 for a name that exists is
+    final, though some servers use a status that asks for another attempt.
     """
     if not repeatable:
         return status_code in _REFUSED_UNREAD
@@ -78,11 +81,11 @@ def may_repeat(
     return status_code in _RETRYABLE and not (status_code == 409 and "already exists" in message)
 
 
-def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
-    """What keeps a request from being answered for now; None where it is for good."""
+def failure_kind_of(error: BaseException, *, repeatable: bool) -> FailureKind | None:
+    """Returns why a request may be retried; None if another attempt cannot help."""
     if isinstance(error, APIConnectionError):
         return "failure" if error.retryable and (repeatable or not error.sent) else None
-    # no answer, as good as
+    # as good as no answer
     if isinstance(error, (APIResponseValidationError, NotATinkerServerError)):
         return "failure" if repeatable else None
     if not isinstance(error, APIStatusError):
@@ -94,81 +97,86 @@ def trouble_of(error: BaseException, *, repeatable: bool) -> Trouble | None:
     return _BY_STATUS.get(error.status_code, "failure")
 
 
-_BY_STATUS: Mapping[int, Trouble] = {402: "billing", 429: "rate_limit"}
+_BY_STATUS: Mapping[int, FailureKind] = {402: "billing", 429: "rate_limit"}
 
 
 @define
-class Patience:
-    """What is left of the tries of one request, over failures of one kind in a row."""
+class RetryBudget:
+    """The attempts and the time that one request has left, for failures of one kind in a row."""
 
     settings: RetrySettings
     repeatable: bool = True
     max_attempts: int | None = None
-    """At most so many tries, whatever the kind; by default as the settings say for it."""
+    """The most attempts for failures of any kind; by default the settings' for each kind."""
     first_contact: bool = False
-    """Whether nobody knows yet that there is a server: a wrong URL should show in a second or two,
-    not when all tries are used up.
+    """Whether the server has never answered: a wrong URL should show after a second or two, not
+    after all attempts.
     """
-    trouble: Trouble | None = None
+    failure_kind: FailureKind | None = None
     """The kind of the last failure."""
     attempts: int = 0
-    """Failures of that kind in a row."""
+    """The number of failures of that kind in a row."""
     since: float = 0.0
-    """When the first of them was sent."""
+    """The time at which the first of them was sent."""
 
-    def lasts(self, error: BaseException, sent_at: float, now: float) -> bool:
-        """Records a failure; whether there is to be another try."""
-        trouble = trouble_of(error, repeatable=self.repeatable)
-        if trouble != self.trouble:
-            self.trouble, self.attempts, self.since = trouble, 0, sent_at
+    def allows_retry(self, error: BaseException, sent_at: float, now: float) -> bool:
+        """Records a failure, and returns whether another attempt is allowed."""
+        failure_kind = failure_kind_of(error, repeatable=self.repeatable)
+        if failure_kind != self.failure_kind:
+            self.failure_kind, self.attempts, self.since = failure_kind, 0, sent_at
         self.attempts += 1
-        if trouble is None or self.attempts >= (self.max_attempts or self.attempts + 1):
+        if failure_kind is None or self.attempts >= (self.max_attempts or self.attempts + 1):
             return False
-        if self.first_contact and _leads_nowhere(error) and self.attempts >= _FIRST_CONTACT_TRIES:
+        if (
+            self.first_contact
+            and _leads_nowhere(error)
+            and self.attempts >= _FIRST_CONTACT_ATTEMPTS
+        ):
             return False
-        tries, seconds = self._limits(trouble)
-        return (tries is None or self.attempts < tries) and now - self.since < seconds
+        attempts, seconds = self._limits(failure_kind)
+        return (attempts is None or self.attempts < attempts) and now - self.since < seconds
 
     @property
-    def whose(self) -> Owner:
-        """Whose the pause is that follows."""
-        return "queue" if self.trouble in ("rate_limit", "billing") else "network"
+    def pause_owner(self) -> Owner:
+        """The owner of the pause before the next attempt."""
+        return "queue" if self.failure_kind in ("rate_limit", "billing") else "network"
 
-    def forget(self) -> None:
-        """The request was answered."""
-        self.trouble = None
+    def reset(self) -> None:
+        """Forgets all failures, after an answer."""
+        self.failure_kind = None
 
     def pause(self, error: TinkexError, chance: float) -> float:
-        """Seconds until the next try."""
+        """Returns the seconds until the next attempt."""
         hint = retry_hint(error.headers) if isinstance(error, APIStatusError) else None
-        if self.trouble == "billing":
+        if self.failure_kind == "billing":
             return hint or _BILLING_PAUSE
-        if self.trouble == "rate_limit":
+        if self.failure_kind == "rate_limit":
             return rate_limit_pause(self.attempts, 0, hint, chance)
         return delay(self.attempts, self.settings, hint, chance)
 
-    def _limits(self, trouble: Trouble) -> tuple[int | None, float]:
-        """Tries and seconds."""
-        match trouble:
+    def _limits(self, failure_kind: FailureKind) -> tuple[int | None, float]:
+        """Returns the most attempts and the most seconds for failures of a kind."""
+        match failure_kind:
             case "billing":
                 return None, self.settings.max_billing_pause
             case "rate_limit":
                 return None, self.settings.max_rate_limited
             case "proxy":
-                return min(_PROXY_TRIES, self.settings.max_attempts), self.settings.max_seconds
+                return min(_PROXY_ATTEMPTS, self.settings.max_attempts), self.settings.max_seconds
             case "failure":
                 return self.settings.max_attempts, self.settings.max_seconds
 
 
 def _leads_nowhere(error: BaseException) -> bool:
     return isinstance(error, NotATinkerServerError) or (
-        isinstance(error, APIConnectionError) and error.place == "connecting"
+        isinstance(error, APIConnectionError) and error.failure_point == "connecting"
     )
 
 
 def retry_hint(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, else `Retry-After` in seconds or as a
-    date; None when unusable.
+    """Returns the seconds that the server asks to wait; None if it gives no usable value.
+
+    It reads `retry-after-ms`, else `Retry-After` in seconds or as a date.
     """
     seconds = _number(headers.get("retry-after-ms"), scale=0.001)
     if seconds is None:

@@ -1,5 +1,5 @@
-"""Which certificates of servers are trusted: those that a variable names, else the system's and
-certifi's.
+"""Loads the certificates that are trusted: those that a variable names, else those of the system
+and certifi.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ _FILES_OF_SYSTEMS = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-"""Where systems keep theirs; a Python that was built elsewhere looks in another place."""
+"""The files in which systems keep certificates. A Python built elsewhere does not find them."""
 
 
-def named(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def read_variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Returns the variables that name certificates, with their values."""
     return tuple((name, environment[name]) for name in VARIABLES if name in environment)
 
 
-def in_words(environment: Mapping[str, str]) -> str:
-    """Returns whose certificates are trusted."""
+def describe(environment: Mapping[str, str]) -> str:
+    """Returns a description of the trusted certificates."""
     return (
-        " and ".join(f"{name}={value}" for name, value in named(environment))
+        " and ".join(f"{name}={value}" for name, value in read_variables(environment))
         or "the system and certifi"
     )
 
 
 @lru_cache(maxsize=8)
-def context(named: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
-    """Returns the TLS settings of a client, made once for all since loading certificates takes its
-    time.
+def tls_context(named: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
+    """Returns the TLS settings of a client. They are cached, since loading certificates is slow.
 
     Args:
-        named: variables and values; none means the system's certificates and certifi's.
+        named: variables and values; if empty, the system's and certifi's certificates are trusted.
 
     Raises:
-        ConfigError: a file that a variable names is not there, or holds no certificates.
+        ConfigError: a file that a variable names does not exist, or holds no certificates.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name, value in named:
@@ -56,23 +55,23 @@ def context(named: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
 
 
 def _load(made: ssl.SSLContext, name: str, value: str) -> None:
-    """Adds a file, or folders, whose names are made by OpenSSL's `rehash`."""
+    """Adds the certificates of a file, or of folders that OpenSSL's `rehash` has prepared."""
     folders = [path for path in value.split(os.pathsep) if Path(path).is_dir()]
     try:
         for folder in folders:
             made.load_verify_locations(capath=folder)
-        # of folders those that are not there are passed over, as OpenSSL does
+        # folders that do not exist are ignored, as OpenSSL does
         if not folders and name != "SSL_CERT_DIR":
             made.load_verify_locations(cafile=value)
     except OSError as error:  # an ssl.SSLError is one
         raise ConfigError(
-            f"{name} is {value!r}, which cannot be read as certificates: {error}",
-            advice="Name a file of certificates in PEM form, or remove the variable.",
+            f"no certificates can be read from {name}={value!r}: {error}",
+            advice="Name a file of certificates in PEM format, or remove the variable.",
         ) from error
 
 
 def _load_default(made: ssl.SSLContext) -> None:
-    import certifi  # here, since few talk to an https:// server
+    import certifi  # here, since clients of http:// servers do not need it
 
     made.load_default_certs()
     places = ssl.get_default_verify_paths()

@@ -1,4 +1,4 @@
-"""The connections: aiohttp behind httpx's interface, which also tell how far an exchange got."""
+"""A connection pool: aiohttp behind httpx's interface. It reports how far each exchange got."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import Secret, is_secret, without_queries
 from tinkex.transport import certificates
 from tinkex.transport.aiohttp_errors import reason_of
-from tinkex.transport.exchange_stage import progress
-from tinkex.transport.lifetimes import soon
+from tinkex.transport.exchange_stage import current_stage
+from tinkex.transport.lifetimes import start_task
 from tinkex.transport.name_resolution import resolver
 from tinkex.transport.unreachable import Unreachable
 
 _DIGITS = 8
-"""A length of fewer digits is below 10 MB."""
-# connections; what bounds them is the number of requests that a client has in flight
+"""A Content-Length of fewer digits means less than 10 MB."""
+# aiohttp's value for any number; the client bounds its requests in flight
 _UNLIMITED = 0
 
 
-class Connections(httpx.AsyncBaseTransport):
+class ConnectionPool(httpx.AsyncBaseTransport):
     """A pool of connections, for one event loop.
 
     Args:
+        limits: bounds on connections; by default those of `HttpLimits`.
+        proxies: the proxies by URL; by default none.
+        proxy_headers: headers for the proxies alone.
         environment: the variables that may name certificates to trust.
     """
 
@@ -49,51 +52,53 @@ class Connections(httpx.AsyncBaseTransport):
         self._proxied = bool(proxies)
         self._proxy_headers = dict(proxy_headers or {})
         self._environment = environment or {}
-        self._kept: AsyncGenerator[None] | None = None
+        self._closer: AsyncGenerator[None] | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer, whole where it is small and plain and the request's extension `stream` is not
-        true; else its body is unread.
+        """Sends a request, and returns the answer.
+
+        The body is read if it is small and not compressed, unless the request's extension `stream`
+        is true. Otherwise it is left to be streamed.
         """
-        how_far, url = progress.get(), str(request.url)
-        how_far.place = "connecting"
-        how_far.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
-        with self._as_httpx_errors(how_far.proxy):
-            response = await self._send(request, url, how_far.proxy)
+        stage, url = current_stage.get(), str(request.url)
+        stage.failure_point = "connecting"
+        stage.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
+        with self._as_httpx_errors(stage.proxy):
+            response = await self._send(request, url, stage.proxy)
             if request.extensions.get("stream") or not _is_small_and_plain(response):
                 body = AiohttpResponseStream(response)
                 return httpx.Response(
                     response.status, headers=response.raw_headers, stream=body, request=request
                 )
-            async with response:  # httpx takes several times longer to read a stream
+            async with response:  # reading a stream through httpx takes several times longer
                 content = await response.read()
         return httpx.Response(
             response.status, headers=response.raw_headers, content=content, request=request
         )
 
     async def aclose(self) -> None:
-        if self._kept is not None:
-            await self._kept.aclose()
+        if self._closer is not None:
+            await self._closer.aclose()
 
     async def abandon(self) -> None:
-        """Lets go of the connections of a loop that has ended."""
-        if self._kept is not None:
+        """Closes the connections when their event loop has ended."""
+        if self._closer is not None:
             await self._session.close()
 
-    async def _keep(self) -> None:
-        """Has the connections closed with the loop, or when nobody refers to them any more,
-        whichever comes first.
+    async def _arrange_close(self) -> None:
+        """Arranges that the connections are closed with the loop or the pool, whichever ends
+        first.
         """
-        self._kept = _held(self._session)
-        await anext(self._kept)
-        finalize(self, _let_go, asyncio.get_running_loop(), self._kept).atexit = False
+        self._closer = _close_at_end(self._session)
+        await anext(self._closer)
+        finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
 
     async def _send(
         self, request: httpx.Request, url: str, proxy: Proxy | None
     ) -> aiohttp.ClientResponse:
         timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
-        if self._kept is None:
-            await self._keep()
+        if self._closer is None:
+            await self._arrange_close()
         for_proxy = {**proxy.authorization, **self._proxy_headers} if proxy is not None else {}
         return await self._session.request(
             request.method,
@@ -106,7 +111,7 @@ class Connections(httpx.AsyncBaseTransport):
                 sock_read=timeout.get("read"),
                 connect=timeout.get("pool"),
             ),
-            ssl=certificates.context(self._trusted) if secure or _is_secure(proxy) else True,
+            ssl=certificates.tls_context(self._trusted) if secure or _is_secure(proxy) else True,
             proxy=proxy.address if proxy is not None else None,
             proxy_headers=for_proxy or None,
         )
@@ -127,7 +132,7 @@ class Connections(httpx.AsyncBaseTransport):
 
     @cached_property
     def _trusted(self) -> tuple[tuple[str, str], ...]:
-        return certificates.named(self._environment)
+        return certificates.read_variables(self._environment)
 
     @contextmanager
     def _as_httpx_errors(self, proxy: Proxy | None) -> Generator[None]:
@@ -138,7 +143,7 @@ class Connections(httpx.AsyncBaseTransport):
             _without_frames(error)
             self._explain(error.__cause__, proxy)
             raise
-        # those for which httpx-aiohttp has no other name
+        # the errors that httpx-aiohttp does not map
         except (aiohttp.ClientError, OSError) as error:
             _without_frames(error)
             self._explain(error, proxy)
@@ -148,32 +153,30 @@ class Connections(httpx.AsyncBaseTransport):
             )
 
     def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
-        """Raises `Unreachable` where more is known of an error of aiohttp's than its own words
-        say.
-        """
+        """Raises `Unreachable` where more is known about an error than its text says."""
         if error is not None and (
-            reason := reason_of(error, proxy, certificates.in_words(self._environment))
+            reason := reason_of(error, proxy, certificates.describe(self._environment))
         ):
             raise Unreachable(reason) from error
 
 
-async def _held(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    """Closes the session when it is closed itself, which the event loop does at its end."""
+async def _close_at_end(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Closes the session when the generator is closed; the event loop does that at its end."""
     try:
         yield
     finally:
         await session.close()
 
 
-def _let_go(loop: asyncio.AbstractEventLoop, held: AsyncGenerator[None]) -> None:
-    """Closes it on its loop, from any thread."""
+def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None]) -> None:
+    """Closes the generator on its event loop. May be called in any thread."""
     with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(soon, loop, held.aclose)
+        loop.call_soon_threadsafe(start_task, loop, closer.aclose)
 
 
 def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
-    """Yields the headers of a request; secret ones hide themselves in the frames of the library
-    that gets them.
+    """Yields the headers of a request. Secret values hide themselves in tracebacks, which show
+    the library's local variables.
     """
     return (
         (name, Secret(value) if is_secret(name) else value)
@@ -182,9 +185,7 @@ def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
 
 
 def _without_frames(error: BaseException) -> None:
-    """Lets go of the libraries' frames of an error and its causes, some of which hold the request
-    as it was written, key and all.
-    """
+    """Removes the tracebacks of an error and its causes: the libraries' frames hold the key."""
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None
@@ -200,7 +201,7 @@ def _is_secure(proxy: Proxy | None) -> bool:
 
 
 def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
-    """Whether it says that it is no more than may be read without a look at each piece of it."""
+    """Returns whether the headers promise a body that is small enough to read in one piece."""
     headers = response.headers
     if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
         return False
@@ -211,7 +212,7 @@ def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         transport = conn.transport
-        progress.get().place = (
+        current_stage.get().failure_point = (
             "unsent" if transport is None or transport.is_closing() else "unanswered"
         )
         return await super().send(conn)
@@ -221,12 +222,12 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
         response = await super().start(connection)
-        progress.get().place = "answered"
+        current_stage.get().failure_point = "answered"
         if self.status == 500 and protocol is not None:
-            # some servers close the connection after a fault without saying so, and the next
-            # request on it would die
+            # some servers close the connection after an error without saying so, and the next
+            # request on it would fail
             protocol.force_close()
-            # a body that came with the headers: it is in the pool again
+            # the body came with the headers, and the connection is in the pool again
             if connection.protocol is None:
                 protocol.close()
         return response

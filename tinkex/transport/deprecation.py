@@ -1,4 +1,4 @@
-"""What a server says of calls that it will not take for ever, in the headers of its answers."""
+"""Logs the deprecation notes that servers put into the headers of their answers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ logger = logging.getLogger("tinkex")
 
 @define(eq=False)
 class Deprecations:
-    """Puts each note in the log once: as an error where the server calls it one, else as a
-    warning.
+    """The deprecation notes of one server. Each is logged once: as an error where the server says
+    so, else as a warning.
     """
 
-    _said: set[str] = field(factory=set[str])
+    _logged: set[str] = field(factory=set[str])
 
-    def heed(self, operation: str, headers: httpx.Headers) -> None:
+    def log_note(self, operation: str, headers: httpx.Headers) -> None:
         note = headers.get("x-deprecation-note")
-        if note is None or note in self._said:
+        if note is None or note in self._logged:
             return
-        self._said.add(note)
+        self._logged.add(note)
         level = logging.ERROR if headers.get("x-deprecation-level") == "error" else logging.WARNING
-        logger.log(level, "the server says of %s: %s", operation, note)
+        logger.log(level, "%s is deprecated, says the server: %s", operation, note)

@@ -1,6 +1,4 @@
-"""How far the exchange of the running task has got: begun by who sends, moved on by the
-connection.
-"""
+"""The stage of the running task's exchange, which the sender sets and the connection updates."""
 
 from __future__ import annotations
 
@@ -9,17 +7,18 @@ from contextvars import ContextVar
 from attrs import define
 
 from tinkex.config.proxies import Proxy
-from tinkex.errors import Place
+from tinkex.errors import FailurePoint
 
 
 @define
-class Progress:
-    """Where the exchange would die if it died now; None where the connection does not tell."""
+class ExchangeStage:
+    """The stage of one exchange."""
 
-    place: Place | None = None
+    failure_point: FailurePoint | None = None
+    """The failure point of an error at this stage; None if the connection does not report it."""
     proxy: Proxy | None = None
-    """The one that the server is asked through."""
+    """The proxy between the client and the server."""
 
 
-progress: ContextVar[Progress] = ContextVar("progress")
-"""aiohttp runs all of an exchange in the task that asked for it."""
+current_stage: ContextVar[ExchangeStage] = ContextVar("exchange_stage")
+"""The stage of this task's exchange; aiohttp runs an exchange within one task."""

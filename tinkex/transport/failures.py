@@ -1,6 +1,4 @@
-"""What a failed exchange means: from httpx errors and HTTP statuses to errors of
-`tinkex.errors`.
-"""
+"""Turns httpx errors and HTTP error statuses into the errors of `tinkex.errors`."""
 
 from __future__ import annotations
 
@@ -17,38 +15,38 @@ from tinkex.errors import (
     APIStatusError,
     APITimeoutError,
     BadRequestError,
-    Place,
+    FailurePoint,
     status_error_class,
 )
-from tinkex.transport.unreachable import Reason, Unreachable, words_of
+from tinkex.transport.unreachable import Reason, Unreachable, os_error_text
 
-_MOST = 4000
-"""Characters of a server's words that stand in a message; all of them are in `body`."""
-_WORDS_OF_PAGE = 200
+_MAX_CHARACTERS = 4000
+"""The most characters of a server's text in a message; `body` holds the whole text."""
+_CHARACTERS_OF_PAGE = 200
 _MARKUP = re.compile(r"<(style|script|head)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _ADVICE = {
     401: (
         "Check TINKER_API_KEY, or api_key=…; `print(config.describe())` shows where the key comes "
         "from."
     ),
-    402: "The account behind the key cannot pay; see the server's billing page.",
-    404: "The thing does not exist, or this server lacks the call; check base_url and the ids.",
-    429: "The server is saturated: send less at once, or raise Config.retry.max_seconds.",
+    402: "The account of this key has no credit left; see the server's billing page.",
+    404: "The object does not exist, or this server lacks the call; check base_url and the ids.",
+    429: "The server is saturated: send fewer requests at once, or raise Config.retry.max_seconds.",
 }
 
 
 def connection_error(
     error: httpx.TransportError,
-    place: Place,
+    failure_point: FailurePoint,
     operation: str,
     base_url: str,
     proxy: Proxy | None = None,
 ) -> APIConnectionError:
-    """The error for an exchange that brought no answer and died at `place`."""
+    """Returns the error for an exchange that failed at `failure_point`, without an answer."""
     if isinstance(error, Unreachable):
-        return _unreachable(error.reason, place, operation, base_url)
-    sent = place in ("unanswered", "answered")
-    # httpx-aiohttp calls others so, too
+        return _unreachable(error.reason, failure_point, operation, base_url)
+    sent = failure_point in ("unanswered", "answered")
+    # httpx-aiohttp raises timeouts for other failures, too
     late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
     kind = APITimeoutError if late and sent else APIConnectionError
     what = (
@@ -62,34 +60,41 @@ def connection_error(
         f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {_reason(error)}",
         operation=operation,
         advice=(
-            "Is the server running, and is base_url right? `tinkex serve` prints the one of a "
+            "Is the server running, and is base_url right? `tinkex serve` prints the URL of a "
             "local server."
         ),
     )
-    raised.place = place
+    raised.failure_point = failure_point
     return raised
 
 
-def _unreachable(reason: Reason, place: Place, operation: str, base_url: str) -> APIConnectionError:
+def _unreachable(
+    reason: Reason, failure_point: FailurePoint, operation: str, base_url: str
+) -> APIConnectionError:
     raised = APIConnectionError(
-        f"{base_url} cannot be reached: {reason.what}", operation=operation, advice=reason.advice
+        f"{base_url} cannot be reached: {reason.text}", operation=operation, advice=reason.advice
     )
-    raised.place, raised.fault, raised.retryable = place, reason.fault, reason.passes
+    raised.failure_point, raised.fault, raised.retryable = (
+        failure_point,
+        reason.fault,
+        reason.retryable,
+    )
     return raised
 
 
 def _reason(error: httpx.TransportError) -> str:
     cause = getattr(error.__cause__, "os_error", None)
     return (
-        words_of(cause)
+        os_error_text(cause)
         if isinstance(cause, OSError)
         else without_queries(str(error)) or type(error).__name__
     )
 
 
-def place_of(error: httpx.TransportError) -> Place:
-    """Where an exchange died by the kind of its error, for a transport of the user's own, which
-    tells no more.
+def failure_point_of(error: httpx.TransportError) -> FailurePoint:
+    """Returns the failure point that an error's class suggests.
+
+    It is for transports of the user's own, which do not report how far an exchange got.
     """
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
         return "connecting"
@@ -97,8 +102,9 @@ def place_of(error: httpx.TransportError) -> Place:
 
 
 def status_error(response: httpx.Response, operation: str) -> APIStatusError:
-    """The error for an answer with an error status, its message from whichever field this server
-    puts it in.
+    """Returns the error for an answer with an error status.
+
+    Servers put the message into different fields; `detail` finds it.
     """
     body = _body(response)
     url = _url_of(response)
@@ -113,7 +119,7 @@ def status_error(response: httpx.Response, operation: str) -> APIStatusError:
 
 
 def _url_of(response: httpx.Response) -> str:
-    """The URL asked for; nothing where a transport of the user's own does not say."""
+    """Returns the URL of the request; empty if the user's own transport does not tell."""
     try:
         return str(response.request.url)
     except RuntimeError:
@@ -123,25 +129,27 @@ def _url_of(response: httpx.Response) -> str:
 def _advice(response: httpx.Response) -> str | None:
     if response.has_redirect_location:
         return (
-            f"It is redirected to {without_queries(response.headers['location'])!r}; give the "
-            "base_url of the server that answers itself."
+            f"The server redirects to {without_queries(response.headers['location'])!r}; give the "
+            "base_url of the server that answers."
         )
     advice = _ADVICE.get(response.status_code)
     if (
         response.status_code == 400
-        and "http request" in (text := response.text[:_MOST].lower())
+        and "http request" in (text := response.text[:_MAX_CHARACTERS].lower())
         and "https" in text
     ):
-        advice = "It speaks TLS: give its URL as https://…"
+        advice = "The server speaks TLS: give its URL as https://…"
     proxy: Proxy | None = response.extensions.get("proxy")
     if proxy is None:
         return advice
-    return f"{advice or ''} It came through the proxy {proxy}, and may be that one's own word.".lstrip()
+    doubt = f"The answer came through the proxy {proxy}, which may have sent it itself."
+    return f"{advice} {doubt}" if advice else doubt
 
 
-def refusal_within(response: httpx.Response, operation: str) -> BadRequestError | None:
-    """The error for an answer that calls itself a success and says `error` and `reason`, as one
-    server's do; None for another.
+def refusal_in_success(response: httpx.Response, operation: str) -> BadRequestError | None:
+    """Returns the error for a refusal with a success status; None for any other answer.
+
+    One server answers so, with the fields `error` and `reason`.
     """
     body = _body(response)
     if not (isinstance(body, dict) and body.get("error")):  # pyright: ignore[reportUnknownMemberType]
@@ -164,24 +172,26 @@ def _body(response: httpx.Response) -> Any:
 
 
 def detail(body: Any) -> str:
-    """The human-readable part of an error body: `detail` (text, or a list of located problems),
-    `error`, `message`, or a text.
+    """Returns the human-readable part of an error body.
+
+    That is its field `detail` (a text or a list of problems with locations), `error` or `message`,
+    or the body itself if it is a text.
     """
     if isinstance(body, str):
-        return _words_of_page(body) if is_web_page(body) else body[:_MOST]
+        return _text_of_page(body) if is_web_page(body) else body[:_MAX_CHARACTERS]
     if not isinstance(body, dict):
         return ""
     for name in ("detail", "error", "error_message", "message"):
         value: Any = body.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(value, list):
-            return "; ".join(_problem(item) for item in value)[:_MOST]  # pyright: ignore[reportUnknownVariableType]
+            return "; ".join(_problem(item) for item in value)[:_MAX_CHARACTERS]  # pyright: ignore[reportUnknownVariableType]
         if value:
-            return str(value)[:_MOST]  # pyright: ignore[reportUnknownArgumentType]
+            return str(value)[:_MAX_CHARACTERS]  # pyright: ignore[reportUnknownArgumentType]
     return ""
 
 
-def _words_of_page(page: str) -> str:
-    return " ".join(_MARKUP.sub(" ", page[:_MOST]).split())[:_WORDS_OF_PAGE]
+def _text_of_page(page: str) -> str:
+    return " ".join(_MARKUP.sub(" ", page[:_MAX_CHARACTERS]).split())[:_CHARACTERS_OF_PAGE]
 
 
 def is_web_page(body: Any) -> bool:
@@ -191,7 +201,7 @@ def is_web_page(body: Any) -> bool:
 
 
 def _problem(item: Any) -> str:
-    """One entry of a 422: `{loc: [...], msg: ...}`."""
+    """Formats one problem of a 422: `{loc: [...], msg: ...}`."""
     if isinstance(item, dict) and "msg" in item:
         return f"{'.'.join(map(str, item.get('loc', ())))}: {item['msg']}"  # pyright: ignore
     return str(item)  # pyright: ignore[reportUnknownArgumentType]

@@ -1,4 +1,4 @@
-"""A key that a function of the user's, or a command, gives: had when it is first needed, and anew
+"""A key that a function or a command of the user gives. It is fetched at its first use, and again
 when the server refuses it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field
 
-from tinkex.config.secrets import Secret, kept_secret
+from tinkex.config.secrets import Secret, as_secret
 from tinkex.errors import CredentialError
 from tinkex.threads import in_thread
 
@@ -22,14 +22,16 @@ _COMMAND_TIMEOUT = 60.0  # seconds
 
 @define(eq=False)
 class FetchedKey:
-    """For one event loop; those who ask together wait for one fetch."""
+    """A key that is fetched when it is needed, for one event loop. Concurrent callers share one
+    fetch.
+    """
 
     _fetch: Fetch
     _key: str | None = field(default=None, repr=False)
     _lock: asyncio.Lock = field(init=False, factory=asyncio.Lock)
 
     async def get(self) -> str:
-        """Raises `CredentialError` when there is none."""
+        """Returns the key. Raises `CredentialError` when it cannot be fetched."""
         if self._key is None:
             async with self._lock:
                 if self._key is None:
@@ -37,7 +39,9 @@ class FetchedKey:
         return self._key
 
     async def replace(self, refused: str) -> bool:
-        """Fetches anew, unless that was done since; whether there is another one now."""
+        """Fetches the key again, unless another caller has done so, and returns whether it has
+        changed.
+        """
         async with self._lock:
             if self._key == refused:
                 self._key = await self._fetch()
@@ -45,13 +49,15 @@ class FetchedKey:
 
 
 def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
-    """In a thread, since it may block; what it returns may be awaitable."""
+    """Returns a fetch that calls a function in a thread, since it may block. The function may
+    return an awaitable.
+    """
 
     async def fetch() -> str:
         try:
-            given: Any = kept_secret(await in_thread(function))
-            return _checked(
-                kept_secret(await given) if inspect.isawaitable(given) else given,
+            given: Any = as_secret(await in_thread(function))
+            return _check(
+                as_secret(await given) if inspect.isawaitable(given) else given,
                 "the api_key function",
             )
         except CredentialError:
@@ -59,22 +65,25 @@ def from_function(function: Callable[[], str | Awaitable[str]]) -> Fetch:
         except Exception as error:
             raise CredentialError(
                 f"the api_key function raised {type(error).__name__}",
-                advice="See the cause; it is called without arguments.",
+                advice="See the cause; the function is called without arguments.",
             ) from error
 
     return fetch
 
 
 def from_command(command: str) -> Fetch:
+    """Returns a fetch that runs a shell command and reads what it prints."""
+
     async def fetch() -> str:
-        return _checked(await in_thread(_printed, command), "credential_cmd")
+        return _check(await in_thread(_run, command), "credential_cmd")
 
     return fetch
 
 
-def _printed(command: str) -> str:
-    """What a shell command prints. Neither that nor the command is in an error, since both may hold
-    a key.
+def _run(command: str) -> str:
+    """Runs a shell command, and returns what it prints.
+
+    Errors show neither the command nor its output, since both may hold a key.
     """
     try:
         done = subprocess.run(
@@ -88,25 +97,26 @@ def _printed(command: str) -> str:
     except subprocess.TimeoutExpired:
         raise CredentialError(
             f"credential_cmd did not end within {_COMMAND_TIMEOUT:g} s",
-            advice="Run it by hand; it must not ask for anything.",
+            advice="Run the command by hand; it must not ask for input.",
         ) from None
     status, printed = done.returncode, Secret(done.stdout.strip())
-    del done  # whose repr shows what was printed
+    del done  # its repr, in a traceback, would show the key
     if status:
         raise CredentialError(
-            f"credential_cmd ended with status {status}", advice="Run it by hand to see why."
+            f"credential_cmd ended with status {status}",
+            advice="Run the command by hand to see why.",
         )
     return printed
 
 
-def _checked(key: object, giver: str) -> str:
+def _check(key: object, source: str) -> str:
     if not isinstance(key, str) or not key:
         raise CredentialError(
-            f"{giver} gave no key", advice="It is to give the key, as a text, and nothing else."
+            f"{source} gave no key", advice="It must give the key as a text, and nothing else."
         )
     if not (key.isascii() and key.isprintable()):
         raise CredentialError(
-            f"{giver} gave characters that no header can carry",
-            advice="It is to give the key alone, on one line.",
+            f"{source} gave characters that no header can carry",
+            advice="It must give the key alone, on one line.",
         )
     return key

@@ -1,4 +1,4 @@
-"""`Home`: the event loop that a client belongs to; and references that keep nothing alive."""
+"""`LoopBinding`: the event loop that a client belongs to. Also weak references to methods."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ T = TypeVar("T")
 
 
 @define(eq=False)
-class Home:
-    """The event loop on which a client was used first: its connections, its waits and its tasks
-    live there.
+class LoopBinding:
+    """The event loop of a client: the one that it was first used on.
+
+    The client's connections, waits and tasks belong to that loop.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
 
-    def enter(self, operation: str) -> None:
-        """Takes the running loop for the client's own if it has none. Raises `ClientClosedError` on
-        another one than its own.
+    def check(self, operation: str) -> None:
+        """Binds the client to the running loop at the first call.
+
+        Raises `ClientClosedError` on any other loop afterwards.
         """
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
         elif self._loop is not running:
             raise ClientClosedError(
-                f"not sent: this client belongs to another event loop, which {self._in_words()}; "
-                "its connections are there",
+                f"not sent: this client belongs to another event loop, which {self._state()}; "
+                "its connections cannot be used here",
                 operation=operation,
                 advice=(
-                    "Make a client in each asyncio.run, or use the blocking one, which works from "
+                    "Make a client in each asyncio.run, or use the blocking client, which works "
                     "everywhere."
                 ),
             )
 
     async def run(self, function: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Runs a function on the client's own loop; returns False where that has ended."""
+        """Runs a function on the client's loop. Returns False when that loop has ended."""
         loop = self._loop
         if loop is None or loop is asyncio.get_running_loop():
             await function()
@@ -56,43 +58,44 @@ class Home:
             await in_thread(lambda: loop.run_until_complete(function()))
         return True
 
-    def soon(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Has a function run on the client's own loop, unless that has ended. May be called in any
-        thread.
+    def schedule(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Schedules a function on the client's loop, unless that loop has ended. May be called in
+        any thread.
         """
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(soon, self._loop, function)
+                self._loop.call_soon_threadsafe(start_task, self._loop, function)
 
-    def _in_words(self) -> str:
+    def _state(self) -> str:
         if self._loop is None or self._loop.is_closed():
             return "has ended"
         return "runs in another thread" if self._loop.is_running() else "does not run now"
 
 
-_under_way: set[asyncio.Future[object]] = set()
-"""What `soon` has begun: a loop alone does not keep its tasks."""
+_running: set[asyncio.Future[object]] = set()
+"""The tasks of `start_task`: an event loop alone does not keep its tasks alive."""
 
 
-def soon(
+def start_task(
     loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
-    """Begins a task, and keeps it until it is done. To be called on the loop's thread."""
-    task = loop.create_task(function(), name="tinkex last words")
-    _under_way.add(task)
-    task.add_done_callback(_under_way.discard)
+    """Starts a task, and keeps it alive until it is done. Must be called in the loop's thread."""
+    task = loop.create_task(function(), name="tinkex shutdown")
+    _running.add(task)
+    task.add_done_callback(_running.discard)
 
 
 def weakly(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Returns a bound method as a function that does not keep its object alive, for what that
-    object holds itself.
+    """Returns a function that calls a bound method without keeping the method's object alive.
+
+    It is for callbacks that the object itself holds.
     """
     reference = WeakMethod(method)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
         bound = reference()
         if bound is None:
-            raise ClientClosedError("the client was dropped meanwhile")
+            raise ClientClosedError("the client was garbage-collected in the meantime")
         return bound(*args, **kwargs)
 
     return call

@@ -1,6 +1,4 @@
-"""Looking up the addresses of names, also on the event loop of a thread that outlives the main
-one.
-"""
+"""Resolves host names, even on the event loop of a thread that outlives the main thread."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from tinkex.threads import in_thread
 
 
 class _Lookups:
-    """The two lookups of an event loop, in threads that can be had to the end of the last one."""
+    """The two lookup methods of an event loop, in threads that start even at exit."""
 
     async def getaddrinfo(self, host: str, port: int, *, family: int, type: int, flags: int) -> Any:
         return await in_thread(socket.getaddrinfo, host, port, family, type, 0, flags)
@@ -23,7 +21,7 @@ class _Lookups:
 
 
 def resolver() -> ThreadedResolver:
-    """Returns aiohttp's own, less the loop's pool of threads, which takes nothing any more once the
+    """Returns aiohttp's resolver without the loop's thread pool, which accepts no work once the
     main thread has ended.
     """
     return ThreadedResolver(cast(Any, _Lookups()))

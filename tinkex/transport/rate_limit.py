@@ -1,6 +1,4 @@
-"""The window after a 429 in which nobody who shares the key sends, and the gradual start after
-it.
-"""
+"""Holds back all requests of a key after a 429, and then admits them gradually."""
 
 from __future__ import annotations
 
@@ -15,47 +13,46 @@ from attrs import define, field
 from tinkex.transport.backoff import rate_limit_pause
 from tinkex.waiting.clock import Clock
 
-# requests at once when a window has ended; one more with each that succeeds, so twice as many every
-# round
+# concurrent requests after a window; each success admits one more, so that they double per round
 _FIRST_ADMITTED = 4
-_WIDE_OPEN = 4096  # requests at once that are as good as no limit
-_RECENT = 10.0  # seconds after a 429 in which large requests should be made smaller
+_NO_LIMIT = 4096  # concurrent requests that amount to no limit
+_RECENT = 10.0  # seconds after a 429 in which large requests should be split
 
 
 @define(eq=False)
-class _Place:
-    """One request's in the queue before the gate."""
+class _Waiter:
+    """A request that waits in the queue."""
 
     loop: asyncio.AbstractEventLoop
     admitted: bool = False
     timed: bool = False
-    """Whether it looks again by itself, at the end of the window."""
-    called: asyncio.Future[None] = field(init=False)
+    """Whether it checks the window again by itself, when that ends."""
+    woken: asyncio.Future[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.called = self.loop.create_future()
+        self.woken = self.loop.create_future()
 
-    def call(self) -> bool:
-        """Wakes it, from any thread; False when its event loop is closed."""
+    def wake(self) -> bool:
+        """Wakes the request, from any thread. Returns False when its event loop is closed."""
         try:
-            self.loop.call_soon_threadsafe(_resolve, self.called)
+            self.loop.call_soon_threadsafe(_resolve, self.woken)
         except RuntimeError:
             return False
         return True
 
 
-def _resolve(called: asyncio.Future[None]) -> None:
-    if not called.done():
-        called.set_result(None)
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class RateLimitWindow:
-    """Shared by all clients of one (base URL, key) in the process: a 429 to one holds them all, a
-    success clears it.
+    """The times in which requests with one key are held back, shared by all clients in the process
+    with the same base URL and key.
 
-    After a window requests are let in gradually, first come, first served: a few at once, then one
-    more with each that succeeds. The gate opens for good when nobody waits before it. Until a first
-    429, and then again, it costs nothing.
+    A 429 closes the window for all of them, and a success ends the pause. Afterwards requests are
+    admitted in the order of their arrival: a few at once, then one more with each success. The
+    limit is lifted when no request waits any more. It costs nothing until the first 429.
     """
 
     def __init__(self) -> None:
@@ -63,99 +60,99 @@ class RateLimitWindow:
         self._ends = 0.0
         self._streak = 0
         self._refused_at: float | None = None
-        self._limit: int | None = None  # requests under way at once; None: the gate is open
+        self._limit: int | None = None  # concurrent requests; None: no limit
         self._under_way = 0
-        self._queue: deque[_Place] = deque()
+        self._queue: deque[_Waiter] = deque()
 
     @property
     def is_open(self) -> bool:
         return self._limit is None
 
     def recently_refused(self, clock: Clock) -> bool:
-        """Whether a 429 came in the last seconds."""
+        """Returns whether there was a 429 in the last seconds."""
         return self._refused_at is not None and clock.now() - self._refused_at < _RECENT
 
-    def refused(self, body_size: int, hint: float | None, clock: Clock) -> float:
-        """Records a 429; returns the pause in seconds."""
+    def record_refusal(self, body_size: int, hint: float | None, clock: Clock) -> float:
+        """Records a 429, and returns the pause in seconds."""
         with self._lock:
             self._streak += 1
             pause = rate_limit_pause(self._streak, body_size, hint, clock.random())
             self._refused_at = clock.now()
             self._ends = max(self._ends, self._refused_at + pause)
             self._limit = _FIRST_ADMITTED
-            for place in self._queue:
-                if not place.timed:
-                    place.call()  # to see the new end
+            for waiter in self._queue:
+                if not waiter.timed:
+                    waiter.wake()  # so that it sees the new end
             return pause
 
     async def enter(self, clock: Clock) -> bool:
-        """Returns when sending is allowed: at once outside a window. True when `leave` has to be
-        called afterwards.
-        """
+        """Waits until a request may be sent. Returns whether `leave` must be called afterwards."""
         if self._limit is None:
             return False
-        place = _Place(asyncio.get_running_loop())
+        waiter = _Waiter(asyncio.get_running_loop())
         with self._lock:
-            self._queue.append(place)
+            self._queue.append(waiter)
         try:
-            while not await self._is_admitted(place, clock):
+            while not await self._is_admitted(waiter, clock):
                 pass
         except BaseException:
-            self._give_up(place)
+            self._withdraw(waiter)
             raise
         return True
 
     def leave(self, *, succeeded: bool) -> None:
-        """One that was let in is done."""
+        """Records the end of an admitted request."""
         with self._lock:
             self._under_way -= 1
             if succeeded and self._limit is not None:
                 self._limit += 1
-                if not self._queue and (not self._under_way or self._limit >= _WIDE_OPEN):
+                if not self._queue and (not self._under_way or self._limit >= _NO_LIMIT):
                     self._limit = None
             self._admit()
 
-    def succeeded(self) -> None:
-        """A request of this key was answered well: the window is over."""
+    def record_success(self) -> None:
+        """Records a successful request, which ends the pause."""
         if self._streak:
             with self._lock:
                 self._streak, self._ends = 0, 0.0
                 self._admit()
 
-    async def _is_admitted(self, place: _Place, clock: Clock) -> bool:
-        """Waits for the window's end, or to be called; whether it may go then."""
+    async def _is_admitted(self, waiter: _Waiter, clock: Clock) -> bool:
+        """Waits for the end of the pause or a call of `wake`, and returns whether the request is
+        admitted.
+        """
         with self._lock:
             left = self._ends - clock.now()
             if left <= 0:
                 self._ends = 0.0
                 self._admit()
-            if place.admitted:
+            if waiter.admitted:
                 return True
-            place.called, place.timed = place.loop.create_future(), left > 0
+            waiter.woken, waiter.timed = waiter.loop.create_future(), left > 0
         if left > 0:
-            await clock.sleep_unless(place.called, left)
+            await clock.sleep_unless(waiter.woken, left)
         else:
-            await place.called
-        return place.admitted
+            await waiter.woken
+        return waiter.admitted
 
     def _admit(self) -> None:
-        """Lets in those whose turn it is."""
+        """Admits as many waiting requests as the limit allows."""
         while (
             self._queue
             and not self._ends
             and (self._limit is None or self._under_way < self._limit)
         ):
-            place = self._queue.popleft()
-            place.admitted = place.call()
-            self._under_way += place.admitted
+            waiter = self._queue.popleft()
+            waiter.admitted = waiter.wake()
+            self._under_way += waiter.admitted
 
-    def _give_up(self, place: _Place) -> None:
-        """Its request was cancelled while it waited: the next one gets what it was given."""
+    def _withdraw(self, waiter: _Waiter) -> None:
+        """Removes a cancelled request, and admits the next in its stead."""
         with self._lock:
-            if place.admitted:
+            if waiter.admitted:
                 self._under_way -= 1
-            elif place in self._queue:
-                self._queue.remove(place)
+            elif waiter in self._queue:
+                self._queue.remove(waiter)
             self._admit()
 
 
@@ -164,8 +161,8 @@ _windows_lock = threading.Lock()
 
 
 def window_for(base_url: str, api_key: Hashable) -> RateLimitWindow:
-    """The window of this (base URL, key, or what gives it), kept for as long as a client uses
-    it.
+    """Returns the window of a base URL and key (or source of keys). It is kept as long as a client
+    uses it.
     """
     with _windows_lock:
         return _windows.setdefault((base_url, api_key), RateLimitWindow())

@@ -1,28 +1,28 @@
-"""Where a redirect leads, and whether the same request may go there. Plain functions of values."""
+"""Decides where a redirect leads, and whether to follow it. Plain functions of values."""
 
 from __future__ import annotations
 
 import httpx
 
-REDIRECTS = 5
-"""After so many in a row the last one is the answer."""
+MAX_REDIRECTS = 5
+"""The most redirects to follow in a row."""
 
 _METHOD_KEPT = frozenset({307, 308})
 
 
-def absolute(url: str, location: str) -> str:
-    """The URL that the Location of an answer of `url` means."""
+def absolute_url(url: str, location: str) -> str:
+    """Resolves the Location header of an answer from `url`."""
     return str(httpx.URL(url).join(location))
 
 
 def next_url(method: str, response: httpx.Response, base_url: str) -> str | None:
-    """Where the same request is to go after this answer; None where it is not to be sent on.
+    """Returns the URL to which a redirect is followed; None if it is not followed.
 
-    What changes something, or carries a batch, goes nowhere but to the server that it was meant
-    for, and only where the status keeps its method (RFC 9110, 15.4).
+    A request that is no GET is only sent to the server that it was meant for, and only if the
+    status keeps its method (RFC 9110, 15.4).
     """
     try:
-        url = absolute(str(response.request.url), response.headers["location"])
+        url = absolute_url(str(response.request.url), response.headers["location"])
     except httpx.InvalidURL:
         return None
     if method == "GET":

@@ -1,5 +1,5 @@
-"""Bodies of answers, read and expanded piece by piece: none is larger than its bound, and none
-stalls the event loop.
+"""Reads and decompresses bodies of answers piece by piece. None exceeds its bound, and none blocks
+the event loop.
 """
 
 from __future__ import annotations
@@ -14,40 +14,38 @@ from attrs import frozen
 from tinkex.errors import AnswerTooLargeError, UnreadableAnswerError
 
 ENCODINGS = "gzip, deflate, zstd"
-"""All that `expanded` can read, as Accept-Encoding says it."""
+"""The encodings that `decompress` reads, as a value of Accept-Encoding."""
 ERROR_BYTES = 1 << 20
-"""Of the body of a refusal no more is read: its status counts."""
+"""The most bytes read from the body of a refusal, whose status says enough."""
 ANSWER_BYTES = 64 << 20
-"""The bound of what is asked for other than results, where `HttpLimits.max_answer_bytes` is not
-lower.
-"""
+"""The bound of answers other than results, unless `HttpLimits.max_answer_bytes` is lower."""
 LINE_BYTES = 16 << 20
-"""The bound of one line of a stream."""
-_PIECE = 1 << 20  # bytes; expanding so many takes about a millisecond
+"""The most bytes in one line of a stream."""
+_PIECE = 1 << 20  # bytes; decompressing so many takes about a millisecond
 _INPUT = 1 << 16
 _STEPS = 64
-"""Pieces of input that may come to nothing before the event loop has its turn."""
+"""The most pieces to read without output before the event loop runs other tasks."""
 _RESULTS = frozenset({"retrieve_future", "retrieve_futures"})
 
 
 @frozen
-class Bound:
-    """How large a body may be, before and after it is expanded."""
+class SizeBound:
+    """The most bytes of a body, both before and after decompression."""
 
     bytes: int
-    setting: str
-    """What to raise where an honest answer is larger."""
+    advice: str
+    """Advice for a valid answer that is larger."""
 
 
-def bound_of(operation: str, most: int) -> Bound:
-    """The bound of an answer to `operation`, of which the user allows `most` bytes."""
+def bound_of(operation: str, most: int) -> SizeBound:
+    """Returns the bound of an answer to `operation`. The settings allow at most `most` bytes."""
     if operation in _RESULTS or most <= ANSWER_BYTES:
-        return Bound(most, "Raise Config.http_limits.max_answer_bytes if it is an honest answer.")
-    return Bound(ANSWER_BYTES, "No honest answer to this call is so large.")
+        return SizeBound(most, "If the answer is valid, raise Config.http_limits.max_answer_bytes.")
+    return SizeBound(ANSWER_BYTES, "No valid answer to this call is that large.")
 
 
-async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
-    """All pieces of a body. Raises `AnswerTooLargeError` with the first byte over the bound."""
+async def read_all(pieces: AsyncIterable[bytes], bound: SizeBound) -> bytes:
+    """Reads all pieces of a body. Raises `AnswerTooLargeError` at the first byte over the bound."""
     found, size = list[bytes](), 0
     async for piece in pieces:
         size += len(piece)
@@ -57,15 +55,16 @@ async def gathered(pieces: AsyncIterable[bytes], bound: Bound) -> bytes:
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> AsyncGenerator[str]:
-    """The lines of a body as they come, none longer than `line_bytes`.
+async def lines(response: httpx.Response, line_bytes: int, bound: SizeBound) -> AsyncGenerator[str]:
+    """Yields the lines of a body as they arrive.
 
-    Raises `AnswerTooLargeError` for one that is, or when all together are over the bound,
-    `UnreadableAnswerError` for one that is no text.
+    Raises:
+        AnswerTooLargeError: a line has over `line_bytes` bytes, or the body exceeds its bound.
+        UnreadableAnswerError: a line is not UTF-8.
     """
     encoding = response.headers.get("content-encoding", "identity")
     if encoding != "identity" and not response.is_stream_consumed:
-        raise unreadable(f"it is in the encoding {encoding!r}, which was not asked for")
+        raise unreadable_answer(f"its encoding is {encoding!r}, which the client did not accept")
     left, size = bytearray(), 0
     pieces = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
     async for piece in pieces:
@@ -82,7 +81,7 @@ async def lines(response: httpx.Response, line_bytes: int, bound: Bound) -> Asyn
         else:
             left += rest
         if len(left) > line_bytes:
-            raise _too_large(Bound(line_bytes, "No honest line of a stream is so long."))
+            raise _too_large(SizeBound(line_bytes, "No valid line of a stream is that long."))
     if left:
         yield _text(left)
 
@@ -91,13 +90,13 @@ def _text(line: bytearray) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise unreadable(
-            f"a line of the stream is no UTF-8: {error.reason} at byte {error.start}"
+        raise unreadable_answer(
+            f"a line of the stream is not UTF-8: {error.reason} at byte {error.start}"
         ) from None
 
 
-async def beginning(pieces: AsyncIterable[bytes]) -> bytes:
-    """The first `ERROR_BYTES` of a body."""
+async def read_beginning(pieces: AsyncIterable[bytes]) -> bytes:
+    """Reads the first `ERROR_BYTES` of a body."""
     found = bytearray()
     async for piece in pieces:
         found += piece[: ERROR_BYTES - len(found)]
@@ -106,61 +105,60 @@ async def beginning(pieces: AsyncIterable[bytes]) -> bytes:
     return bytes(found)
 
 
-async def expanded(raw: bytes, encoding: str) -> AsyncIterator[bytes]:
-    """The pieces of a body that came in one of `ENCODINGS`; the event loop has its turn between
-    them.
+async def decompress(raw: bytes, encoding: str) -> AsyncIterator[bytes]:
+    """Yields the decompressed pieces of a body in one of `ENCODINGS`. Other tasks run between them.
 
-    Raises `UnreadableAnswerError` where it is not what its header says.
+    Raises `UnreadableAnswerError` where the body does not match its Content-Encoding.
     """
     encoding = encoding.strip().lower()
     if encoding == "identity" or not raw:
         yield raw
         return
-    if encoding not in _EXPAND:
-        raise unreadable(f"it is in the encoding {encoding!r}, which was not asked for")
+    if encoding not in _DECOMPRESS:
+        raise unreadable_answer(f"its encoding is {encoding!r}, which the client did not accept")
     steps, made = 0, 0
     try:
-        for piece in _EXPAND[encoding](raw):
+        for piece in _DECOMPRESS[encoding](raw):
             yield piece
             steps, made = steps + 1, made + len(piece)
             if made >= _PIECE or steps >= _STEPS:
                 steps = made = 0
                 await asyncio.sleep(0)
-    except (zlib.error, _NotExpandable) as error:
-        raise unreadable(f"it says that it is {encoding}, and is not: {error}") from error
+    except (zlib.error, _DamagedBody) as error:
+        raise unreadable_answer(f"its Content-Encoding is {encoding}, but {error}") from error
 
 
-def unreadable(why: str, operation: str | None = None) -> UnreadableAnswerError:
+def unreadable_answer(why: str, operation: str | None = None) -> UnreadableAnswerError:
     return UnreadableAnswerError(
         f"the server's answer cannot be read: {why}",
         operation=operation,
-        advice=(
-            "The server, or something on the way to it, damages answers; the same call may work "
-            "later."
-        ),
+        advice=("The server, or a proxy before it, damages answers; the same call may work later."),
     )
 
 
-class _NotExpandable(Exception):
-    """It breaks off, goes on after its end, or is no zstd."""
+class _DamagedBody(Exception):
+    """The error for a compressed body that is damaged."""
 
 
 def without_encoding(headers: httpx.Headers) -> httpx.Headers:
-    """The headers of a body that has been expanded."""
+    """Returns the headers without those that describe the compressed body."""
     kept = httpx.Headers(headers)
     for name in ("content-encoding", "content-length"):
         kept.pop(name, None)
     return kept
 
 
-async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
-    """The answer with its body read and expanded; of a refusal the beginning, or nothing where that
-    cannot be read.
+async def read_whole(response: httpx.Response, bound: SizeBound) -> httpx.Response:
+    """Reads and decompresses the body of an answer, closes it, and returns the whole answer.
 
-    Raises `AnswerTooLargeError`, `UnreadableAnswerError`, and what reading raises. The answer given
-    is closed.
+    Of a refusal only the beginning is read; a body that cannot be read counts as empty there.
+
+    Raises:
+        AnswerTooLargeError: the body exceeds its bound.
+        UnreadableAnswerError: the body does not match its Content-Encoding.
+        httpx.TransportError: the connection broke.
     """
-    if response.is_stream_consumed:  # by the connection
+    if response.is_stream_consumed:  # the connection has read it
         if response.is_success and len(response.content) > bound.bytes:
             raise _too_large(bound)
         return response
@@ -170,10 +168,10 @@ async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
             declared = response.headers.get("content-length", "")
             if declared.isdecimal() and int(declared) > bound.bytes:
                 raise _too_large(bound)
-            raw = await gathered(response.aiter_raw(), bound)
-            content = await gathered(expanded(raw, encoding), bound) if encoding else raw
+            raw = await read_all(response.aiter_raw(), bound)
+            content = await read_all(decompress(raw, encoding), bound) if encoding else raw
         else:
-            content = await _of_refusal(await beginning(response.aiter_raw()), encoding)
+            content = await _decode_refusal(await read_beginning(response.aiter_raw()), encoding)
     finally:
         await response.aclose()
     return httpx.Response(
@@ -184,25 +182,25 @@ async def read_whole(response: httpx.Response, bound: Bound) -> httpx.Response:
     )
 
 
-async def _of_refusal(raw: bytes, encoding: str) -> bytes:
+async def _decode_refusal(raw: bytes, encoding: str) -> bytes:
     if not encoding:
         return raw
     try:
-        return await beginning(expanded(raw, encoding))
+        return await read_beginning(decompress(raw, encoding))
     except UnreadableAnswerError:
         return b""
 
 
-def _too_large(bound: Bound) -> AnswerTooLargeError:
+def _too_large(bound: SizeBound) -> AnswerTooLargeError:
     return AnswerTooLargeError(
-        f"the server's answer is over {bound.bytes:,} bytes, the bound of this call, as sent or "
-        "when expanded; the rest was not read",
+        f"the server's answer exceeds {bound.bytes:,} bytes, the bound of this call, compressed or "
+        "decompressed; the rest was not read",
         bound=bound.bytes,
-        advice=bound.setting,
+        advice=bound.advice,
     )
 
 
-def _inflated(raw: bytes, wbits: int) -> Iterator[bytes]:
+def _inflate(raw: bytes, wbits: int) -> Iterator[bytes]:
     view, inflating = memoryview(raw), zlib.decompressobj(wbits)
     for at in range(0, len(view), _INPUT):
         waiting = view[at : at + _INPUT]
@@ -215,29 +213,30 @@ def _inflated(raw: bytes, wbits: int) -> Iterator[bytes]:
     while not inflating.eof and (piece := inflating.decompress(b"", _PIECE)):
         yield piece
     if not inflating.eof:
-        raise _NotExpandable("it breaks off")
+        raise _DamagedBody("the body is incomplete")
 
 
 def _check_end(left: int) -> None:
     if left:
-        raise _NotExpandable(f"{left} bytes follow its end")
+        raise _DamagedBody(f"{left} bytes follow the end of the body")
 
 
-def _gunzipped(raw: bytes) -> Iterator[bytes]:
-    return _inflated(raw, zlib.MAX_WBITS | 16)
+def _gunzip(raw: bytes) -> Iterator[bytes]:
+    return _inflate(raw, zlib.MAX_WBITS | 16)
 
 
-def _deflated(raw: bytes) -> Iterator[bytes]:
-    """With zlib's header, as the standard wants it, or without, as some send it."""
+def _undeflate(raw: bytes) -> Iterator[bytes]:
+    """Decompresses `deflate`, with the zlib header of the standard or without, as some send it."""
     has_header = len(raw) > 1 and raw[0] & 15 == 8 and int.from_bytes(raw[:2]) % 31 == 0
-    return _inflated(raw, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+    return _inflate(raw, zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
 
 def _unzstd(raw: bytes) -> Iterator[bytes]:
-    """By small pieces of input, since four bytes of zstd may stand for 128 KiB: a large one only
-    while little comes of them.
+    """Decompresses zstd in small pieces of input, since four bytes may expand to 128 KiB.
+
+    The pieces grow as long as they yield little output.
     """
-    import zstandard  # here, since few servers send it
+    import zstandard  # here, since few servers use it
 
     view, at, step = memoryview(raw), 0, _ZSTD_LEAST
     expanding = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
@@ -248,18 +247,18 @@ def _unzstd(raw: bytes) -> Iterator[bytes]:
             step = _ZSTD_LEAST if len(piece) > _PIECE else min(_ZSTD_MOST, step * 2)
             yield piece
     except zstandard.ZstdError as error:
-        raise _NotExpandable(str(error)) from error
+        raise _DamagedBody(str(error)) from error
     if not expanding.eof:
-        raise _NotExpandable("it breaks off")
+        raise _DamagedBody("the body is incomplete")
     _check_end(max(0, len(view) - at) + len(expanding.unused_data))
 
 
-_ZSTD_LEAST = 64  # bytes, which stand for 2 MiB at most
-_ZSTD_MOST = 1024  # bytes, which stand for 32 MiB at most
+_ZSTD_LEAST = 64  # bytes, which expand to at most 2 MiB
+_ZSTD_MOST = 1024  # bytes, which expand to at most 32 MiB
 _WINDOW = 128 << 20  # bytes
-_EXPAND: dict[str, Callable[[bytes], Iterator[bytes]]] = {
-    "gzip": _gunzipped,
-    "x-gzip": _gunzipped,
-    "deflate": _deflated,
+_DECOMPRESS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
+    "gzip": _gunzip,
+    "x-gzip": _gunzip,
+    "deflate": _undeflate,
     "zstd": _unzstd,
 }

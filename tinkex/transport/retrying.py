@@ -15,7 +15,7 @@ from tinkex import events
 from tinkex.dialects import resend
 from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
-from tinkex.transport.backoff import Patience, retry_hint
+from tinkex.transport.backoff import RetryBudget, retry_hint
 from tinkex.transport.rate_limit import RateLimitWindow
 from tinkex.transport.sender import Sender
 from tinkex.waiting.wait import Wait
@@ -27,135 +27,141 @@ _BATCHES = frozenset({"forward", "forward_backward"})
 
 @define(eq=False)
 class RetryingCall:
-    """Those of one request."""
+    """One request with its retries."""
 
-    carrier: Sender
+    sender: Sender
     window: RateLimitWindow
     request: Request[Any]
     headers: Mapping[str, str]
     timeout: float
     whole: bool
-    patience: Patience
+    retry_budget: RetryBudget
     wait: Wait
     read: Callable[[httpx.Response], Any]
-    """Makes of an answer what is asked for, or raises that it is none."""
+    """Parses a successful answer. Raises where it is not what the contract says."""
     sent_at: float = 0.0
     refused_for: float = 0.0
-    """Seconds that the last 429 closed the window for."""
+    """The pause in seconds after the last 429."""
 
-    async def answered(self) -> Any:
-        """What was read of the answer that is no refusal. Raises the last error when there is to be
-        no other try.
+    async def send(self) -> Any:
+        """Sends the request until an attempt succeeds, and returns what `read` makes of the answer.
+
+        Raises the last error when no further attempt is allowed.
         """
         try:
-            return await self._try()
+            return await self._attempt()
         except TinkexError as error:
-            return await self._retried(error)
+            return await self._retry(error)
 
-    async def _retried(self, first: TinkexError) -> Any:
-        """What comes of the tries after the first; only these go through tenacity, which costs as
-        much as half a small request.
+    async def _retry(self, first: TinkexError) -> Any:
+        """Sends the request again after its first attempt failed with `first`.
+
+        Only these attempts go through tenacity, whose cost is half that of a small request.
         """
         failed: TinkexError | None = first
 
-        async def next_try() -> Any:
+        async def attempt() -> Any:
             nonlocal failed
             if failed is not None:
                 error, failed = failed, None
                 raise error
-            return await self._try()
+            return await self._attempt()
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(
-                lambda error: self.patience.lasts(error, self.sent_at, self.carrier.clock.now())
+                lambda error: self.retry_budget.allows_retry(
+                    error, self.sent_at, self.sender.clock.now()
+                )
             ),
             wait=self._pause,
-            before_sleep=self._tell,
-            sleep=self.carrier.clock.sleep,
+            before_sleep=self._report,
+            sleep=self.sender.clock.sleep,
             reraise=True,
         )
-        return await retrying(next_try)
+        return await retrying(attempt)
 
-    async def _try(self) -> Any:
+    async def _attempt(self) -> Any:
         try:
-            return self.read(await self._response())
+            return self.read(await self._send_in_window())
         except TinkexError as error:
-            self.wait.state.in_doubt |= resend.place_of(error) is not None
+            self.wait.state.possibly_taken |= resend.failure_point_of(error) is not None
             raise
 
-    async def _response(self) -> httpx.Response:
-        window, self.sent_at = self.window, self.carrier.clock.now()
+    async def _send_in_window(self) -> httpx.Response:
+        window, self.sent_at = self.window, self.sender.clock.now()
         if not window.is_open:
-            self.wait.becomes("queue", "which refused requests of this key as too many (429)")
-        admitted = await window.enter(self.carrier.clock)
+            self.wait.set_owner("queue", "closed to this key after status 429")
+        admitted = await window.enter(self.sender.clock)
         try:
-            response = await self._attempt()
+            response = await self._send_once()
         except BaseException:
             if admitted:
                 window.leave(succeeded=False)
             raise
         if admitted:
             window.leave(succeeded=response.is_success)
-        if response.status_code == 429:  # opens the window that all clients of this key keep to
+        if response.status_code == 429:  # closes the window for all clients with this key
             if self.request.operation in _BATCHES:
-                server = self.carrier.server
-                server.learn(chunk_limits=server.dialect.chunk_limits.smaller())
+                server = self.sender.server
+                server.update_dialect(chunk_limits=server.dialect.chunk_limits.smaller())
             size = len(self.request.content or b"")
-            self.refused_for = window.refused(
-                size, retry_hint(response.headers), self.carrier.clock
+            self.refused_for = window.record_refusal(
+                size, retry_hint(response.headers), self.sender.clock
             )
         if not response.is_success:
             error = failures.status_error(response, self.request.operation)
             if error.operation != "forward":  # which may have another route
-                self.carrier.server.heed(error)
+                self.sender.server.note_missing_route(error)
             raise error
-        window.succeeded()
+        window.record_success()
         return response
 
-    async def _attempt(self) -> httpx.Response:
+    async def _send_once(self) -> httpx.Response:
         self.wait.tries += 1
-        if self.carrier.server.dialect.long_posts:
-            self.wait.becomes("computation", "which this server does before it answers")
+        if self.sender.server.dialect.long_posts:
+            self.wait.set_owner("computation", "which this server finishes before it answers")
         else:
-            self.wait.becomes("network", "no answer yet")
-        refused_fields = self.carrier.server.dialect.refused_fields.get(
+            self.wait.set_owner("network", "no answer yet")
+        refused_fields = self.sender.server.dialect.refused_fields.get(
             self.request.operation, frozenset[str]()
         )
-        request = adaptation.less(self.request, refused_fields)
-        response = await self.carrier.attempt(request, self.headers, self.timeout, whole=self.whole)
+        request = adaptation.without_fields(self.request, refused_fields)
+        response = await self.sender.attempt(request, self.headers, self.timeout, whole=self.whole)
         if response.status_code in adaptation.STATUSES:
-            response = await self._adapted(request, response)
+            response = await self._send_adapted(request, response)
         self.wait.last_status = response.status_code
         return response
 
-    async def _adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
-        """The answer to the request in the form that the refusal asks for, which is then kept to;
-        else the refusal.
+    async def _send_adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
+        """Sends the request in the form that the refusal asks for.
+
+        Returns the refusal where there is no such form, or where the server refuses that one too.
+        Remembers a form that the server accepts.
         """
-        config, server = self.carrier.config, self.carrier.server
-        adapted = adaptation.adapt(request, refusal, server.dialect, await self.carrier.auth.key())
+        server = self.sender.server
+        adapted = adaptation.adapt(request, refusal, server.dialect, await self.sender.auth.key())
         if adapted is None:
             return refusal
-        response = await self.carrier.attempt(
+        response = await self.sender.attempt(
             adapted.request, {**self.headers, **adapted.headers}, self.timeout, whole=self.whole
         )
         if not response.is_success:
             return refusal
-        server.learn(**adapted.learned)
-        logger.warning("%s: %s", config.base_url, adapted.words)
+        server.update_dialect(**adapted.dialect_changes)
+        logger.warning("%s: %s", self.sender.base_url, adapted.description)
         return response
 
     def _pause(self, state: RetryCallState) -> float:
-        """Seconds until the next try."""
-        if self.patience.trouble == "rate_limit":
+        """Returns the seconds until the next attempt."""
+        if self.retry_budget.failure_kind == "rate_limit":
             return self.refused_for
-        return self.patience.pause(_error_of(state), self.carrier.clock.random())
+        return self.retry_budget.pause(_error_of(state), self.sender.clock.random())
 
-    def _tell(self, state: RetryCallState) -> None:
+    def _report(self, state: RetryCallState) -> None:
         error = _error_of(state)
-        self.wait.becomes(self.patience.whose, error.message)
+        self.wait.set_owner(self.retry_budget.pause_owner, error.message)
         logger.info(
-            "try %d failed, again in %.1f s: %s",
+            "attempt %d failed, next in %.1f s: %s",
             state.attempt_number,
             state.upcoming_sleep,
             error.message,
@@ -170,7 +176,7 @@ class RetryingCall:
 
 
 def _error_of(state: RetryCallState) -> TinkexError:
-    """What a try that failed raised; there is always one, of ours, where another try follows."""
+    """Returns the error of the attempt that failed. A retry always follows a `TinkexError`."""
     error = state.outcome.exception() if state.outcome else None
     assert isinstance(error, TinkexError)
     return error

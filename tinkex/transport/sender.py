@@ -1,6 +1,4 @@
-"""`Sender`: one try of one request, from the message that goes out to the answer, whatever that
-says.
-"""
+"""`Sender`: makes one attempt of one request, and returns the answer, whatever its status."""
 
 from __future__ import annotations
 
@@ -9,32 +7,30 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
-from attrs import define, evolve, field
+from attrs import define, field
 from tinkex_api.api.auth import create_auth_token
 from tinkex_api.models import AuthTokenRequest
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import Config
+from tinkex.config import LOCAL, Config
 from tinkex.config.secrets import Secret, masked
 from tinkex.errors import APIConnectionError, UnreadableAnswerError
-from tinkex.local.process_server import local_url
-from tinkex.threads import in_thread
+from tinkex.local.connection import LocalConnection
 from tinkex.transport import adaptation, failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
 from tinkex.transport.deprecation import Deprecations
-from tinkex.transport.exchange_stage import Progress, progress
+from tinkex.transport.exchange_stage import ExchangeStage, current_stage
 from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import (
-    AS_IT_IS,
     PUBLIC_HEADERS,
+    UNCOMPRESSED,
+    build_message,
     constant_headers,
-    host,
-    message,
-    with_defaults,
+    with_default_query,
 )
-from tinkex.transport.redirects import REDIRECTS, next_url
+from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.server import Server
 from tinkex.transport.unreachable import Unreachable, proxy_refused
 from tinkex.waiting.clock import Clock
@@ -42,11 +38,12 @@ from tinkex.waiting.clock import Clock
 logger = logging.getLogger("tinkex")
 
 
-def default_handler(config: Config) -> httpx.AsyncBaseTransport:
-    # here, since aiohttp takes its time to import
-    from tinkex.transport.connection import Connections
+def connection_pool(config: Config) -> httpx.AsyncBaseTransport:
+    """Returns connections with the proxies, certificates and bounds of the settings."""
+    # here, since aiohttp is slow to import
+    from tinkex.transport.connection import ConnectionPool
 
-    return Connections(
+    return ConnectionPool(
         config.http_limits,
         proxies=config.proxies,
         proxy_headers=config.proxy_headers,
@@ -56,23 +53,27 @@ def default_handler(config: Config) -> httpx.AsyncBaseTransport:
 
 @define(eq=False)
 class Sender:
-    """Puts the key and the user's headers on requests, and tells listeners of them. For one event
-    loop.
+    """The sender of one transport's requests, for one event loop.
+
+    It adds the key and the user's headers to them, follows redirects, and emits events.
     """
 
     config: Config
     server: Server
     clock: Clock
     auth: Auth = field(init=False)
-    _handler: httpx.AsyncBaseTransport = field(init=False)
+    _pool: httpx.AsyncBaseTransport = field(init=False)
+    _local: LocalConnection | None = field(init=False)
+    """The connection to the server of this process, if `base_url` is "local"."""
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
-    """The names of the user's own, which go before ours."""
+    """The names of the user's headers, which replace the client's."""
     _deprecations: Deprecations = field(init=False, factory=Deprecations)
 
     def __attrs_post_init__(self) -> None:
         self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
-        self._handler = self.config.http_transport or default_handler(self.config)
+        self._pool = self.config.http_transport or connection_pool(self.config)
+        self._local = LocalConnection(self._pool) if self.config.base_url == LOCAL else None
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
 
@@ -84,25 +85,27 @@ class Sender:
         *,
         whole: bool = True,
     ) -> httpx.Response:
-        """The answer, read to its end; only its beginning where it is a success and not wanted
-        `whole`.
+        """Sends a request, and returns the answer.
 
-        One that a key has become too old for is sent again, once, with another. Where an answer
-        that is wanted whole lies elsewhere, it is asked for there. Raises `APIConnectionError` when
-        none came.
+        After a 401 the request is sent once more if there is another key by then. Redirects are
+        followed if `whole` is set.
 
         Args:
-            headers: beside the constant ones.
-            timeout: seconds to write, and from one piece of the answer to the next.
+            headers: headers in addition to those of every request.
+            timeout: seconds to write the request, and between two pieces of the answer.
+            whole: whether to read the body of a success; a refusal's body is always read.
+
+        Raises:
+            APIConnectionError: no answer came.
         """
         key = await self.auth.key()
-        response = await self._deliver(request, key, headers, timeout, whole=whole)
+        response = await self._send(request, key, headers, timeout, whole=whole)
         if response.status_code == 401 and key is not None and await self.auth.replace(key):
-            response = await self._deliver(
+            response = await self._send(
                 request, await self.auth.key(), headers, timeout, whole=whole
             )
         if whole and response.has_redirect_location:
-            response = await self._followed(request, response, headers, timeout)
+            response = await self._follow_redirects(request, response, headers, timeout)
         return response
 
     async def get(
@@ -115,82 +118,81 @@ class Sender:
         timeout: float,
         whole: bool = False,
     ) -> httpx.Response:
-        """The answer to a GET of any URL, whatever its status. Raises `APIConnectionError` when
-        none came.
+        """Sends a GET to any URL, and returns the answer, whatever its status.
 
         Args:
-            with_key: whether the key and the user's headers go along: never to another server.
+            with_key: whether to send the key and the user's headers; False for other servers.
+
+        Raises:
+            APIConnectionError: no answer came.
         """
         ours = (
-            {**self._headers, **self._with_key(await self.auth.key())}
+            {**self._headers, **self._key_headers(await self.auth.key())}
             if with_key
             else PUBLIC_HEADERS
         )
         extensions = self._extensions(timeout, whole=whole)
-        return await self._carried(
+        return await self._exchange(
             httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions),
             operation,
             whole,
         )
 
-    def is_own(self, url: str) -> bool:
-        """Whether it is a URL of this server."""
-        return url.startswith(f"{self.config.base_url}/")
+    @property
+    def base_url(self) -> str:
+        """The URL of `Config`; of the server in this process its address, once it has started."""
+        return self.config.base_url if self._local is None else self._local.base_url
 
-    def whom(self, url: httpx.URL) -> str:
-        """The server asked, in words; of another one's URL not the rest, which may be a right to
-        read.
+    def is_own(self, url: str) -> bool:
+        """Returns whether a URL lies below the server's base URL."""
+        return url.startswith(f"{self.base_url}/")
+
+    def server_name(self, url: httpx.URL) -> str:
+        """Returns the server of a URL, for messages.
+
+        The rest of another server's URL is left out, since it may be signed.
         """
         return (
-            self.config.base_url
+            self.base_url
             if self.is_own(str(url))
             else f"{url.scheme}://{url.netloc.decode('ascii')}"
         )
 
-    async def go_local(self) -> None:
-        """Starts the server of this process, which has no address before; it takes some seconds,
-        and so is done in a thread.
-        """
-        self.config = evolve(self.config, base_url=await in_thread(local_url))
-        self._headers["Host"] = host(self.config.base_url)
-
     async def aclose(self) -> None:
         await self.auth.aclose()
-        await self._handler.aclose()
+        await self._pool.aclose()
 
     async def abandon(self) -> None:
-        """Lets go of the connections of a loop that has ended."""
-        abandon: Callable[[], Awaitable[None]] | None = getattr(self._handler, "abandon", None)
-        if abandon is not None:  # a transport of the user's own has none
+        """Closes the connections when their event loop has ended."""
+        abandon: Callable[[], Awaitable[None]] | None = getattr(self._pool, "abandon", None)
+        if abandon is not None:  # the user's own transport has none
             await abandon()
 
     async def _exchange_key(self, key: str) -> str:
         request = create_auth_token.request(body=AuthTokenRequest())
-        response = await self._deliver(request, key, {}, self.config.timeout, whole=True)
+        response = await self._send(request, key, {}, self.config.timeout, whole=True)
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         return Secret(parse(request, response).jwt)
 
-    async def _followed(
+    async def _follow_redirects(
         self,
         request: Request[Any],
         response: httpx.Response,
         headers: Mapping[str, str],
         timeout: float,
     ) -> httpx.Response:
-        """What is found where the redirect leads; the redirect itself where it is not to be
-        followed.
-        """
-        for _ in range(REDIRECTS):
+        """Returns the answer to which redirects lead, or the redirect that is not followed."""
+        for _ in range(MAX_REDIRECTS):
             url = (
-                next_url(request.method, response, self.config.base_url)
+                next_url(request.method, response, self.base_url)
                 if response.has_redirect_location
                 else None
             )
             if url is None:
                 break
             if self.is_own(url):
-                response = await self._deliver(
+                response = await self._send(
                     request, await self.auth.key(), headers, timeout, whole=True, url=url
                 )
             else:
@@ -199,8 +201,8 @@ class Sender:
                 )
         return response
 
-    def _with_key(self, key: str | None) -> Mapping[str, str]:
-        """The headers that carry it."""
+    def _key_headers(self, key: str | None) -> Mapping[str, str]:
+        """Returns the headers that carry the key."""
         if key is None:
             return {}
         headers = {
@@ -213,7 +215,7 @@ class Sender:
             if name.lower() not in self._given_headers
         }
 
-    async def _deliver(
+    async def _send(
         self,
         request: Request[Any],
         key: str | None,
@@ -223,30 +225,37 @@ class Sender:
         whole: bool,
         url: str | None = None,
     ) -> httpx.Response:
-        """`url` is where a redirect leads, which has all that stands in a URL."""
+        """Sends a request to the server; to `url`, complete with its query, after a redirect."""
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {**self._headers, **self._with_key(key), **({} if whole else AS_IT_IS), **headers}
+        headers = {
+            **self._headers,
+            **self._key_headers(key),
+            **({} if whole else UNCOMPRESSED),
+            **headers,
+        }
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
             logger.info(
                 "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
             )
-        query = None if url else with_defaults(request.params, self.config.default_query)
-        made = message(
+        query = None if url else with_default_query(request.params, self.config.default_query)
+        made = build_message(
             request,
-            url or self.config.base_url + request.path,
+            url or self.base_url + request.path,
             query,
             headers,
             self._extensions(timeout, whole=whole),
         )
-        return await self._carried(made, request.operation, whole)
+        return await self._exchange(made, request.operation, whole)
 
-    async def _carried(self, message: httpx.Request, operation: str, whole: bool) -> httpx.Response:
-        how_far, began = Progress(), self.clock.now()
-        progress.set(how_far)
+    async def _exchange(
+        self, message: httpx.Request, operation: str, whole: bool
+    ) -> httpx.Response:
+        stage, began = ExchangeStage(), self.clock.now()
+        current_stage.set(stage)
         try:
-            response = await self._handler.handle_async_request(message)
+            response = await (self._local or self._pool).handle_async_request(message)
             if whole or not response.is_success:
                 response = await response_body.read_whole(response, self.bound_of(operation))
         except BaseException as error:
@@ -257,18 +266,18 @@ class Sender:
                 error=type(error).__name__,
                 seconds=seconds,
             )
-            if isinstance(error, httpx.DecodingError):  # of a transport of the user's own
-                raise response_body.unreadable(str(error), operation) from error
+            if isinstance(error, httpx.DecodingError):  # raised by the user's own transport
+                raise response_body.unreadable_answer(str(error), operation) from error
             if isinstance(error, UnreadableAnswerError):
                 error.operation = operation
             if not isinstance(error, httpx.TransportError):
                 raise
-            raise self._no_answer(error, how_far, operation, message.url) from error
-        if response.status_code == 407 and how_far.proxy is not None:  # no server's own word
-            refused = Unreachable(proxy_refused(how_far.proxy, 407, response.reason_phrase))
-            raise self._no_answer(refused, Progress("unsent"), operation, message.url)
-        if how_far.proxy is not None and message.url.scheme == "http":
-            response.extensions["proxy"] = how_far.proxy  # which may have answered itself
+            raise self._connection_error(error, stage, operation, message.url) from error
+        if response.status_code == 407 and stage.proxy is not None:  # the proxy's, not the server's
+            refused = Unreachable(proxy_refused(stage.proxy, 407, response.reason_phrase))
+            raise self._connection_error(refused, ExchangeStage("unsent"), operation, message.url)
+        if stage.proxy is not None and message.url.scheme == "http":
+            response.extensions["proxy"] = stage.proxy  # the proxy may have answered
         seconds = self.clock.now() - began
         events.emit(
             events.HttpRequestStop,
@@ -276,17 +285,19 @@ class Sender:
             status=response.status_code,
             seconds=seconds,
         )
-        self._deprecations.heed(operation, response.headers)
+        self._deprecations.log_note(operation, response.headers)
         return response
 
-    def _no_answer(
-        self, error: httpx.TransportError, how_far: Progress, operation: str, url: httpx.URL
+    def _connection_error(
+        self, error: httpx.TransportError, stage: ExchangeStage, operation: str, url: httpx.URL
     ) -> APIConnectionError:
-        place = how_far.place or failures.place_of(error)
-        return failures.connection_error(error, place, operation, self.whom(url), how_far.proxy)
+        place = stage.failure_point or failures.failure_point_of(error)
+        return failures.connection_error(
+            error, place, operation, self.server_name(url), stage.proxy
+        )
 
-    def bound_of(self, operation: str) -> response_body.Bound:
-        """How large an answer may be."""
+    def bound_of(self, operation: str) -> response_body.SizeBound:
+        """Returns the most bytes of an answer to `operation`."""
         return response_body.bound_of(operation, self.config.http_limits.max_answer_bytes)
 
     def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:

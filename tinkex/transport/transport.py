@@ -1,69 +1,71 @@
-"""`Transport`: one exchange with the server, with its key, its retries and its errors."""
+"""`Transport`: sends requests to the server, with keys, retries and errors."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import httpx
 from attrs import define, field
 from tinkex_api.types import Request
 
 from tinkex import events
-from tinkex.config import LOCAL, Config, log_level
+from tinkex.config import Config, log_level
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
-from tinkex.transport.backoff import Patience
-from tinkex.transport.lifetimes import Home
+from tinkex.transport.backoff import RetryBudget
+from tinkex.transport.lifetimes import LoopBinding
 from tinkex.transport.rate_limit import RateLimitWindow, window_for
 from tinkex.transport.response_body import LINE_BYTES, lines
 from tinkex.transport.retrying import RetryingCall
 from tinkex.transport.sender import Sender
 from tinkex.transport.server import Server, server_for
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.wait import Bound, RequestState, Wait, Waits
+from tinkex.waiting.wait import RequestState, Wait, WaitBound, Waits
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Listener: TypeAlias = Callable[[events.Event], object]
 
 
 @define(eq=False)
 class Transport:
-    """Sends what the generated package builds, and gives back what it parses. For one event
-    loop.
+    """The connection of a client to its server, for one event loop.
+
+    It sends requests that the generated package builds, and returns what that parses.
     """
 
-    _given: Config
+    config: Config
     clock: Clock = field(factory=Clock)
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
     waits: Waits = field(init=False)
     window: RateLimitWindow = field(init=False)
-    report: Callable[[events.Event], object] | None = field(init=False, default=None)
-    """Who else hears what this client has trained and sampled: the server, where that is wanted."""
-    carrier: Sender = field(init=False)
-    _home: Home = field(init=False, factory=Home)
-    _bound_of_answer: Bound = field(init=False)
-    _bound_of_result: Bound = field(init=False)
+    listeners: list[Listener] = field(init=False, factory=list[Listener])
+    """Functions that receive the events of this client: its training steps and samples."""
+    _sender: Sender = field(init=False)
+    _loop_binding: LoopBinding = field(init=False, factory=LoopBinding)
+    _bound_of_answer: WaitBound = field(init=False)
+    _bound_of_result: WaitBound = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        config = self._given
+        config = self.config
         if level := config.log_level or ("info" if config.dump_headers else None):
             log_level.show(level)
         self.server = server_for(config)
-        self.carrier = Sender(config, self.server, self.clock)
+        self._sender = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
         self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
-        self._bound_of_answer = Bound(config.retry.max_wait, "Config.retry.max_wait")
-        self._bound_of_result = Bound(config.poll.max_wait, "Config.poll.max_wait")
+        self._bound_of_answer = WaitBound(config.retry.max_wait, "Config.retry.max_wait")
+        self._bound_of_result = WaitBound(config.poll.max_wait, "Config.poll.max_wait")
 
     @property
-    def config(self) -> Config:
-        """The settings, with the address of a local server once it has one."""
-        return self.carrier.config
+    def base_url(self) -> str:
+        """The base URL of `Config`; the address of the server in this process, if it is "local"."""
+        return self._sender.base_url
 
     async def send(
         self,
@@ -75,101 +77,105 @@ class Transport:
         first_contact: bool = False,
         state: RequestState | None = None,
     ) -> T:
-        """The server's answer, parsed.
+        """Sends a request, retries it where that may help, and returns the parsed answer.
 
         Args:
-            repeatable: whether the server may get the request twice. If not, it is tried again only
-                where it is certain that
-                the server did not take it.
-            timeout: seconds for one try; by default `Config.timeout`, or as long as a wait may be
-                where the work is done meanwhile.
-            max_attempts: at most so many tries, if `Config.retry` allows more.
-            first_contact: few tries where nothing can be reached, or something that is no Tinker
-                server.
-            state: shows the wait to others, and may have settings of its own.
+            repeatable: whether the server may receive the request twice. If not, it is retried only
+                if the server has certainly not accepted it.
+            timeout: seconds for one attempt; by default `Config.timeout`, or the bound of a wait
+                for servers that compute before they answer.
+            max_attempts: the most attempts, if `Config.retry` allows more.
+            first_contact: whether to give up early where no Tinker server answers.
+            state: the state in which others see the wait; it may have retry settings of its own.
 
         Raises:
             APIConnectionError: no answer came; `sent` tells whether the server may have read the
                 request.
-            APIStatusError: the server refused, and trying again did not help.
-            WaitTimeoutError: `RetrySettings.max_wait` is over.
-            UnsupportedByServer: it is known to lack the call.
-            APIResponseValidationError, NotATinkerServerError: no answer was of the contract's form.
+            APIStatusError: the server refused the request, and retries did not help.
+            WaitTimeoutError: `RetrySettings.max_wait` has passed.
+            UnsupportedByServer: the server is known to lack the call.
+            APIResponseValidationError, NotATinkerServerError: no answer had the form of the
+                contract.
         """
         self.server.require(request.operation)
         state = state or RequestState(request.operation)
-        patience = Patience(
+        retry_budget = RetryBudget(
             state.retry or self.config.retry, repeatable, max_attempts, first_contact
         )
         with self._waiting_for_answer(state) as wait:
             return await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, partial(parse, request)
+                request, timeout or self._usual_timeout, retry_budget, wait, partial(parse, request)
             )
 
     def require_open(self, operation: str) -> None:
-        """Raises `ClientClosedError` once the client was closed, and on another event loop than the
-        first that it was used on.
-        """
-        self._home.enter(operation)
+        """Raises `ClientClosedError` if the client is closed, or belongs to another event loop."""
+        self._loop_binding.check(operation)
         if self.closed:
             raise ClientClosedError(
-                "not sent: the client was closed before the call, or the service client that "
-                "made it",
+                "not sent: the client, or the service client that made it, was closed before the "
+                "call",
                 operation=operation,
-                advice="Make a new service client, and the clients that it makes.",
+                advice="Make a new service client, and new clients from it.",
             )
 
     def wait(self, state: RequestState, awaited: str) -> Wait:
-        """To be entered by what waits for a result, or for its turn."""
-        return self.waits.begin(state, awaited, self._bound_of_result)
+        """Returns a context manager for a wait for a result, or for the turn of a call."""
+        return self.waits.create(state, awaited, self._bound_of_result)
 
     @asynccontextmanager
-    async def stream(
+    async def stream_lines(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[AsyncGenerator[str]]:
-        """The lines of a 2xx answer as they come; leaving closes the connection. Raises what `send`
-        does, at any line, too.
+        """Opens a 2xx answer, and yields an iterator over its lines. Leaving closes the connection.
+
+        Raises what `send` does, also while lines are read.
 
         Args:
-            timeout: seconds until the answer begins, and from one piece of it to the next; by
-                default `Config.timeout`.
+            timeout: seconds until the answer begins, and between two pieces of it; by default
+                `Config.timeout`.
         """
-        async with self.answer(request, timeout=timeout) as response:
-            yield lines(response, LINE_BYTES, self.carrier.bound_of(request.operation))
+        async with self.stream_answer(request, timeout=timeout) as response:
+            yield lines(response, LINE_BYTES, self._sender.bound_of(request.operation))
 
     @asynccontextmanager
-    async def answer(
+    async def stream_answer(
         self, request: Request[Any], *, timeout: float | None = None
     ) -> AsyncGenerator[httpx.Response]:
-        """A 2xx answer whose body is not read yet; leaving closes the connection. Raises what
-        `send` does, while it is read, too.
+        """Opens a 2xx answer whose body is unread. Leaving closes the connection.
 
-        A redirect is not followed but raised. `timeout` is as for `stream`.
+        Raises what `send` does, also while the body is read, and `APIStatusError` for a redirect.
+        `timeout` is as for `stream_lines`.
         """
         self.server.require(request.operation)
-        patience = Patience(self.config.retry, True, None)
+        retry_budget = RetryBudget(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
             response = await self._exchange(
-                request, timeout or self._usual_timeout, patience, wait, _as_it_is, whole=False
+                request, timeout or self._usual_timeout, retry_budget, wait, _unparsed, whole=False
             )
         async with self._reading(response, request.operation):
             yield response
 
+    async def read(self, request: Request[T], response: httpx.Response) -> T:
+        """Reads and parses an answer of `stream_answer`. Raises what `send` does."""
+        bound = self._sender.bound_of(request.operation)
+        return parse(request, await response_body.read_whole(response, bound))
+
     @asynccontextmanager
-    async def open(
+    async def open_url(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx.Response]:
-        """The answer to a GET of any URL, whatever its status; its body is not read where it is a
-        success. Leaving closes the connection.
+        """Opens the answer to a GET of any URL, whatever its status. Leaving closes the connection.
+
+        The body of a success is unread.
 
         Args:
-            with_key: whether the key and the user's headers go along: never to another server.
+            with_key: whether to send the key and the user's headers; False for other servers.
 
         Raises:
-            APIConnectionError: no answer came, or it broke off while it was read.
+            APIConnectionError: no answer came, or the connection broke while it was read.
         """
         self.require_open(operation)
-        response = await self.carrier.get(
+        response = await self._sender.get(
             url, operation, with_key=with_key, headers=headers or {}, timeout=self.config.timeout
         )
         async with self._reading(response, operation):
@@ -178,63 +184,68 @@ class Transport:
     async def send_once(
         self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """The bare answer of one try, whatever its status. Raises `APIConnectionError` when none
-        came.
+        """Makes one attempt, and returns the answer, whatever its status. Raises
+        `APIConnectionError` when none came.
         """
         self.require_open(request.operation)
-        return await self.carrier.attempt(request, headers or {}, timeout)
+        return await self._sender.attempt(request, headers or {}, timeout)
 
-    def tell(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Says that something was trained or sampled, to all who listen; makes no event when nobody
-        does.
-        """
-        if self.report is None:
+    def emit(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Creates an event, and sends it to the listeners of this client and of the process."""
+        if not self.listeners:
             events.emit(kind, *args, **kwargs)
-        else:
-            event = kind(*args, **kwargs)
-            events.publish(event)
-            self.report(event)
+            return
+        event = kind(*args, **kwargs)
+        events.publish(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def is_own(self, url: str) -> bool:
+        """Returns whether a URL lies below the server's base URL."""
+        return self._sender.is_own(url)
+
+    async def api_key(self) -> str | None:
+        """Returns the key that requests carry now; None without a key. Raises what `send` does."""
+        return await self._sender.auth.key()
 
     async def aclose(self) -> None:
-        """Closes the connections; from any event loop."""
-        await self.end(self._aclose)
+        """Closes the connections. May be called on any event loop."""
+        await self.shut_down(self._aclose)
 
-    async def end(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs the last work, on the loop that this belongs to; if that has ended the connections
-        are let go instead.
+    async def shut_down(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs the last work of the client, on its own event loop.
+
+        If that loop has ended, only the connections are closed.
         """
-        if not await self._home.run(work):
+        if not await self._loop_binding.run(work):
             self.closed = True
-            await self.carrier.abandon()
+            await self._sender.abandon()
 
-    def end_soon(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Has the last work done on the loop that this belongs to, unless that has ended. May be
+    def schedule_shut_down(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Schedules the last work on the client's own event loop, unless that has ended. May be
         called in any thread.
         """
-        self._home.soon(work)
+        self._loop_binding.schedule(work)
 
     async def _aclose(self) -> None:
         self.closed = True
-        await self.carrier.aclose()
+        await self._sender.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
-        return self.waits.begin(state, "an answer", self._bound_of_answer)
+        return self.waits.create(state, "an answer", self._bound_of_answer)
 
     async def _exchange(
         self,
         request: Request[Any],
         timeout: float,
-        patience: Patience,
+        retry_budget: RetryBudget,
         wait: Wait,
         read: Callable[[httpx.Response], T],
         *,
         whole: bool = True,
     ) -> T:
         self.require_open(request.operation)
-        if self.config.base_url == LOCAL:
-            wait.becomes("computation", "which is the start of the server in this process")
-            await self.carrier.go_local()
-        # the same over all tries
+        # all attempts have the same key
         headers = (
             {}
             if request.method == "GET"
@@ -242,8 +253,16 @@ class Transport:
         )
         try:
             return await RetryingCall(
-                self.carrier, self.window, request, headers, timeout, whole, patience, wait, read
-            ).answered()
+                self._sender,
+                self.window,
+                request,
+                headers,
+                timeout,
+                whole,
+                retry_budget,
+                wait,
+                read,
+            ).send()
         except TinkexError as error:
             if wait.tries > 1:
                 error.message += f" (tried {wait.tries} times)"
@@ -251,14 +270,14 @@ class Transport:
 
     @asynccontextmanager
     async def _reading(self, response: httpx.Response, operation: str) -> AsyncGenerator[None]:
-        """Around what reads a body; closes it in the end."""
+        """Translates errors while a body is read, and closes the answer at the end."""
         try:
             yield
         except httpx.DecodingError as error:
-            raise response_body.unreadable(str(error), operation) from error
+            raise response_body.unreadable_answer(str(error), operation) from error
         except httpx.TransportError as error:
-            whom = self.carrier.whom(response.request.url)
-            raise failures.connection_error(error, "answered", operation, whom) from error
+            server = self._sender.server_name(response.request.url)
+            raise failures.connection_error(error, "answered", operation, server) from error
         finally:
             await response.aclose()
 
@@ -267,6 +286,6 @@ class Transport:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
 
 
-def _as_it_is(response: httpx.Response) -> httpx.Response:
-    """Returns an answer that its asker reads itself."""
+def _unparsed(response: httpx.Response) -> httpx.Response:
+    """Returns the answer unparsed, for a caller that reads it."""
     return response

@@ -1,1 +1,1 @@
-"""Waits that say what they wait for and whose they are, and that end."""
+"""Waits that are bounded, and that report what they wait for and who causes them."""

@@ -1,4 +1,4 @@
-"""Time and chance, in one place, so that a test can hold both."""
+"""Time and random numbers in one place, so that tests can control both."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Callable
 
 
 class Clock:
-    """The real ones. A test's subclass moves time by hand and draws what it likes."""
+    """The real time and real random numbers. Tests replace them in a subclass."""
 
     def now(self) -> float:
-        """Seconds, monotonic."""
+        """Returns the time in seconds, on a monotonic clock."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def sleep_unless(self, woken: asyncio.Future[None], seconds: float) -> None:
-        """Returns after so many seconds, or as soon as `woken` is done."""
+        """Sleeps until the seconds have passed or `woken` is done."""
         sleep = asyncio.ensure_future(self.sleep(seconds))
         try:
             await asyncio.wait((woken, sleep), return_when=asyncio.FIRST_COMPLETED)
@@ -29,17 +29,17 @@ class Clock:
             sleep.cancel()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
-        """Calls it on the running loop."""
+        """Schedules a callback on the running event loop."""
         return asyncio.get_running_loop().call_later(seconds, callback)
 
     def random(self) -> float:
-        """In [0, 1)."""
+        """Returns a random number in [0, 1)."""
         return random.random()
 
-    def below(self, limit: int) -> int:
-        """A whole number from 0, by which processes, forks too, can be told apart."""
+    def random_below(self, limit: int) -> int:
+        """Returns a random integer in [0, limit), which differs between a process and its forks."""
         return secrets.randbelow(limit)
 
     def new_id(self) -> str:
-        """32 hexadecimal digits that no other has."""
-        return f"{self.below(2**128):032x}"
+        """Returns a unique id of 32 hexadecimal digits."""
+        return f"{self.random_below(2**128):032x}"

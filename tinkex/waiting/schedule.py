@@ -1,6 +1,4 @@
-"""When a wait says what it waits for: after 10 s, and then ever more rarely. Plain values: no clock
-here.
-"""
+"""The times at which long waits are logged: after 10 s, then ever more rarely. No clock here."""
 
 from __future__ import annotations
 
@@ -8,19 +6,19 @@ from attrs import define
 
 FIRST = 10.0  # seconds
 _FACTOR = 2.0
-_RAREST = 600.0  # seconds between two lines
+_MAX_INTERVAL = 600.0  # seconds
 
 
 @define
-class WaitLines:
-    """The lines of one wait: at 10, 20, 40, 80, … s of age, and every 600 s in the end."""
+class LogSchedule:
+    """The log lines of one wait: at an age of 10, 20, 40, 80, … s, and finally every 600 s."""
 
     next_at: float = FIRST
 
     def due(self, age: float) -> bool:
-        """Whether a line is due; it is then taken as said."""
+        """Returns whether a line is due, and schedules the next one if so."""
         if age < self.next_at:
             return False
         while self.next_at <= age:
-            self.next_at += min(self.next_at * (_FACTOR - 1), _RAREST)
+            self.next_at += min(self.next_at * (_FACTOR - 1), _MAX_INTERVAL)
         return True

@@ -1,9 +1,8 @@
-"""`StallWatch`: sees when an event loop stands still, for how long, and at which line of the
-program.
+"""`StallWatch`: detects that an event loop is blocked, for how long, and by which line of code.
 
-A loop beats while something waits on it. One thread of the process listens to all loops that beat;
-when a beat is late, it looks at the stack of that loop's thread. Without a wait there is no beat,
-and soon no thread.
+While something waits on a loop, the loop runs a callback, the beat, at short intervals. One thread
+of the process monitors all loops that beat; when a beat is late, it inspects the stack of that
+loop's thread. Without waits there are no beats, and soon no thread.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from weakref import WeakKeyDictionary, ref
 
 from attrs import frozen
 
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 
 logger = logging.getLogger("tinkex")
 
 
 @frozen(kw_only=True)
 class Pace:
-    """All in seconds."""
+    """The intervals of the watch, in seconds."""
 
     beat: float = 0.25
     late: float = 0.5
-    """A beat that is later by so much shows a stall."""
+    """The delay of a beat that counts as a stall."""
     idle: float = 2.0
-    """How long a loop beats on when nothing waits on it any more."""
+    """The time for which a loop goes on beating after its last wait."""
 
 
 PACE = Pace()
-_KEPT = 32  # stalls
+_MAX_STALLS = 32  # remembered
 
 
 @frozen
@@ -50,14 +49,15 @@ class _Stall:
 
 
 class StallWatch:
-    """Of one event loop; `hold`, `release` and the beats are its thread's, all else is for any
-    thread.
+    """The watch of one event loop.
+
+    `hold`, `release` and the beats run in the loop's thread; all else may be called in any thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
         self.count = 0
-        """Stalls whose line was found."""
-        self._recent: deque[_Stall] = deque(maxlen=_KEPT)
+        """The number of stalls whose line was found."""
+        self._recent: deque[_Stall] = deque(maxlen=_MAX_STALLS)
         self._now: _Stall | None = None
         self.pace = pace
         self._loop = ref(loop)
@@ -67,11 +67,12 @@ class StallWatch:
         self._beating = False
         self._last_beat = 0.0
         self._thread_id = 0
-        self._lines: WaitLines | None = None
+        self._log_schedule: LogSchedule | None = None
 
     def line_of_longest(self, after: int) -> str | None:
-        """The line that held up the loop longest since there were `after` stalls, as `file:line in
-        function`.
+        """Returns the line that blocked the loop longest, as `file:line in function`.
+
+        Only stalls after the first `after` ones count.
         """
         stalls = [
             stall
@@ -82,32 +83,33 @@ class StallWatch:
 
     @property
     def seconds(self) -> float:
-        """For how long the loop has stood still in all, the stall under way included."""
+        """The total time for which the loop was blocked, with the current stall."""
         return self._stalled + self._lateness() if self._beating else self._stalled
 
     def hold(self) -> None:
-        """Something waits on the loop."""
+        """Records the begin of a wait on the loop, and starts the beats."""
         self._holders += 1
         if not self._beating:
             self._beating, self._last_beat = True, time.monotonic()
-            self._beat_later()
+            self._schedule_beat()
 
     def release(self) -> None:
+        """Records the end of a wait on the loop."""
         self._holders -= 1
         self._idle_since = time.monotonic()
 
-    def _beat_later(self) -> None:
+    def _schedule_beat(self) -> None:
         self._thread_id = threading.get_ident()
         asyncio.get_running_loop().call_later(self.pace.beat, self._beat)
-        _listen_to(self)
+        _monitor(self)
 
     def _beat(self) -> None:
         self._stalled += self._lateness()
         if self._now is not None:
             self._recent.append(self._now)
-        self._last_beat, self._lines, self._now = time.monotonic(), None, None
+        self._last_beat, self._log_schedule, self._now = time.monotonic(), None, None
         if self._holders or self._last_beat - self._idle_since < self.pace.idle:
-            self._beat_later()
+            self._schedule_beat()
         else:
             self._beating = False
 
@@ -116,27 +118,25 @@ class StallWatch:
         return late if late > self.pace.late else 0.0
 
     @property
-    def listening(self) -> bool:
-        """Whether a beat is to be expected: no longer when nothing waits, or when the loop does not
-        run.
-        """
+    def expects_beat(self) -> bool:
+        """Whether the loop should beat: something waits on it, and it runs."""
         loop = self._loop()
         return self._beating and loop is not None and loop.is_running()
 
-    def listen(self) -> None:
-        """Looks at the stack if the beat is late. Called by the listening thread."""
+    def check(self) -> None:
+        """Records a stall if the beat is late. Called in the monitoring thread."""
         if not (late := self._lateness()) or (frame := _frame_of(self._thread_id)) is None:
             return
-        if self._lines is None:
+        if self._log_schedule is None:
             self.count += 1
-            self._lines = WaitLines()
-        self._now = _Stall(self.count, late, place_of(frame))
-        if self._lines.due(late):
-            words = (
-                "the event loop has stood still for %.0f s, held up by %s: nothing of this client "
-                "goes on"
+            self._log_schedule = LogSchedule()
+        self._now = _Stall(self.count, late, program_line(frame))
+        if self._log_schedule.due(late):
+            logger.warning(
+                "the event loop has been blocked for %.0f s by %s: this client cannot go on",
+                late,
+                self._now.line,
             )
-            logger.warning(words, late, self._now.line)
 
 
 _LIBRARIES = (
@@ -147,15 +147,18 @@ _LIBRARIES = (
     f"{Path(__file__).parent.parent}{os.sep}",
     "<frozen",
 )
-"""Where code lies that is not the program's own."""
+"""The folders of code that is not the program's own."""
 
 
 def _frame_of(thread_id: int) -> FrameType | None:
     return sys._current_frames().get(thread_id)  # pyright: ignore[reportPrivateUsage] - a documented function
 
 
-def place_of(frame: FrameType) -> str:
-    """The innermost line that is the program's own, or else any, as `file:line in function`."""
+def program_line(frame: FrameType) -> str:
+    """Returns the innermost line of the program's own code, as `file:line in function`.
+
+    Without such a line in the stack it is the innermost line of any code.
+    """
     innermost, outer = frame, frame.f_back
     while _is_library(frame) and outer is not None:
         frame, outer = outer, outer.f_back
@@ -168,51 +171,56 @@ def _is_library(frame: FrameType) -> bool:
 
 
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, StallWatch] = WeakKeyDictionary()
-_listened: set[StallWatch] = set()
+_monitored: set[StallWatch] = set()
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 
 
 def running_loop_watch() -> StallWatch:
-    """The watch of the running loop."""
+    """Returns the watch of the running event loop."""
     with _lock:
         loop = asyncio.get_running_loop()
         return _watches.setdefault(loop, StallWatch(loop, PACE))
 
 
-def _listen_to(watch: StallWatch) -> None:
+def _monitor(watch: StallWatch) -> None:
     global _thread
     with _lock:
-        _listened.add(watch)
+        _monitored.add(watch)
         if _thread is None:
-            _thread = threading.Thread(target=_listen, name="tinkex-stalls", daemon=True)
+            _thread = threading.Thread(target=_run_monitor, name="tinkex-stalls", daemon=True)
             _thread.start()
 
 
-def _listen() -> None:
-    while watches := _those_that_beat():
+def _run_monitor() -> None:
+    while watches := _beating_watches():
         time.sleep(min(watch.pace.beat for watch in watches))
         for watch in watches:
-            if watch.listening:
-                watch.listen()
+            if watch.expects_beat:
+                watch.check()
 
 
-def _those_that_beat() -> set[StallWatch]:
-    """Forgets the others; when there are none left, the thread too, which then ends."""
+def _beating_watches() -> set[StallWatch]:
+    """Returns the watches whose loops beat, and forgets the others.
+
+    When none is left it also forgets the thread, which then ends.
+    """
     global _thread
     with _lock:
-        _listened.intersection_update({watch for watch in _listened if watch.listening})
-        if not _listened:
+        _monitored.intersection_update({watch for watch in _monitored if watch.expects_beat})
+        if not _monitored:
             _thread = None
-        return set(_listened)
+        return set(_monitored)
 
 
-def _forget() -> None:
-    """In the child of a fork, where the thread does not run and the lock may be held for ever."""
+def _reset_in_child() -> None:
+    """Resets the monitoring in the child of a fork, where the thread does not run, and where the
+    lock may never be released.
+    """
     global _thread, _lock
     _thread, _lock = None, threading.Lock()
-    _listened.clear()
+    _monitored.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_in_child)

@@ -1,8 +1,7 @@
-"""`Wait`: everything that waits goes through one. It says what is waited for, whose the wait is,
-and it ends.
+"""`Wait`: a bounded wait that reports what it waits for and who causes it. Every wait is one.
 
-After 10 s, and then ever more rarely, a line in the log tells what is known of the wait, and an
-event does; the error at its bound, or any other that ends a long wait, carries the same facts.
+After 10 s, and then at growing intervals, a log line and an event describe the wait. The error at
+its bound, or any other error that ends a long wait, carries the same facts.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from tinkex.errors import TinkexError, WaitTimeoutError
 from tinkex.events import Owner, WaitFacts
 from tinkex.waiting import schedule
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.schedule import WaitLines
+from tinkex.waiting.schedule import LogSchedule
 from tinkex.waiting.stalls import StallWatch, running_loop_watch
 
 logger = logging.getLogger("tinkex")
 
-_AGAIN = 5.0  # seconds that what is cancelled at its bound has to end
+_CANCEL_INTERVAL = 5.0  # seconds from one cancellation of a task at its bound to the next
 _ROUNDING = 1e-6  # seconds
-_TOGETHER = 1.0  # seconds; lines that are due within so much of each other are said together
+_GROUPING = 1.0  # seconds; lines that are due within this time are logged as one
 
 
 QueueObserver: TypeAlias = Callable[[str, str | None], object]
-"""Called as `observer(queue_state, reason)`, in the server's words, where the client's event loop
-runs. It must not block.
+"""A function that is called as `observer(queue_state, reason)`, with the server's texts, in the
+thread of the client's event loop. It must not block.
 """
 
 
 @frozen
-class Bound:
-    """How long a wait may last, and the setting that says so."""
+class WaitBound:
+    """The longest duration of a wait, and the name of its setting."""
 
     seconds: float
     setting: str
@@ -49,29 +48,29 @@ class Bound:
 
 @define(eq=False)
 class RequestState:
-    """What is known of a request while it is under way; `APIFuture` shows it."""
+    """The state of a request in progress. `APIFuture` shows it."""
 
     operation: str
     request_id: str | None = None
     queue_state: str | None = None
     queue_state_reason: str | None = None
     wait: Wait | None = None
-    """The one that goes on, or went on last."""
-    failed: TinkexError | None = None
-    """The error by which the line of calls knows of one that is no TinkexError."""
-    in_doubt: bool = False
-    """Whether a try brought no answer that says if the server took the request on."""
+    """The current wait, or the last one."""
+    failure: TinkexError | None = None
+    """The `TinkexError` that stands in the submission queue for an error of another class."""
+    possibly_taken: bool = False
+    """Whether an attempt ended without an answer that tells if the server accepted the request."""
     retry: RetrySettings | None = None
-    """In place of the client's."""
+    """The retry settings of this request, in place of the client's."""
     observer: QueueObserver | None = None
-    """Who is told how it waits."""
+    """The function that is called when `queue_state` changes."""
 
-    def another(self) -> RequestState:
-        """Returns the state of one more request of the same call."""
+    def for_next_request(self) -> RequestState:
+        """Returns the state for another request of the same call."""
         return RequestState(self.operation, retry=self.retry, observer=self.observer)
 
-    def waits_as(self, queue_state: str | None, reason: str | None) -> bool:
-        """Notes how it waits, in the server's words; returns whether that is news."""
+    def note_queue_state(self, queue_state: str | None, reason: str | None) -> bool:
+        """Records the server's queue state, and returns whether it has changed."""
         if (self.queue_state, self.queue_state_reason) == (queue_state, reason):
             return False
         self.queue_state, self.queue_state_reason = queue_state, reason
@@ -85,32 +84,32 @@ class RequestState:
 
 @define(eq=False)
 class Wait:
-    """One wait, as a context manager. For the task that enters it.
+    """One wait, as a context manager of the task that waits.
 
-    Raises `WaitTimeoutError` out of the block when its bound is reached.
+    The block ends with `WaitTimeoutError` when the bound is reached.
     """
 
     state: RequestState
     awaited: str
-    bound: Bound
+    bound: WaitBound
     _waits: Waits
     last_status: int | None = None
     tries: int = 0
     owner: Owner = "computation"
     activity: str = ""
-    lines: WaitLines = field(factory=WaitLines)
+    log_schedule: LogSchedule = field(factory=LogSchedule)
     _seconds: dict[Owner, float] = field(factory=dict[Owner, float])
     _started: float = 0.0
     _since: float = 0.0
-    """When it became its owner's."""
+    """The time of the last change of owner."""
     _stalled_before: float = 0.0
     _stalls_before: int = 0
     _task: asyncio.Task[object] | None = None
     _cancelling: int = 0
     _cancelled: int = 0
-    """How often it was cancelled for its age."""
+    """The number of cancellations by `expire`."""
     _cancel_at: float = 0.0
-    """The age at which it is cancelled for the next time."""
+    """The age at which `expire` cancels the task next."""
 
     @property
     def age(self) -> float:
@@ -118,21 +117,24 @@ class Wait:
 
     @property
     def due_at(self) -> float:
-        """When it has something to say, or is over."""
-        return self._started + min(self.lines.next_at, self._cancel_at)
+        """The time of its next log line or cancellation."""
+        return self._started + min(self.log_schedule.next_at, self._cancel_at)
 
-    def becomes(self, owner: Owner, activity: str = "") -> None:
-        """Notes that the wait has this owner from now on; `activity` says in words what happens."""
-        self._settle()
+    def set_owner(self, owner: Owner, activity: str = "") -> None:
+        """Sets who causes the wait from now on. `activity` describes what happens."""
+        self._account()
         self.owner, self.activity = owner, activity
 
-    def was(self, owner: Owner) -> None:
-        """Since it last changed hands it was `owner`'s, as is known only now."""
+    def attribute_past_to(self, owner: Owner) -> None:
+        """Attributes the time since the last change of owner to `owner`.
+
+        It is for an owner that is known only afterwards.
+        """
         self.owner = owner
-        self._settle()
+        self._account()
 
     def facts(self) -> WaitFacts:
-        """As it stands. May be called in any thread."""
+        """Returns the facts of the wait at this moment. May be called in any thread."""
         state, watch = self.state, self._waits.watch
         return WaitFacts(
             operation=state.operation,
@@ -141,7 +143,7 @@ class Wait:
             age=self.age,
             owner=self.owner,
             activity=self.activity,
-            seconds=self._split(),
+            seconds=self._seconds_by_owner(),
             queue_state=state.queue_state,
             queue_state_reason=state.queue_state_reason,
             last_status=self.last_status,
@@ -150,11 +152,12 @@ class Wait:
         )
 
     def expire(self) -> None:
-        """Ends it when its bound is reached; again and again, should something on the way have
-        taken the cancelling for its own.
+        """Cancels the waiting task when the bound is reached.
+
+        It does so repeatedly, since code in between may have swallowed a cancellation.
         """
         if self.age >= self._cancel_at - _ROUNDING:
-            self._cancel_at = self.age + _AGAIN
+            self._cancel_at = self.age + _CANCEL_INTERVAL
             if self._task is not None:
                 self._cancelled += 1
                 self._task.cancel()
@@ -190,32 +193,32 @@ class Wait:
             and self._uncancel(self._task)
             and kind is asyncio.CancelledError
         ):
-            raise self._not_in_time() from error
+            raise self._timeout_error() from error
 
     def _uncancel(self, task: asyncio.Task[object]) -> bool:
-        """Takes back what `expire` did; returns whether nobody else cancels the task."""
+        """Takes back the cancellations of `expire`. Returns whether no others remain."""
         left = task.cancelling()
         for _ in range(self._cancelled):
             left = task.uncancel()
         return left <= self._cancelling
 
-    def _not_in_time(self) -> WaitTimeoutError:
+    def _timeout_error(self) -> WaitTimeoutError:
         return WaitTimeoutError(
             f"{self.awaited} did not come within {self.bound.seconds:g} s",
             waited=self.age,
             wait=self.facts(),
             operation=self.state.operation,
             request_id=self.state.request_id,
-            advice=f"Raise {self.bound.setting}, or see whose the wait was.",
+            advice=f"Raise {self.bound.setting}, or see in `wait` who caused it.",
         )
 
-    def _settle(self) -> None:
-        self._seconds = self._split()
+    def _account(self) -> None:
+        self._seconds = self._seconds_by_owner()
         self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
 
-    def _split(self) -> dict[Owner, float]:
-        """The seconds by owner; of the time since it last changed hands, what the program stood
-        still is the program's.
+    def _seconds_by_owner(self) -> dict[Owner, float]:
+        """Returns the seconds by owner. Time in which the event loop was blocked counts as the
+        program's.
         """
         split = dict(self._seconds)
         spent = self._waits.clock.now() - self._since
@@ -228,7 +231,7 @@ class Wait:
 
 
 class Waits:
-    """All waits of one transport. For one event loop."""
+    """The current waits of one transport, for one event loop. It logs and expires them."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -236,67 +239,68 @@ class Waits:
         self._watch: StallWatch | None = None
         self._timer: TimerHandle | None = None
         self._timer_at = 0.0
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
     @property
     def watch(self) -> StallWatch:
+        """The stall watch of the event loop."""
         if self._watch is None:
             self._watch = running_loop_watch()
         return self._watch
 
-    def begin(self, state: RequestState, awaited: str, bound: Bound) -> Wait:
-        """A wait, to be entered by `with`."""
+    def create(self, state: RequestState, awaited: str, bound: WaitBound) -> Wait:
+        """Returns a wait, to be entered by `with`."""
         return Wait(state, awaited, bound, self)
 
     def enter(self, wait: Wait) -> None:
+        """Adds a wait, and schedules its first log line."""
         self.watch.hold()
         self._under_way[wait] = None
-        self._look_at(wait.due_at)
+        self._schedule_check(wait.due_at)
 
     def leave(self, wait: Wait) -> None:
+        """Removes a wait."""
         self.watch.release()
         self._under_way.pop(wait, None)
 
-    def _look_at(self, time: float) -> None:
+    def _schedule_check(self, time: float) -> None:
         if self._timer is not None:
             if self._timer_at <= time:
                 return
             self._timer.cancel()
         self._timer, self._timer_at = (
-            self.clock.call_later(max(0.0, time - self.clock.now()), self._look),
+            self.clock.call_later(max(0.0, time - self.clock.now()), self._check),
             time,
         )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
-        due = [wait for wait in self._under_way if wait.lines.due(wait.age + _TOGETHER)]
-        self._say(due)
+        due = [wait for wait in self._under_way if wait.log_schedule.due(wait.age + _GROUPING)]
+        self._log(due)
         for wait in self._under_way:
             wait.expire()
         if self._under_way:
-            self._look_at(min(wait.due_at for wait in self._under_way))
+            self._schedule_check(min(wait.due_at for wait in self._under_way))
 
-    def _say(self, due: Iterable[Wait]) -> None:
-        """One line, and one event, for all that wait in the same way; it tells of the oldest.
+    def _log(self, due: Iterable[Wait]) -> None:
+        """Logs one line, and emits one event, for each group of waits with equal causes.
 
-        What waits for its turn has a line only where nothing was said for half its age: the call
-        before it says what it waits for.
+        They describe the oldest wait of the group. A wait for the turn of a call is logged only if
+        nothing else was logged for half its age, since the line of the call before it says more.
         """
         now = self.clock.now()
-        for group in _alike(due):
+        for group in _group_by_cause(due):
             oldest = max(group, key=lambda facts: facts.age)
-            if oldest.owner != "turn" or now - self._said_at > oldest.age / 2 - _TOGETHER:
+            if oldest.owner != "turn" or now - self._logged_at > oldest.age / 2 - _GROUPING:
                 logger.warning(
                     "%s%s", oldest, f" ({len(group) - 1} more like it)" if len(group) > 1 else ""
                 )
-                self._said_at = now
+                self._logged_at = now
             events.emit(events.Wait, facts=oldest, alike=len(group) - 1)
 
 
-def _alike(waits: Iterable[Wait]) -> list[list[WaitFacts]]:
-    """The facts of those that wait in the same way, group by group; those that wait for their turn
-    come last.
-    """
+def _group_by_cause(waits: Iterable[Wait]) -> list[list[WaitFacts]]:
+    """Groups the facts of waits with equal causes. Waits for the turn of a call come last."""
     alike: defaultdict[tuple[str | None, ...], list[WaitFacts]] = defaultdict(list)
     for wait in waits:
         facts = wait.facts()

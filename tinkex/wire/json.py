@@ -1,4 +1,4 @@
-"""Between what users hold and what JSON carries: prompts and arrays to the generated types, results
+"""Conversions between the users' types and JSON: prompts and arrays to the generated types, results
 back.
 """
 
@@ -40,13 +40,13 @@ from tinkex.wire.sample_results import (
 
 
 def encode_metadata(facts: Mapping[str, str] | None) -> api.UserMetadata | None:
-    """Returns None, which is not sent, where there are none. Raises `InvalidInputError` for what is
-    no text.
+    """Converts metadata; returns None, which is not sent, for none. Raises `InvalidInputError` for
+    a name or a value that is not a text.
     """
     for name, value in (facts or dict[str, str]()).items():
         if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
-                f"user_metadata[{name!r}] must be a text by a text, found {value!r}"
+                f"user_metadata[{name!r}] must map a text to a text, found {value!r}"
             )
     return api.UserMetadata.from_dict(facts) if facts else None
 
@@ -110,16 +110,17 @@ def encode_batch(
 
 
 def _encode_datum(datum: Datum) -> api.Datum:
-    """Without its spans, which have no JSON form."""
+    """Converts a datum without its spans, which have no JSON form."""
     inputs = api.LossFnInputs()
     for name, tensor in datum.loss_fn_inputs.items():
         inputs[name] = encode_tensor(tensor)
-    return _Piece(encode_model_input(datum.model_input), inputs)
+    return _SerializedDatum(encode_model_input(datum.model_input), inputs)
 
 
-class _Piece(api.Datum):
-    """Written by itself, so that a large batch leaves other threads, the event loop's above all,
-    their turns.
+class _SerializedDatum(api.Datum):
+    """A datum that is serialized by itself.
+
+    Between the datums of a large batch other threads can run, above all that of the event loop.
     """
 
     def to_dict(self) -> Any:
@@ -139,10 +140,12 @@ def encode_tensor(tensor: TensorData) -> api.TensorData:
 
 
 def decode_tensor(tensor: api.TensorData) -> TensorData:
-    """Of float32 where it does not say that it holds integers, and flat where it says no shape."""
+    """Converts a tensor. Its dtype is float32 unless it declares integers, and it is flat unless it
+    has a shape.
+    """
     dtype = "int64" if (tensor.dtype or "").startswith(("int", "uint")) else "float32"
-    # null stands for NaN, which JSON has not; it does not pass TensorData's check, which guards
-    # what is sent
+    # null stands for NaN, which JSON lacks; `received` skips the check for NaN, which is for data
+    # that is sent
     array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
     if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
         indices = (
@@ -167,7 +170,7 @@ def decode_forward_backward(result: Mapping[str, Any]) -> ForwardBackwardOutput:
 
 
 def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
-    """Null stands for NaN, here too."""
+    """Converts metrics, where null stands for NaN."""
     return {
         name: math.nan if value is None else value  # pyright: ignore[reportUnnecessaryComparison]
         for name, value in (metrics or dict[str, float]()).items()
@@ -177,8 +180,11 @@ def _metrics(metrics: api.Metrics | None) -> dict[str, float]:
 def decode_sample(
     result: Mapping[str, Any], promise: api.UntypedAPIFuture, prompt_length: int | None
 ) -> SampleResponse:
-    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is
-    known.
+    """Converts the result of a sample request.
+
+    Args:
+        promise: the server's first answer to the request.
+        prompt_length: the number of tokens in the prompt, if it is known.
     """
     response = api.SampleResponse.from_dict(result)
     ids = sequence_ids(promise, len(response.sequences))

@@ -1,4 +1,4 @@
-"""The claims of a JSON Web Token, unverified: only its server can tell whether they hold."""
+"""Reads the claims of JSON Web Tokens without verifying them; only the server can do that."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-PREFIX = "eyJ"  # with which the base64 of a JSON object begins
+PREFIX = "eyJ"  # the beginning of a JSON object in base64
 
 
 def claims(token: str) -> Mapping[str, Any]:
-    """Raises `ValueError` for a text that is no JWT."""
+    """Returns the claims of a token. Raises `ValueError` for a text that is not a JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("a JWT has three parts")
@@ -24,7 +24,7 @@ def claims(token: str) -> Mapping[str, Any]:
 
 
 def lifetime(token: str) -> float | None:
-    """Seconds from its issue to its end; None where it does not say, or is no JWT."""
+    """Returns the seconds from a token's issue to its expiry; None if it does not give both."""
     try:
         found = claims(token)
         return float(found["exp"]) - float(found["iat"])

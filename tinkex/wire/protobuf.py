@@ -1,6 +1,6 @@
-"""Between what users hold and what protobuf carries; arrays go to and from bytes whole.
+"""Conversions between the users' types and protobuf, where an array is one string of bytes.
 
-The messages are those of openapi/tinker.proto, which says how each is laid out.
+openapi/tinker.proto describes the messages.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NUMPY: dict[int, np.dtype[Any]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
     pb.DTYPE_INT64: np.dtype("<i8"),
     pb.DTYPE_INT32: np.dtype("<i4"),
-    pb.DTYPE_BFLOAT16: np.dtype("<u2"),  # numpy has none: these are its bits
+    pb.DTYPE_BFLOAT16: np.dtype("<u2"),  # numpy lacks bfloat16; these are its bits
 }
 _STOP_REASONS: dict[int, str] = {pb.STOP_REASON_STOP: "stop", pb.STOP_REASON_LENGTH: "length"}
 
@@ -61,8 +61,8 @@ def encode_forward_backward(
     *,
     forward_only: bool = False,
 ) -> bytes:
-    """The body of forward_backward. Raises `InvalidInputError` for a chunk that has no protobuf
-    form.
+    """Returns the body of a forward_backward request. Raises `InvalidInputError` for a chunk that
+    has no protobuf form.
     """
     message = pb.ForwardBackwardRequest(
         model_id=model_id, seq_id=seq_id, loss_fn=loss_fn, forward_only=forward_only
@@ -72,9 +72,9 @@ def encode_forward_backward(
             message.loss_fn_config_v2[name].text = value
         else:
             message.loss_fn_config_v2[name].number = value
-            message.loss_fn_config[name] = value  # once more, for older servers
-    # joined messages are read as one; made piece by piece, they leave other threads, the event
-    # loop's above all, their turns
+            message.loss_fn_config[name] = value  # repeated for older servers
+    # concatenated messages are read as one; between the pieces other threads can run, above all
+    # that of the event loop
     return b"".join(
         [
             message.SerializeToString(),
@@ -84,14 +84,14 @@ def encode_forward_backward(
 
 
 def compress(raw: bytes) -> bytes:
-    """By zstd, for servers that ask for it."""
-    import zstandard  # here, since few servers do
+    """Compresses a body with zstd, for servers that require it."""
+    import zstandard  # here, since few servers require it
 
     return zstandard.ZstdCompressor().compress(raw)
 
 
 def _encode_datum(index: int, datum: Datum) -> bytes:
-    """A request that has this datum alone."""
+    """Returns a request with this datum alone."""
     request = pb.ForwardBackwardRequest()
     message = request.data.add(
         model_input=[
@@ -139,8 +139,8 @@ def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
             return pb.Chunk(dmel=pb.DmelChunk(dmel=dmel))
         case ImageAssetPointerChunk():
             raise InvalidInputError(
-                f"data[{index}].model_input points to an image, which has no protobuf form, and "
-                "this server reads protobuf alone",
+                f"data[{index}].model_input has an image pointer, which has no protobuf form, and "
+                "this server accepts only protobuf",
                 advice="Give the image itself, as an ImageChunk.",
             )
 
@@ -149,7 +149,7 @@ def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
 
 
 def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
-    """Raises `ValueError`, which says what is wrong, for what is no such message."""
+    """Parses the result of forward_backward. Raises `ValueError` for a damaged message."""
     message = _parse(pb.ForwardBackwardOutput(), raw)
     outputs = [output for record in message.loss_fn_outputs for output in _decode_record(record)]
     kind = message.loss_fn_output_type.rpartition(":")[2] or "ArrayRecord"
@@ -159,10 +159,14 @@ def decode_forward_backward(raw: bytes) -> ForwardBackwardOutput:
 def decode_sample(
     raw: bytes, promise: UntypedAPIFuture, prompt_length: int | None
 ) -> SampleResponse:
-    """The result of the sample that `promise` was given for. `prompt_length` in tokens, where it is
-    known.
+    """Parses the result of a sample request.
 
-    Raises `ValueError` for what is no such message.
+    Args:
+        promise: the server's first answer to the request.
+        prompt_length: the number of tokens in the prompt, if it is known.
+
+    Raises:
+        ValueError: the message is damaged.
     """
     message = _parse(pb.SampleResponse(), raw)
     ids = sequence_ids(promise, len(message.sequences))
@@ -200,19 +204,18 @@ def _parse(message: Any, raw: bytes) -> Any:
         message.ParseFromString(raw)
     except DecodeError as error:
         raise ValueError(
-            f"these {len(raw)} bytes are no {message.DESCRIPTOR.name}: {error}"
+            f"these {len(raw)} bytes are not a valid {message.DESCRIPTOR.name}: {error}"
         ) from error
     return message
 
 
 def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
-    """Flat, and the caller's own to write to; int32 is widened to int64 and bfloat16 to float32."""
+    """Returns a flat, writable array. It widens int32 to int64, and bfloat16 to float32."""
     if dtype not in _NUMPY:
         raise ValueError(f"unknown dtype {dtype} of {name}")
     if len(raw) % _NUMPY[dtype].itemsize:
         raise ValueError(
-            f"{name} has {len(raw)} bytes, which is no whole number of "
-            f"{_NUMPY[dtype].itemsize}-byte values"
+            f"{name} has {len(raw)} bytes, which is not a multiple of {_NUMPY[dtype].itemsize}"
         )
     flat = np.frombuffer(raw, _NUMPY[dtype])
     if dtype == pb.DTYPE_BFLOAT16:
@@ -222,12 +225,12 @@ def _array(raw: bytes, dtype: int, name: str) -> NDArray[Any]:
 
 
 def _logprobs(raw: bytes, name: str) -> NDArray[np.float32] | None:
-    """No bytes are no logprobs."""
+    """Returns the logprobs; None for an empty string of bytes."""
     return _array(raw, pb.DTYPE_FLOAT32, name) if raw else None
 
 
 def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
-    """Sparse where it is sent so."""
+    """Returns a tensor, which is sparse if the message is."""
     sparse = tensor.WhichOneof("encoding") == "sparse_csr"
     values = _array(tensor.sparse_csr.values if sparse else tensor.dense, tensor.dtype, name)
     dtype, shape = "int64" if values.dtype == np.int64 else "float32", tuple(tensor.shape)
@@ -241,7 +244,7 @@ def _decode_tensor(tensor: pb.Tensor, name: str) -> TensorData:
 
 
 def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
-    """One mapping of arrays for each datum of the record."""
+    """Returns the outputs of a record, one for each datum."""
     columns = {
         name: _split(tensor, f"loss_fn_outputs[{name!r}]") for name, tensor in record.fields.items()
     }
@@ -256,7 +259,7 @@ def _decode_record(record: pb.ArrayRecord) -> list[LossFnOutput]:
 
 
 def _split(tensor: pb.BatchedTensor, name: str) -> list[TensorData]:
-    """One array for each datum: views of disjoint parts of one array."""
+    """Returns one tensor for each datum. They are views of disjoint parts of one array."""
     values = _array(tensor.data, tensor.dtype, name)
     borders = _borders(tensor, name)
     dtype = "int64" if values.dtype == np.int64 else "float32"
@@ -267,23 +270,23 @@ def _split(tensor: pb.BatchedTensor, name: str) -> list[TensorData]:
 
 
 def _borders(tensor: pb.BatchedTensor, name: str) -> list[int]:
-    """Where the datums begin and end, in values. Slices do not fail where an offset is wrong, so it
-    is looked for here.
+    """Returns the indices at which the datums begin and end, in values.
+
+    Raises `ValueError` for a wrong offset, for which slicing would not fail.
     """
     width = _NUMPY[tensor.dtype].itemsize
     offsets = _array(tensor.offsets, pb.DTYPE_INT64, f"the offsets of {name}")
     bounds = np.concatenate([[0], offsets, [len(tensor.data)]])
     if (np.diff(bounds) < 0).any() or (offsets % width).any():
         raise ValueError(
-            f"the offsets of {name} must rise from 0 to {len(tensor.data)} bytes at most, by "
-            f"whole {width}-byte values; "
-            f"they are {np.array2string(offsets, threshold=6)}"
+            f"the offsets of {name} must rise from 0 to at most {len(tensor.data)} bytes, in "
+            f"multiples of {width}; they are {np.array2string(offsets, threshold=6)}"
         )
     return (offsets // width).tolist()
 
 
 def _shaped(flat: NDArray[Any], trailing: tuple[int, ...], name: str) -> NDArray[Any]:
-    """`(rows, *trailing)`."""
+    """Returns the array in the shape `(rows, *trailing)`."""
     row = math.prod(trailing)
     rows = flat.size // row if row > 0 else 0
     if min(trailing, default=0) < 0 or rows * row != flat.size:

@@ -1,4 +1,4 @@
-"""What a server may leave out of a sample's result, in either encoding, made up for."""
+"""Fills in the parts of a sample's result that servers may leave out, for both encodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinkex.types.topk import EMPTY_LOGPROB
 
 
 def sequence_ids(promise: UntypedAPIFuture, count: int) -> list[str]:
-    """One for each sequence: the promise's, and `<request id>:<index>` where it has none."""
+    """Returns an id for each sequence: the promise's, or `<request id>:<index>` without one."""
     given = (promise.sample_sequence_ids or [])[:count]
     return [*given, *(f"{promise.request_id}:{index}" for index in range(len(given), count))]
 
@@ -19,8 +19,9 @@ def sequence_ids(promise: UntypedAPIFuture, count: int) -> list[str]:
 def logprobs_from_first_token(
     logprobs: NDArray[np.float32] | None, prompt_length: int | None
 ) -> NDArray[np.float32] | None:
-    """With NaN for the prompt's first token, which nothing comes before and some servers leave
-    out.
+    """Returns the logprobs with NaN for the prompt's first token, if the server has left that out.
+
+    The first token has no logprob, since nothing precedes it.
     """
     if logprobs is None or len(logprobs) + 1 != prompt_length:
         return logprobs
@@ -30,7 +31,7 @@ def logprobs_from_first_token(
 def topk_from_first_token(
     table: TopkLogprobs | None, prompt_length: int | None
 ) -> TopkLogprobs | None:
-    """With an empty row for the prompt's first token, which some servers leave out."""
+    """Returns the table with an empty row for the prompt's first token, if that was left out."""
     if table is None or len(table.token_ids) + 1 != prompt_length:
         return table
     row = (1, table.token_ids.shape[1])

@@ -1,1 +1,1 @@
-"""Who may do what: keys, tokens, signed URLs, and what each caller sees."""
+"""Authentication of requests, and what each caller may see."""

@@ -1,10 +1,10 @@
-"""Keeps web pages away from a server that asks for no key.
+"""`OriginCheck`: keeps web pages away from a server that asks for no API key.
 
-Only this machine reaches such a server, but so does every page that a browser on this machine
-shows: it can have the browser send requests here, and under a name that it lets lead to 127.0.0.1
-it can read the answers, too: a public name, or one that the local network's resolver makes up (one
-word, `.internal`). Browsers say in each request by which name they came and for which page, which
-no page can change.
+Only this machine can reach such a server, but so can every page that a browser on this machine
+shows: a page can make the browser send requests here. Under a name that resolves to 127.0.0.1 (DNS
+rebinding) it can read the answers, too. That may be a public name, or one that the local network's
+resolver makes up (a single word, `.internal`). The headers Host and Origin say which name a request
+used and which page sent it, and no page can change them.
 """
 
 from __future__ import annotations
@@ -21,43 +21,41 @@ from tinkex_server.wire.responses import json_response
 
 
 class OriginCheck:
-    """Refuses with 403 what comes by a public name, or for a page of another site."""
+    """ASGI middleware that answers 403 to requests by a public name or from another site's page."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
-        """`names` of the server are taken beside those of this machine that no resolver is asked
-        for.
-        """
+        """Accepts `names` of the server beside the local ones, which need no resolver."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        wrong = strange(headers.get("host", ""), headers.get("origin"), self._names)
-        await (self._app if wrong is None else json_response(403, {"detail": wrong}))(
-            scope, receive, send
-        )
+        reason = refusal_reason(headers.get("host", ""), headers.get("origin"), self._names)
+        app = self._app if reason is None else json_response(403, {"detail": reason})
+        await app(scope, receive, send)
 
 
 @lru_cache(256)
-def strange(host: str, origin: str | None, names: frozenset[str] = frozenset()) -> str | None:
-    """Why a request with these headers is not served, or None."""
-    if not _is_private(host, names):
+def refusal_reason(
+    host: str, origin: str | None, names: frozenset[str] = frozenset()
+) -> str | None:
+    """Returns why a request with these headers is not served, or None if it is."""
+    if not _is_local(host, names):
         return (
-            "without an API key this server answers to localhost and its address, and not to the "
-            f"name {host!r}; start it with a key, or "
-            "with `--allow-host` and that name"
+            "without an API key this server can be called localhost or by its address, not "
+            f"{host!r}; start it with an API key, or with `--allow-host` and that name"
         )
     if origin is not None and origin.partition("://")[2] != host:
         return (
-            f"without an API key this server takes nothing from web pages of {origin}; start it "
-            "with a key"
+            f"without an API key this server takes no requests from web pages of {origin}; start "
+            "it with an API key"
         )
     return None
 
 
-def _is_private(host: str, names: frozenset[str]) -> bool:
-    """Whether no resolver of others leads there: an address of this machine, localhost, no name at
-    all, or one that was given.
+def _is_local(host: str, names: frozenset[str]) -> bool:
+    """Returns whether a host is trusted: it needs no resolver (a loopback address, localhost, no
+    name at all), or is one of `names`.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -1,4 +1,6 @@
-"""The server's secret, kept in its data folder: what it signed before a restart holds after it."""
+"""The server's secret. It is kept in the data folder, so that what the server signed before a
+restart is still valid after it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ _BYTES = 32
 
 
 def load_secret(data_dir: Path) -> bytes:
-    """The folder's secret, made if need be. Nobody but its owner can read the file."""
+    """Returns the secret of a data folder, which is created if there is none.
+
+    Only the owner of the file can read it.
+    """
     file = data_dir / "secret"
     if not file.exists():
         new = data_dir / f".secret-{secrets.token_hex(8)}"
@@ -23,6 +28,6 @@ def load_secret(data_dir: Path) -> bytes:
 
 
 def signature(secret: bytes, purpose: str, message: bytes) -> bytes:
-    """A signature for one purpose says nothing for another."""
+    """Returns the signature of a message. It is not valid for any other purpose."""
     key = hmac.digest(secret, purpose.encode(), hashlib.sha256)
     return hmac.digest(key, message, hashlib.sha256)

@@ -1,3 +1,3 @@
-"""The running server: the application of all routes, the thread that serves it, faults, and what is
-past its time.
+"""The running server: the application of all routes, the thread that serves it, the removal of what
+has expired, and faults for tests.
 """

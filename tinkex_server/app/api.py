@@ -1,6 +1,4 @@
-"""`Api`: the ASGI application of the API, which finds the routes that are asked for most at
-once.
-"""
+"""`Api`: the ASGI application of the API, which finds the most frequent routes at once."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ from tinkex_server.wire.scope import STATE
 
 
 class Api:
-    """Starlette tries route after route, some seventy for a sample; a path without parameters is
-    looked up before that.
+    """An application of all routes that looks up paths without parameters in a table.
 
-    Endpoints answer their own errors, so such a request passes none of Starlette's layers.
+    Starlette tries one route after the other, some seventy of them for a sample. Endpoints answer
+    their own errors, so a request that is found in the table needs none of Starlette's layers.
     """
 
     def __init__(self, routes: Sequence[Route], state: ServerState) -> None:

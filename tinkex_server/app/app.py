@@ -1,4 +1,4 @@
-"""The ASGI application: all routes over one `ServerState`, and the pages for people beside them."""
+"""`make_app`: the ASGI application of all routes over one `ServerState`, and of the web pages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from starlette.applications import Starlette
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tinkex_server.access.key_check import KeyCheck
-from tinkex_server.access.keyring import BadKeys, Keyring
+from tinkex_server.access.api_keys import ApiKeys, InvalidApiKeys
+from tinkex_server.access.authentication import Authentication
 from tinkex_server.access.origin_check import OriginCheck
-from tinkex_server.access.signed_or_token import SignedOrTokenCheck
 from tinkex_server.app.api import Api
 from tinkex_server.pages.login import OwnerOf
 from tinkex_server.pages.site import make_site
 from tinkex_server.profiles import TINKEX, Profile
-from tinkex_server.profiles.middleware import Edge
+from tinkex_server.profiles.middleware import ProfileMiddleware
 from tinkex_server.routes import (
     archives,
     audit,
@@ -42,70 +41,80 @@ from tinkex_server.routes import (
 from tinkex_server.state import ServerState
 from tinkex_server.wire.scope import PREFIX
 
-_PARTS = (
-    *(
-        server,
-        auth,
-        session_search,
-        sessions,
-        traces,
-        models,
-        custom_losses,
-        training,
-        weights,
-        copies,
-        sampling,
-        futures,
-    ),
-    *(runs, checkpoint_search, checkpoints, archives, uploads, audit, usage),
+_MODULES = (
+    server,
+    auth,
+    session_search,
+    sessions,
+    traces,
+    models,
+    custom_losses,
+    training,
+    weights,
+    copies,
+    sampling,
+    futures,
+    runs,
+    checkpoint_search,
+    checkpoints,
+    archives,
+    uploads,
+    audit,
+    usage,
 )
-ROUTES = [route for part in _PARTS for route in part.ROUTES]
+ROUTES = [route for module in _MODULES for route in module.ROUTES]
 
 
 def make_app(
     state: ServerState, api_keys: Sequence[str], profile: Profile, names: Sequence[str] = ()
 ) -> ASGIApp:
-    """The API as `profile` has it, and the pages.
+    """Returns the API as `profile` shows it, with the web pages.
 
-    Both want one of `api_keys`; the API in X-API-Key unless the profile says otherwise. Without
-    keys they want none, and all see all but web pages of others; `names` are what the server is
-    called by beside localhost. Raises `BadKeys` for keys that cannot be.
+    Raises `InvalidApiKeys` for keys that cannot be used.
+
+    Args:
+        state: what the routes work on.
+        api_keys: the accepted API keys. Without any, every caller sees everything, but requests
+            from web pages of other sites are refused.
+        profile: the kind of server to imitate.
+        names: the names that callers may use for the server beside localhost, where it asks for no
+            key.
     """
-    keyring = Keyring(state.store, api_keys) if api_keys else None
-    api = Api(ROUTES, state)
-    if evolve(profile, hold=TINKEX.hold) == TINKEX:
-        guarded, owner_of = _checked(api, state, keyring), keyring and keyring.owner
-    elif len(api_keys) > 1:
-        raise BadKeys("a server that imitates another one takes one API key")
+    keys = ApiKeys(state.store, api_keys) if api_keys else None
+    if is_imitation := evolve(profile, hold=TINKEX.hold) != TINKEX:
+        api = _imitation(state, api_keys, profile)
+        # it has one key, and does not distinguish owners
+        owner_of = keys and _any_owner(keys)
     else:
-        guarded = Edge(
-            _checked(api, state, None), ROUTES, state, profile, next(iter(api_keys), None)
-        )
-        owner_of = keyring and _nobody_s(keyring)
+        api = Authentication(Api(ROUTES, state), state.secret, keys)
+        owner_of = keys and keys.owner
     site = make_site(state, profile, owner_of)
-    whole = _beside(guarded, site, imitating=isinstance(guarded, Edge))
-    return whole if keyring else OriginCheck(whole, names)
+    app = _with_pages(api, site, only_its_routes=is_imitation)
+    return app if keys else OriginCheck(app, names)
 
 
-def _beside(api: ASGIApp, site: Starlette, *, imitating: bool) -> ASGIApp:
-    """The API, and the pages. Whoever imitates another server answers as that for all paths but
-    those of the pages.
+def _imitation(state: ServerState, api_keys: Sequence[str], profile: Profile) -> ASGIApp:
+    """Returns the API as another kind of server has it. `ProfileMiddleware` checks the key."""
+    if len(api_keys) > 1:
+        raise InvalidApiKeys("a server that imitates another one takes one API key")
+    api = Authentication(Api(ROUTES, state), state.secret, None)
+    return ProfileMiddleware(api, ROUTES, state, profile, next(iter(api_keys), None))
+
+
+def _any_owner(keys: ApiKeys) -> OwnerOf:
+    """Returns a function that gives the owner "" for every accepted key."""
+    return lambda key: None if keys.owner(key) is None else ""
+
+
+def _with_pages(api: ASGIApp, site: Starlette, *, only_its_routes: bool) -> ASGIApp:
+    """Returns an application of both. With `only_its_routes` a path that is no page goes to `api`;
+    otherwise every path that does not begin with the API's prefix goes to `site`.
     """
 
     def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         is_page = not scope["path"].startswith(f"{PREFIX}/")
-        if is_page and imitating:
+        if is_page and only_its_routes:
             is_page = any(route.matches(scope)[0] is not Match.NONE for route in site.routes)
         return (site if is_page else api)(scope, receive, send)
 
     return app
-
-
-def _nobody_s(keyring: Keyring) -> OwnerOf:
-    """Behind an edge, which lets its one key pass, all that is made is nobody's."""
-    return lambda key: None if keyring.owner(key) is None else ""
-
-
-def _checked(api: ASGIApp, state: ServerState, keyring: Keyring | None) -> ASGIApp:
-    guarded = KeyCheck(api, keyring) if keyring else api
-    return SignedOrTokenCheck(guarded, state.secret, keyring)

@@ -1,4 +1,4 @@
-"""Faults on purpose, for tests of what a client does about them."""
+"""Deliberate faults, for tests of how a client handles them."""
 
 from __future__ import annotations
 
@@ -30,29 +30,30 @@ _RETRY_AFTER_MS = "20"
 
 @frozen(kw_only=True)
 class Faults:
-    """What goes wrong. The first requests suffer, one fault each, in the order of the fields; those
-    after them fare well.
+    """The faults of a server under test. Each of the first requests gets one fault, in the order of
+    the fields below; later requests get none.
 
-    A client that sends a request again thus meets the next fault with it, so that `rate_limit=1,
-    lost_answers=1` is a request that is refused, then carried out without an answer, and then
-    answered.
+    A client that sends a request again therefore gets the next fault with it. With `rate_limit=1,
+    lost_answers=1` a request is refused at first, then executed without an answer, then answered.
     """
 
     delay: float = 0.0
-    """Seconds before each request is looked at."""
+    """The seconds that each request waits before the server handles it."""
     rate_limit: int = 0
-    """So many are refused with 429, to be sent again in 20 ms."""
+    """The number of requests that are answered 429, with a retry-after-ms of 20."""
     server_errors: int = 0
-    """So many are refused with 503."""
+    """The number of requests that are answered 503."""
     lost_answers: int = 0
-    """So many are carried out, and then the connection is closed without an answer."""
+    """The number of requests that are executed, and whose connection is then closed without an
+    answer.
+    """
     operations: Sequence[str] = OPERATIONS
-    """Which requests count, by the last part of their path; by default those that train, save, load
-    or sample.
+    """The requests that get faults, by the last part of their path. By default they are those that
+    train, save, load or sample.
     """
 
     def plan(self) -> Sequence[Fault]:
-        """The faults in their order."""
+        """Returns the faults in their order."""
         counts: Sequence[tuple[Fault, int]] = (
             ("rate limit", self.rate_limit),
             ("server error", self.server_errors),
@@ -61,8 +62,8 @@ class Faults:
         return [fault for fault, count in counts for _ in range(count)]
 
 
-class Faulty:
-    """An ASGI application before `app`. It must stand next to uvicorn."""
+class FaultInjector:
+    """ASGI middleware that injects faults. It must be the outermost: it closes connections."""
 
     def __init__(self, app: ASGIApp, faults: Faults) -> None:
         self._app = app
@@ -94,12 +95,12 @@ class Faulty:
 
 
 async def _swallow(message: Message) -> None:
-    """Takes what would be the answer."""
+    """Discards a part of the answer."""
 
 
 async def _drop(receive: Receive, send: Any) -> None:
-    """Closes the connection. uvicorn has no word for it, but `send` is a method of what holds the
-    connection.
+    """Closes the connection. uvicorn has no message for that, but `send` is a method of the object
+    that holds the connection.
     """
     send.__self__.transport.abort()
     while (await receive())["type"] != "http.disconnect":

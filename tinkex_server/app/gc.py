@@ -1,5 +1,5 @@
-"""`gc`: makes a data folder as small as it can be, while no server uses it. A server removes what
-is past its time by itself.
+"""`gc`: makes a data folder as small as possible while no server uses it. A running server removes
+what has expired by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import frozen
 
 from tinkex_server.app.expiry import expire
 from tinkex_server.data_dir.folders import Folders
-from tinkex_server.data_dir.rebuild import rebuild
+from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.sizes import Sizes, sizes_of
 from tinkex_server.data_dir.uploads import Uploads
 from tinkex_server.limits import Limits
@@ -21,17 +21,17 @@ from tinkex_server.store import Store
 
 
 @frozen
-class Collected:
-    """What the data folder took, and takes, and how many entries the audit log and the usage have
-    left.
-    """
+class GcResult:
+    """The sizes of a data folder before and after `gc`, and what it left there."""
 
     before: Sizes
     after: Sizes
     audit_entries: int
+    """The number of entries that the audit log has left."""
     usage_entries: int
+    """The number of usage records that are left."""
     set_aside: Sequence[str] = ()
-    """Folders that belong to no checkpoint and were kept, by their paths in the data folder."""
+    """The folders that belong to no checkpoint and were kept, as paths in the data folder."""
 
 
 def gc(
@@ -39,26 +39,31 @@ def gc(
     limits: Limits | None = None,
     *,
     remove: Callable[[Sequence[str]], bool] = lambda aside: True,
-) -> Collected:
-    """Removes what is past its time by `limits`, and folders that belong to nothing, and gives free
-    pages of the database back.
+) -> GcResult:
+    """Removes what has expired by `limits`, and shrinks the database file.
 
-    What the database does not know and can be listed again, is: see `rebuild`. The rest is set
-    aside, and goes if `remove` says so of it.
+    Saved weights that the database has lost are added to it again: see `data_dir.reconcile`.
+    Folders for which that is not possible are set aside.
 
-    Raises `StoreError` when a server uses the folder, or when it is of another release.
+    Raises `StoreError` when a server uses the folder, or when another release has written it.
+
+    Args:
+        data_dir: the data folder.
+        limits: how long results and records are kept; by default as long as by a server.
+        remove: is called with the paths of the folders that were set aside, and returns whether to
+            remove them.
     """
     data_dir, limits = Path(data_dir), limits or Limits()
     before = sizes_of(data_dir)
     with closing(Store(data_dir / "tinkex.db")) as store:
         folders = Folders(data_dir)
-        rebuild(store, folders)
+        reconcile(store, folders)
         while expire(store, limits, time.time()):
             pass
-        folders.collect_at_rest(store.folders())
+        folders.remove_unused_offline(store.folders())
         Uploads(data_dir).drop_expired(time.time())
-        if (aside := folders.left_aside()) and remove(aside):
-            folders.remove_aside()
+        if (aside := folders.set_aside_paths()) and remove(aside):
+            folders.remove_set_aside()
         store.compact()
         entries = store.audit.count(), store.usage.count()
-    return Collected(before, sizes_of(data_dir), *entries, folders.left_aside())
+    return GcResult(before, sizes_of(data_dir), *entries, folders.set_aside_paths())

@@ -1,4 +1,4 @@
-"""`serve`: starts the engine, and the server in a background thread of this process."""
+"""`serve`: starts an engine, and a server in a background thread of this process."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tinkex_server.access.keyring import Exposed
+from tinkex_server.access.api_keys import ApiKeyRequired
 from tinkex_server.engine.factory import EngineName, named_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
-from tinkex_server.profiles.warped_engine import with_warped_logprobs
+from tinkex_server.profiles.warped_engine import WarpedEngine
 
 if TYPE_CHECKING:
     from tinkex_server.app.faults import Faults
@@ -41,55 +41,53 @@ def serve(
     access_log: bool = False,
     allow_hosts: Sequence[str] = (),
 ) -> Server:
-    """A running server, which answers by the time this returns. Leave it as a context manager, or
-    call `close`.
+    """Starts a server and returns it when it answers requests.
 
-    Its engine may still be starting, which takes torch some seconds: what needs it waits meanwhile,
-    and fails when it cannot start.
+    Leave it as a context manager, or call `close`. Its engine may still be starting, which takes
+    some seconds with torch. Requests that need the engine wait for it, and fail if it cannot start.
 
     Example:
         with tinkex.local.serve() as server:
             client = tinkex.ServiceClient(base_url=server.base_url)
 
     Args:
-        model: base models, each by a shipped name, a transformers folder, or a hub id;
-            `NAME=FOLDER` has clients call it by another
-            name, as in "meta-llama/Llama-3.2-1B=./llama".
-        host, port: where to listen; port 0 takes a free one.
-        data_dir: where the database and the checkpoints are kept; by default a temporary folder,
-            removed at the end.
-        api_key: what clients must send as X-API-Key, or several such keys, each of which sees its
-            own sessions and what was made in
-            them, and what others published. By default anything is accepted, and all see all.
-        engine: what trains and samples. "torch" does so in a process of its own; "fake" answers at
-            once, by arithmetic, which is enough
-            to test a client; an object is used as it is, in this process, and stays open when the
-            server ends.
-        device: where torch computes: "cpu", "cuda" or "mps"; by default the best that is there.
-        dtype: the base models' precision, "float32" or "bfloat16"; by default what suits the
-            device.
-        hold: seconds that a poll waits for a result before it is answered "not yet"; by default the
-            profile's.
-        profile: the kind of Tinker server to look like on the wire, by a name in
+        model: the base models, each as a shipped name, a transformers folder or a hub id. With
+            `NAME=FOLDER` clients use another name, as in "meta-llama/Llama-3.2-1B=./llama".
+        host, port: the address to listen on. Port 0 takes a free port.
+        data_dir: the folder of the database and the checkpoints. By default it is a temporary
+            folder, which is removed when the server stops.
+        api_key: the text that clients must send as X-API-Key, or several such keys. Each key sees
+            its own sessions, what was made in them, and what other keys have published. By default
+            any key is accepted, and every client sees everything.
+        engine: what trains and samples. "torch" does so in a process of its own. "fake" answers at
+            once, by simple arithmetic, which is enough to test a client. An engine object is used
+            as it is, in this process, and stays open when the server stops.
+        device: the device of torch: "cpu", "cuda" or "mps". By default it is the best one that is
+            available.
+        dtype: the precision of the base models, "float32" or "bfloat16". By default it depends on
+            the device.
+        hold: the seconds that a poll waits for a result before it is answered "not yet". By default
+            the profile decides.
+        profile: the kind of Tinker server to imitate, as a name in
             `tinkex_server.profiles.PROFILES` or as a value.
-        limits: how much it takes on, and how long it keeps what nobody asks for.
-        exchange_keys: tell clients to send, in the place of their key, a token that it is exchanged
-            for and that holds for an hour.
-        faults: what goes wrong on purpose, to test clients.
-        access_log: log every request, to the logger `uvicorn.access`.
-        allow_hosts: names that clients may call it by where no key is asked for, beside localhost
-            and `host`: what a web page could
-            have a resolver make up is refused otherwise.
+        limits: how much the server accepts, and how long it keeps what nobody asks for.
+        exchange_keys: whether clients are told to exchange their API key for a token that is valid
+            for an hour, and to send that instead.
+        faults: deliberate faults, for tests of clients.
+        access_log: whether each request is logged, by the logger `uvicorn.access`.
+        allow_hosts: the names that clients may use for a server without an API key, beside
+            localhost and `host`. Other names are refused, since a web page could make a resolver
+            lead them here.
 
     Raises:
         UnknownProfile: there is no such profile.
-        ImportError: the extra `local`, or torch, is not installed.
-        InvalidRequest: a model is not to be found. What else may keep the engine from starting is
-            told by `Server.ready`.
-        OSError: the address cannot be listened on, or the data folder not written.
-        StoreError: the data folder is of another release.
-        Exposed: others than this machine could reach it, and no key is asked for.
-        BadKeys: a key could not be sent as a header, or there are several with a profile.
+        ImportError: torch or the extra `local` is not installed.
+        InvalidRequest: a model is not found. What else keeps the engine from starting is reported
+            by `Server.ready`.
+        OSError: the server cannot listen on the address, or cannot write the data folder.
+        StoreError: the data folder was written by another release.
+        ApiKeyRequired: other machines can reach the address, and there is no API key.
+        InvalidApiKeys: a key cannot be sent as a header, or there are several with a profile.
     """
     profile = find_profile(profile) if isinstance(profile, str) else profile
     if hold is not None:
@@ -104,11 +102,12 @@ def serve(
                 engine, [model] if isinstance(model, str) else list(model), device, dtype
             )
             on_failure.callback(engine.close)
-        # here, since it takes longer to import than all else: the engine's process starts meanwhile
-        from tinkex_server.app.server import Server, Settings
+        # imported here since it takes longest, and the engine's process starts meanwhile
+        from tinkex_server.app.server import Server
+        from tinkex_server.app.server_thread import Settings
 
         if profile.sampling.warped_logprobs:
-            engine = with_warped_logprobs(engine)
+            engine = WarpedEngine(engine)
         settings = Settings(
             api_keys,
             profile,
@@ -125,10 +124,10 @@ def serve(
 
 
 def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:
-    """A bound socket: what is wrong with the address shows here, in the caller's thread."""
+    """Returns a socket that listens. A wrong address raises here, in the caller's thread."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # by its protocol asyncio knows that it may send small answers at once; else each waits 40 ms
-    # for the client's acknowledgement
+    # asyncio disables Nagle's algorithm only if the protocol is given; otherwise each small answer
+    # would wait 40 ms for the client's acknowledgement
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,11 +142,11 @@ def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:
 
 
 def _check_private(listener: socket.socket) -> None:
-    """By the address that the name of the host came to."""
+    """Raises `ApiKeyRequired` if other machines can reach the address that was bound."""
     address = listener.getsockname()[0]
     if not ip_address(address).is_loopback:
-        raise Exposed(
-            f"{address} can be reached from other machines, and whoever reaches the server could "
-            "use it and read all that it keeps: "
-            "give it an API key, or have it listen on 127.0.0.1"
+        raise ApiKeyRequired(
+            f"{address} can be reached from other machines, and without an API key anyone there "
+            "could use the server and read everything it keeps: give it an API key, or let it "
+            "listen on 127.0.0.1"
         )

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,65 +14,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from attrs import frozen
-from starlette.types import ASGIApp
-
-from tinkex_server.app.app import make_app
-from tinkex_server.app.event_loop import run_on_fast_loop
-from tinkex_server.app.expiry import keep_sweeping, sweep
-from tinkex_server.app.faults import Faults, Faulty
-from tinkex_server.app.uvicorn_server import HttpServer
+from tinkex_server.app.expiry import sweep
+from tinkex_server.app.server_thread import ServerThread, Settings
 from tinkex_server.data_dir.sizes import sizes_of
 from tinkex_server.engine.interface import Engine, ModelInfo
-from tinkex_server.limits import Limits
-from tinkex_server.profiles import Profile
-from tinkex_server.state import ServerState
 from tinkex_server.store import Store
 
 logger = logging.getLogger("tinkex.local")
 
 
-@frozen
-class Settings:
-    """What `serve` was told of how to serve."""
-
-    api_keys: Sequence[str]
-    profile: Profile
-    limits: Limits
-    exchange_keys: bool
-    faults: Faults | None
-    access_log: bool
-    names: Sequence[str]
-    """What it may be called by where no key is asked for, beside localhost."""
-    owns_engine: bool
-    """Whether it was made for this server, and ends with it."""
-
-    def app(self, state: ServerState) -> ASGIApp:
-        app = make_app(state, self.api_keys, self.profile, self.names)
-        return Faulty(app, self.faults) if self.faults else app
-
-    def state(self, engine: Engine, store: Store, data_dir: Path) -> ServerState:
-        return ServerState(
-            engine,
-            store,
-            data_dir,
-            hold=self.profile.hold,
-            ids=self.profile.ids,
-            seq_ids=self.profile.seq_ids,
-            limits=self.limits,
-            exchange_keys=self.exchange_keys,
-        )
-
-
 class Server:
-    """A server that runs in a thread of this process. Made by `serve`."""
+    """A running server, made by `serve`. Leaving it as a context manager stops it."""
 
     base_url: str
     models: Sequence[ModelInfo]
+    """The base models."""
     data_dir: Path
     ready: Future[str]
-    """Done when the engine has started, with what computes; `EngineDied` says what keeps it from
-    that.
+    """A future that is done when the engine has started. Its result says what computes (device and
+    dtype); its exception is the `EngineDied` that says why the engine cannot start.
     """
 
     def __init__(
@@ -86,48 +45,39 @@ class Server:
         self.models = engine.base_models
         self.ready = engine.ready
         self.base_url = _url(listener)
-        with ExitStack() as resources:
-            self.data_dir = Path(
-                data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))
-            ).absolute()
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            logger.info("data folder %s takes %s", self.data_dir, sizes_of(self.data_dir))
+        with ExitStack() as resources:  # `close` ends them, from the last to the first
+            self.data_dir = _open_data_dir(data_dir, resources)
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
-            self._stop_requested: Future[None] = Future()
-            self._thread = threading.Thread(
-                target=lambda: run_on_fast_loop(self._run(listener, engine, store, settings)),
-                name="tinkex-server",
-                daemon=True,  # a script that forgets to close it still ends
-            )
-            self._started: Future[None] = Future()
+            self._thread = ServerThread(listener, engine, store, self.data_dir, settings)
             if settings.owns_engine:
                 resources.callback(engine.close)
             self._thread.start()
-            resources.callback(self._join)
+            resources.callback(self._thread.stop)
             if settings.owns_engine:
-                resources.callback(self._give_up_start, engine)
-            self._started.result()
+                resources.callback(_close_if_starting, engine)
+            self._state = self._thread.wait_until_started()
             self._resources = resources.pop_all()
 
     def wait(self) -> None:
         """Returns when the server has stopped."""
         while self._thread.is_alive():
-            # short, so that a signal is seen on every platform; a join that it interrupts takes the
-            # thread for ended
+            # A short sleep, so that signals are handled on every platform. A join that a signal
+            # interrupts would take the thread for ended.
             time.sleep(0.5)
 
     def close(self) -> None:
-        """Stops: polls are answered 503, engine calls under way end, threads are joined. Again does
-        nothing.
+        """Stops the server. A second call does nothing.
+
+        Polls are answered 503, calls of the engine that are under way end, and threads are joined.
         """
         self._resources.close()
 
     def sweep(self, now: float | None = None) -> None:
-        """Removes what is past its time at `now`, in seconds since 1970, without waiting for it to
-        be done in the background.
+        """Removes at once what has expired by `now`, in seconds since 1970, which the server also
+        does from time to time.
         """
         asyncio.run_coroutine_threadsafe(
-            sweep(self._state, time.time() if now is None else now), self._loop
+            sweep(self._state, time.time() if now is None else now), self._thread.loop
         ).result()
 
     def __enter__(self) -> Self:
@@ -144,38 +94,22 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server {self.base_url} {', '.join(model.name for model in self.models)}>"
 
-    def _give_up_start(self, engine: Engine) -> None:
-        """Calls under way are waited for; not so when they have to wait for the engine to start."""
-        if not engine.ready.done():
-            engine.close()
 
-    def _join(self) -> None:
-        if not self._stop_requested.done():
-            self._stop_requested.set_result(None)
-        self._thread.join()
+def _open_data_dir(data_dir: Path | str | None, resources: ExitStack) -> Path:
+    """Returns the data folder. None stands for a temporary one, which `resources` removes."""
+    folder = data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))
+    path = Path(folder).absolute()
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    logger.info("data folder %s: %s", path, sizes_of(path))
+    return path
 
-    async def _run(
-        self, listener: socket.socket, engine: Engine, store: Store, settings: Settings
-    ) -> None:
-        try:
-            state = settings.state(engine, store, self.data_dir)
-            server = HttpServer(settings.app(state), self._started, access_log=settings.access_log)
-            stopping = asyncio.create_task(self._stop(server, state))
-            self._state, self._loop = state, asyncio.get_running_loop()
-            sweeping = asyncio.create_task(keep_sweeping(state))
-            await server.serve(sockets=[listener])
-            stopping.cancel()
-            sweeping.cancel()
-            await state.close()
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
 
-    async def _stop(self, server: HttpServer, state: ServerState) -> None:
-        await asyncio.wrap_future(self._stop_requested)
-        state.stop()
-        server.stop()
+def _close_if_starting(engine: Engine) -> None:
+    """Closes an engine that is still starting, so that the server need not wait for calls that wait
+    for the engine.
+    """
+    if not engine.ready.done():
+        engine.close()
 
 
 def _url(listener: socket.socket) -> str:

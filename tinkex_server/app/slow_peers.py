@@ -1,5 +1,7 @@
-"""`Clocked`: a connection that a peer cannot hold for nothing: headers are bounded and, like
-bodies, have to come on.
+"""`TimedConnection`: a connection that is closed when its peer sends too slowly or too much.
+
+Headers are bounded in size, and headers and bodies must arrive in time. Otherwise a peer could hold
+connections for nothing, even without an API key.
 """
 
 from __future__ import annotations
@@ -11,50 +13,50 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 MOST_HEADER_BYTES = 64 << 10
-"""Of one request, the URL with them. They come before the key is known, so before anything else is.
-"""
+"""The bytes of one request's URL and headers. They are read before the API key is known."""
 HEADER_SECONDS = 30.0
-"""From the opening of a connection, or the first byte of a later request, until all headers are
-there.
+"""The seconds in which all headers must arrive. They count from the opening of the connection, or
+from the first byte of a later request.
 """
 BODY_SECONDS = 30.0
 BODY_BYTES = 8 << 10
-"""So many have to come in each `BODY_SECONDS`, until all of a body is there: 2 kbit/s."""
+"""The bytes of a body that must arrive in each `BODY_SECONDS`: 2 kbit/s."""
 
 
-class Clocked(HttpToolsProtocol):
-    """uvicorn's connection, which waits for as long as the peer likes. A request that is there
-    whole may take its time: no clock is on it.
+class TimedConnection(HttpToolsProtocol):
+    """A connection of uvicorn, which alone would wait for ever, with clocks on headers and bodies.
+
+    A request that has arrived completely has no clock on it: its answer may take any time.
     """
 
     opened_at = 0.0
-    _heading_since: float | None = None
-    _header_bytes = 0  # of those that were read
-    _raw_bytes = 0  # that came until then: of a header without an end none is read
-    _sending_body = False
-    _window = (0.0, 0)  # since when, and how many bytes came
+    _headers_since: float | None = None  # while headers are awaited
+    _header_bytes = 0  # of the headers that were parsed
+    _raw_bytes = 0  # received since then; a header that never ends is not parsed at all
+    _receiving_body = False
+    _window = (0.0, 0)  # its begin, and the bytes received in it
 
     def connection_made(self, transport: object) -> None:
-        self.opened_at = self._heading_since = time.monotonic()
-        super().connection_made(transport)  # pyright: ignore[reportArgumentType]  uvicorn's is narrower than asyncio's
+        self.opened_at = self._headers_since = time.monotonic()
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]  uvicorn's type is narrower than asyncio's
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
-            return  # it was refused, and goes on sending
+            return  # the peer was refused, and keeps sending
         super().data_received(data)
         since, count = self._window
         self._window = since, count + len(data)
-        if self._heading_since is not None:
+        if self._headers_since is not None:
             self._raw_bytes += len(data)
             self._check_headers()
-        elif not self._sending_body and not self.is_busy:
-            # what came ends the clock on an idle connection, and is no request yet
-            self._heading_since = time.monotonic()
+        elif not self._receiving_body and not self.is_busy:
+            # these bytes ended the clock of an idle connection, but began no request
+            self._headers_since = time.monotonic()
 
     def on_message_begin(self) -> None:
         self._header_bytes = self._raw_bytes = 0
-        if self._heading_since is None:
-            self._heading_since = time.monotonic()
+        if self._headers_since is None:
+            self._headers_since = time.monotonic()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -69,9 +71,9 @@ class Clocked(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._heading_since = None
+        self._headers_since = None
         self._header_bytes = self._raw_bytes = 0
-        self._sending_body, self._window = True, (time.monotonic(), 0)
+        self._receiving_body, self._window = True, (time.monotonic(), 0)
         if not self.transport.is_closing():
             super().on_headers_complete()
 
@@ -80,32 +82,32 @@ class Clocked(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._sending_body = False
+        self._receiving_body = False
         if not self.transport.is_closing():
             super().on_message_complete()
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is under way, be it there whole or not."""
+        """Whether a request is being received or answered."""
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     @property
-    def owes(self) -> bool:
-        """Whether the peer is to send something, and nothing waits for the server."""
-        return not self.is_busy or self._sending_body
+    def awaits_peer(self) -> bool:
+        """Whether the next thing to happen is that the peer sends something."""
+        return not self.is_busy or self._receiving_body
 
     def close_if_late(self, now: float) -> None:
-        """Closes it when its peer has let one of the clocks run out."""
-        if self._heading_since is not None and now - self._heading_since > HEADER_SECONDS:
-            self._refuse(408, "Request Timeout", "the headers did not come in time")
-        elif self._sending_body and now - self._window[0] > BODY_SECONDS:
+        """Closes the connection if one of its clocks has run out."""
+        if self._headers_since is not None and now - self._headers_since > HEADER_SECONDS:
+            self._refuse(408, "Request Timeout", "the headers did not arrive in time")
+        elif self._receiving_body and now - self._window[0] > BODY_SECONDS:
             if self._window[1] < BODY_BYTES and not self.flow.read_paused:
-                self._refuse(408, "Request Timeout", "the body did not come in time")
+                self._refuse(408, "Request Timeout", "the body did not arrive in time")
             self._window = now, 0
 
     def close_for_others(self) -> None:
-        """There are too many connections."""
-        self._refuse(503, "Service Unavailable", "too many connections; send this again")
+        """Closes the connection since there are too many."""
+        self._refuse(503, "Service Unavailable", "too many connections; send the request again")
 
     def _check_headers(self) -> None:
         if (
@@ -119,9 +121,7 @@ class Clocked(HttpToolsProtocol):
             )
 
     def _refuse(self, status: int, phrase: str, detail: str) -> None:
-        """Says why, unless an answer is being sent or nothing was asked; and closes the
-        connection.
-        """
+        """Closes the connection, and answers with the reason unless an answer has begun."""
         if self.transport.is_closing():
             return
         if not (self.is_busy and self.cycle.response_started):
@@ -134,28 +134,28 @@ class Clocked(HttpToolsProtocol):
         self.transport.close()
 
 
-def close_late(state: ServerState) -> None:
-    """Closes the connections whose peers let their clocks run out."""
+def close_slow_connections(state: ServerState) -> None:
+    """Closes the connections whose clocks have run out."""
     now = time.monotonic()
-    for connection in _clocked(state):
+    for connection in _connections(state):
         connection.close_if_late(now)
 
 
-def make_room(state: ServerState, most: int) -> None:
-    """Closes connections above `most`: those that have nothing under way first, then those with
-    half a body, the oldest first.
+def close_surplus_connections(state: ServerState, most: int) -> None:
+    """Closes the connections above `most`: idle ones first, then those with an incomplete body, the
+    oldest first.
     """
     open_ones = [
-        connection for connection in _clocked(state) if not connection.transport.is_closing()
+        connection for connection in _connections(state) if not connection.transport.is_closing()
     ]
     if len(open_ones) <= most:
         return
     idle = sorted(
-        (one for one in open_ones if one.owes), key=lambda one: (one.is_busy, one.opened_at)
+        (one for one in open_ones if one.awaits_peer), key=lambda one: (one.is_busy, one.opened_at)
     )
     for connection in idle[: len(open_ones) - most]:
         connection.close_for_others()
 
 
-def _clocked(state: ServerState) -> list[Clocked]:
-    return [cast("Clocked", connection) for connection in state.connections]
+def _connections(state: ServerState) -> list[TimedConnection]:
+    return [cast("TimedConnection", connection) for connection in state.connections]

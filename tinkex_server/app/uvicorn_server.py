@@ -1,6 +1,4 @@
-"""`HttpServer`: uvicorn, which begins and ends when it is told to, and not at its next look at the
-clock.
-"""
+"""`HttpServer`: uvicorn, which starts and stops at once rather than at its next tick."""
 
 from __future__ import annotations
 
@@ -15,28 +13,33 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from tinkex_server.app.slow_peers import Clocked, close_late, make_room
+from tinkex_server.app.slow_peers import (
+    TimedConnection,
+    close_slow_connections,
+    close_surplus_connections,
+)
 
-_GRACE = 5.0  # seconds that answers under way get when the server stops
-_TICK = 0.1  # seconds; uvicorn's own, for the Date header
-_CLOCK = 10  # ticks between looks at the peers' clocks
+_SHUTDOWN_SECONDS = 5.0  # for the answers under way when the server stops
+_TICK = 0.1  # seconds; the same as uvicorn's, which sets the Date header
+_TICKS_PER_CHECK = 10  # between two checks of the connections' clocks
 _NO_LIMIT = 1 << 20  # connections
-# of a query, but for what pages are asked by
+# a value in a URL's query, except for the parameters of pages and polls
 _VALUE = re.compile(r"((?<=[?&])(?!(?:limit|offset|timeout)=)[^=&]*)=[^&\s]+")
-# seconds between looks at whether the answers under way are done, of which uvicorn tells nobody
-_LOOK = 0.005
+_SHUTDOWN_POLL = 0.005  # seconds; uvicorn has no event for the end of an answer
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn sleeps for a tenth of a second twice before it has stopped, which is most of a short
-    test.
+    """A uvicorn server that bounds its connections and stops without delay.
+
+    uvicorn itself sleeps twice for a tenth of a second before it stops, which is most of the time
+    of a short test.
     """
 
-    def __init__(self, app: ASGIApp, begun: Future[None], *, access_log: bool) -> None:
-        """`begun` is done when it answers."""
+    def __init__(self, app: ASGIApp, started: Future[None], *, access_log: bool) -> None:
+        """Serves `app`. `started` is done when the server answers requests."""
         config = uvicorn.Config(
             app,
-            http=Clocked,
+            http=TimedConnection,
             interface="asgi3",
             lifespan="off",
             ws="none",
@@ -46,24 +49,25 @@ class HttpServer(uvicorn.Server):
         super().__init__(config)
         logging.getLogger("uvicorn.access").addFilter(_mask)
         self._most = most_connections()
-        self._begun = begun
+        self._started_future = started
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
+        """Ends `serve` after the answers under way."""
         self.should_exit = True
         self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._begun.set_result(None)
+        self._started_future.set_result(None)
 
     async def main_loop(self) -> None:
         ticks = 0
         while not await self.on_tick(ticks):
             ticks += 1
-            make_room(self.server_state, self._most)
-            if ticks % _CLOCK == 0:
-                close_late(self.server_state)
+            close_surplus_connections(self.server_state, self._most)
+            if ticks % _TICKS_PER_CHECK == 0:
+                close_slow_connections(self.server_state)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK)
 
@@ -73,19 +77,19 @@ class HttpServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         try:
-            async with asyncio.timeout(_GRACE):
+            async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  there is no event for it
-                    await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(_SHUTDOWN_POLL)
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel()
 
 
 def most_connections() -> int:
-    """How many can be open, so that files are left for the database, for saves and for the
-    engine.
+    """Returns the number of connections that may be open, so that enough files are left for the
+    database, for saves and for the engine.
     """
-    if os.name == "nt":  # which has no such limit
+    if os.name == "nt":  # Windows has no such limit
         return _NO_LIMIT
     import resource
 
@@ -94,8 +98,8 @@ def most_connections() -> int:
 
 
 def _mask(record: logging.LogRecord) -> bool:
-    """Takes what could be a secret out of a line of the access log: signatures, and whatever else
-    stands in a URL's query.
+    """Hides what could be secret in a line of the access log: signatures, and all other values in a
+    URL's query. Returns True, so that the line is logged.
     """
     if isinstance(record.args, tuple):
         record.args = tuple(

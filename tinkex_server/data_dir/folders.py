@@ -19,8 +19,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tinkex_server.errors import Refused
-
 _PLACES = ("checkpoints/*/*/*", "samplers/*")
 _ASIDE = "set_aside"
 _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
@@ -28,16 +26,10 @@ _LONGEST = 100  # characters of a name: Windows takes 260 of a whole path
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 
 
-class Gone(Refused):
+class DataDirReplaced(RuntimeError):
     """The data folder is no longer the one that the server was started on, so that nothing can be
-    saved; the text says what to do.
+    saved. The message says what to do.
     """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(507, text)
-
-    def __str__(self) -> str:
-        return str(self.detail)
 
 
 class Folders:
@@ -62,20 +54,20 @@ class Folders:
         """A name that was never used, like `parts` for people, and its path. By the end of the
         block a row names it, or it is collected.
 
-        Raises `Gone`, before or after, when the data folder is no longer the one that the server
-        was started on.
+        Raises `DataDirReplaced`, before or after the block, when the data folder is no longer the
+        one that the server was started on.
         """
         self._check_there()
         name = "/".join(_as_file_name(part) for part in parts) + f".{secrets.token_hex(4)}"
         self._known.add(name)
-        with self.held(name) as path:
+        with self.hold(name) as path:
             yield name, path
         self._check_there(path)
 
     def _check_there(self, saved: Path | None = None) -> None:
         if self._found() == self._identity and (saved is None or saved.is_dir()):
             return
-        raise Gone(
+        raise DataDirReplaced(
             f"nothing can be saved: the data folder {self._data_dir}, or its database, was "
             "removed or replaced while the server ran; "
             "put it back and restart the server, or start it on another folder; what is in "
@@ -89,7 +81,7 @@ class Folders:
         return [_number_of(path) for path in (self._data_dir, self._data_dir / "tinkex.db")]
 
     @contextmanager
-    def held(self, name: str) -> Generator[Path, None, None]:
+    def hold(self, name: str) -> Generator[Path, None, None]:
         """The path of a folder that is not collected meanwhile, be it deleted or not."""
         self._held[name] += 1
         try:
@@ -99,11 +91,11 @@ class Folders:
             if not self._held[name]:
                 del self._held[name]
 
-    def know(self, names: Set[str]) -> None:
+    def remember(self, names: Set[str]) -> None:
         """Names that rows of the store have, or had."""
         self._known |= names
 
-    async def collect(self, named: Callable[[], Set[str]]) -> None:
+    async def remove_unused(self, named: Callable[[], Set[str]]) -> None:
         """Removes the folders that were `named` in the store, are not now, and that nobody holds. A
         new one is held until it is named.
         """
@@ -116,7 +108,7 @@ class Folders:
             await asyncio.to_thread(self._remove, gone)
             self._forget(gone)
 
-    def collect_at_rest(self, named: Set[str]) -> None:
+    def remove_unused_offline(self, named: Set[str]) -> None:
         """The same while nothing is saved or read; and what has become empty."""
         gone = self._known - named
         self._remove(gone)
@@ -130,7 +122,7 @@ class Folders:
                 with suppress(OSError):  # it is not empty
                     path.rmdir()
 
-    def listed(self) -> set[str]:
+    def names_on_disk(self) -> set[str]:
         """The names of all that are there, named by a row or not."""
         return {
             path.relative_to(self._data_dir).as_posix()
@@ -140,13 +132,13 @@ class Folders:
         }
 
     def set_aside(self, name: str) -> None:
-        """Moves a folder to where nothing looks for it; `left_aside` tells of it."""
+        """Moves a folder to where nothing looks for it; `set_aside_paths` tells of it."""
         (self._data_dir / _ASIDE).mkdir(mode=0o700, exist_ok=True)
         aside = self._data_dir / _ASIDE / name
         aside.parent.mkdir(parents=True, exist_ok=True)
         self.path(name).rename(aside)
 
-    def left_aside(self) -> list[str]:
+    def set_aside_paths(self) -> list[str]:
         """The folders that were set aside, by their paths in the data folder; in order."""
         root = self._data_dir / _ASIDE
         return sorted(
@@ -155,7 +147,7 @@ class Folders:
             for path in root.glob(place)
         )
 
-    def remove_aside(self) -> None:
+    def remove_set_aside(self) -> None:
         """Removes all that was set aside."""
         shutil.rmtree(self._data_dir / _ASIDE, ignore_errors=True)
 

@@ -109,7 +109,7 @@ def put(folder: Path, manifest: Manifest) -> None:
     flush([folder])
 
 
-def withdraw(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Before its row is deleted on purpose: no later start takes the save for one whose row was
     lost.
     """

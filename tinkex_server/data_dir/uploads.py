@@ -19,7 +19,6 @@ import orjson
 from attrs import asdict, frozen
 
 from tinkex_server.engine.interface import ADAPTER_FILES, LoraShape
-from tinkex_server.errors import not_found
 
 _FOLDER = "uploads"
 _FACTS = "upload.json"
@@ -46,10 +45,10 @@ class Uploads:
 
     def __init__(self, data_dir: Path) -> None:
         self._root = data_dir / _FOLDER
-        self.finishing = asyncio.Lock()
+        self.finish_lock = asyncio.Lock()
         """Held while a checkpoint is made of an upload, so that each is made once."""
 
-    def begin(self, upload: Upload) -> None:
+    def create(self, upload: Upload) -> None:
         """Makes room for the files of a new upload."""
         folder = self.folder(upload.upload_id)
         self._root.mkdir(mode=0o700, exist_ok=True)
@@ -57,7 +56,9 @@ class Uploads:
         (folder / _FACTS).write_bytes(orjson.dumps(asdict(upload)))
 
     def get(self, upload_id: str) -> Upload | None:
-        """Returns what is known of an upload; None where there is none of this id."""
+        """Returns an upload by its id, or None if there is none."""
+        if not _ID.fullmatch(upload_id):
+            return None
         try:
             fields = orjson.loads((self.folder(upload_id) / _FACTS).read_bytes())
         except FileNotFoundError:
@@ -66,15 +67,15 @@ class Uploads:
         return Upload(lora=lora, **fields)
 
     def folder(self, upload_id: str) -> Path:
-        """Returns where the files of an upload are. Raises `Refused` for an id that none can
-        have.
+        """Returns the folder that the files of an upload are in. Raises `ValueError` for a text
+        that cannot be an upload's id.
         """
-        if not _ID.fullmatch(upload_id):
-            raise not_found(f"unknown upload {upload_id!r}")
+        if not _ID.fullmatch(upload_id):  # it could lead out of the data folder
+            raise ValueError(f"{upload_id!r} cannot be the id of an upload")
         return self._root / upload_id
 
     @contextmanager
-    def receiving(self, upload_id: str, name: str) -> Generator[Path, None, None]:
+    def new_file(self, upload_id: str, name: str) -> Generator[Path, None, None]:
         """Gives a new file to write to, which takes the place of the one of that name once it is
         whole.
         """
@@ -86,7 +87,7 @@ class Uploads:
         finally:
             part.unlink(missing_ok=True)
 
-    def lacking(self, upload_id: str) -> Sequence[str]:
+    def missing_files(self, upload_id: str) -> Sequence[str]:
         """Returns the names of the files that have not been sent."""
         folder = self.folder(upload_id)
         return [name for name in ADAPTER_FILES if not (folder / name).is_file()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import Engine
@@ -43,8 +43,7 @@ def named_engine(
                 model.max_context_length,
                 model.context_note,
             )
-    engine = ProcessEngine(partial(torch_engine, models, device, dtype), described)
-    return cast("Engine", engine)  # it passes on all that it does not have itself
+    return ProcessEngine(partial(torch_engine, models, device, dtype), described)
 
 
 def torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:

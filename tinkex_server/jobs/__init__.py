@@ -1,1 +1,3 @@
-"""Requests that were taken on: when each runs, what it runs on, and what becomes of it."""
+"""Accepted requests: the order in which they run, the state that they run on, and their
+outcomes.
+"""

@@ -1,9 +1,10 @@
-"""`EngineRecovery`: what the server does when its engine dies. Models come back from their last saved
-state, and clients learn what was lost.
+"""`EngineRecovery`: restores the models of an engine that died from their last saved states, and
+tells clients which steps were lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from functools import partial
 
@@ -11,123 +12,138 @@ from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import digests
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.engine.interface import Engine, EngineDied, EngineExit, InvalidRequest
-from tinkex_server.jobs.futures import Futures, Lost, Work
+from tinkex_server.jobs.futures import Futures, StepsLost
 from tinkex_server.jobs.lanes import Job, Lanes
-from tinkex_server.jobs.saved_states import Fate, Loss, Progress, SavedState
+from tinkex_server.jobs.sampler_cache import SamplerCache
+from tinkex_server.jobs.saved_states import LostSteps, RecoveryPlan, SavedState, SavedStates
 from tinkex_server.store import ModelRow, Store
-
-_TRAINING = frozenset({"forward_backward", "optim_step"})
 
 
 class EngineRecovery:
-    """Knows what each model in memory can go back to. To be used on the event loop's thread."""
+    """The saved states of all models in memory, and what was lost each time that the engine died.
+    To be used on the event loop's thread.
+    """
 
     def __init__(
-        self, engine: Engine, store: Store, lanes: Lanes, futures: Futures, folders: Folders
+        self,
+        engine: Engine,
+        store: Store,
+        lanes: Lanes,
+        futures: Futures,
+        folders: Folders,
+        samplers: SamplerCache,
     ) -> None:
         self._engine = engine
         self._store = store
         self._lanes = lanes
         self._futures = futures
         self._folders = folders
-        self._progress: dict[str, Progress] = {}
-        self._deaths = 0
-        # what the last death meant for each model
-        self._last_words: defaultdict[str, str] = defaultdict(str)
-        self._losses: dict[str, Loss] = {}  # the last one of each model
+        self._samplers = samplers
+        self._saved_states: dict[str, SavedStates] = {}
+        self._exit_count = 0
+        # by model, what the last exit meant for it
+        self._exit_reasons: defaultdict[str, str] = defaultdict(str)
+        self._lost_steps: dict[str, LostSteps] = {}  # by model, of the last exit that lost some
 
-    def made(self, model_id: str) -> None:
-        """There is a new model."""
-        self._progress[model_id] = Progress()
+    @property
+    def exit_count(self) -> int:
+        """The number of times that the engine has died."""
+        return self._exit_count
 
-    def reached(
+    def watch(self) -> None:
+        """Has the models recovered each time that the engine dies."""
+        loop = asyncio.get_running_loop()
+
+        def report(death: EngineExit) -> None:  # called on a thread of the engine
+            loop.call_soon_threadsafe(self._recover, death)
+
+        self._engine.watch(report)
+
+    def note_created(self, model_id: str) -> None:
+        self._saved_states[model_id] = SavedStates()
+
+    def note_state(
         self, model_id: str, path: CheckpointPath, *, optimizer: bool, seq_id: int | None = None
     ) -> None:
-        """The model was saved to `path`, or loaded from it."""
-        progress, saved = self._progress.get(model_id), self._store.checkpoints.get(path)
-        if progress and saved:
-            progress.reach(SavedState(path, saved.created_at, optimizer, seq_id))
+        """Notes that the model was saved to `path`, or loaded from it."""
+        states, saved = self._saved_states.get(model_id), self._store.checkpoints.get(path)
+        if states and saved:
+            states.add(SavedState(path, saved.created_at, optimizer, seq_id))
+
+    def note_trained(self, model_id: str) -> None:
+        """Notes that the model's weights or gradients differ from its newest saved state."""
+        if states := self._saved_states.get(model_id):
+            states.trained_since = True
 
     def forget(self, model_id: str) -> None:
-        """The model is to be unloaded."""
-        self._progress.pop(model_id, None)
-        self._losses.pop(model_id, None)
+        """Drops what is kept of a model that is unloaded."""
+        self._saved_states.pop(model_id, None)
+        self._lost_steps.pop(model_id, None)
 
-    def guarded(self, model_id: str, kind: str, work: Work, came_at: float) -> Work:
-        """The work of a model's request that came then. It raises what was lost when the engine
-        dies, or its sender cannot know of it.
+    def unknown_lost_steps(self, model_id: str, arrived_at: float) -> LostSteps | None:
+        """Returns the model's lost steps of which the sender of a request that arrived then could
+        not know.
         """
-        known = self._losses.get(model_id)
-        unknown = known if known and known.was_unknown(came_at) else None
+        lost = self._lost_steps.get(model_id)
+        return lost if lost and lost.was_unknown(arrived_at) else None
 
-        async def run() -> bytes:
-            if unknown:
-                raise Lost(unknown)
-            deaths = self._deaths
-            outcome = await _settled(work)
-            if self._deaths != deaths:  # whatever came of it: the model is not the same
-                raise self._error(model_id)
-            if isinstance(outcome, Exception):
-                raise outcome
-            if kind in _TRAINING and (progress := self._progress.get(model_id)):
-                progress.trained = True
-            return outcome
+    def check_still_alive(self, model_id: str, exit_count: int) -> None:
+        """Raises `EngineDied` when the engine has died since `exit_count` was read."""
+        if self._exit_count != exit_count:
+            lost = self._lost_steps.get(model_id)
+            raise StepsLost(lost) if lost else EngineDied(self._exit_reasons[model_id])
 
-        return run
-
-    def outlive(self, death: EngineExit) -> None:
-        """Fails what waits for the models in memory, and brings back those that can be."""
-        self._deaths += 1
-        self._last_words = defaultdict(lambda: death.reason)
+    def _recover(self, death: EngineExit) -> None:
+        """Fails what waits for the models in memory, and restores those that can be restored."""
+        self._samplers.forget_all()
+        self._exit_count += 1
+        self._exit_reasons = defaultdict(lambda: death.reason)
         for row in self._store.models.in_memory():
-            self._see_to(row, death)
+            self._recover_model(row, death)
         if death.go_on:
             death.go_on()
 
-    def _see_to(self, row: ModelRow, death: EngineExit) -> None:
-        fate = self._fate(row.model_id, engine_lives=death.go_on is not None)
-        text = self._last_words[row.model_id] = f"{death.reason}; {fate.words}"
-        loss = Loss(self._deaths, text)
-        some_wait = self._futures.fail_waiting(row.model_id, Lost(loss))
-        if not fate.survives:
-            self._lose(row.model_id, text)
+    def _recover_model(self, row: ModelRow, death: EngineExit) -> None:
+        plan = self._plan(row.model_id, engine_restarts=death.go_on is not None)
+        text = self._exit_reasons[row.model_id] = f"{death.reason}; {plan.message}"
+        lost = LostSteps(self._exit_count, text)
+        some_wait = self._futures.fail_waiting(row.model_id, StepsLost(lost))
+        if not plan.survives:
+            self._give_up(row.model_id, text)
             return
-        if some_wait or fate.steps_lost:
-            self._losses[row.model_id] = loss
-        self._lanes.put(
-            row.model_id, None, Job(None, partial(self._bring_back, row, fate, text, self._deaths))
-        )
+        if some_wait or plan.steps_lost:
+            self._lost_steps[row.model_id] = lost
+        restore = partial(self._restore, row, plan, text, self._exit_count)
+        # requests that arrive in the meantime wait in the model's lane until this is done
+        self._lanes.put(row.model_id, None, Job(None, restore))
 
-    def _error(self, model_id: str) -> EngineDied:
-        loss = self._losses.get(model_id)
-        return Lost(loss) if loss else EngineDied(self._last_words[model_id])
+    def _plan(self, model_id: str, *, engine_restarts: bool) -> RecoveryPlan:
+        states = self._saved_states.get(model_id)
+        if states is None:
+            message = f"model {model_id!r} was not created yet: create a new model"
+            return RecoveryPlan(message, survives=False)
+        return states.plan_recovery(model_id, self._still_exists, engine_restarts=engine_restarts)
 
-    def _fate(self, model_id: str, *, engine_lives: bool) -> Fate:
-        progress = self._progress.get(model_id)
-        if progress is None:
-            return Fate(f"model {model_id!r} was not made yet: create another", survives=False)
-        return progress.fate(model_id, self._is_there, engine_lives=engine_lives)
-
-    def _is_there(self, state: SavedState) -> bool:
+    def _still_exists(self, state: SavedState) -> bool:
         row = self._store.checkpoints.get(state.path)
         return row is not None and row.created_at == state.saved_at
 
-    async def _bring_back(self, row: ModelRow, fate: Fate, text: str, death: int) -> None:
-        """What came for the model in the meantime waits in its lane for this."""
-        if death != self._deaths:  # it is for the next one to do
+    async def _restore(self, row: ModelRow, plan: RecoveryPlan, text: str, exit_count: int) -> None:
+        if exit_count != self._exit_count:  # the engine died again: the next job does it
             return
         try:
-            await self._remake(row, fate.state)
+            await self._create_again(row, plan.state)
         except EngineDied:
             return
-        except Exception as error:  # noqa: BLE001  whatever it is, it is told to those who ask for the model
-            text = f"{text}; but it could not be brought back: {error}"
-            self._lose(row.model_id, text)
+        except Exception as error:  # noqa: BLE001  whatever it is, clients of the model are told
+            text = f"{text}; but it could not be restored: {error}"
+            self._give_up(row.model_id, text)
             self._futures.fail_waiting(row.model_id, EngineDied(text))
         else:
-            self._progress[row.model_id].came_back(fate)
+            if plan.state:
+                self._saved_states[row.model_id].add(plan.state)
 
-    async def _remake(self, row: ModelRow, state: SavedState | None) -> None:
+    async def _create_again(self, row: ModelRow, state: SavedState | None) -> None:
         await self._lanes.call(
             self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
         )
@@ -136,19 +152,12 @@ class EngineRecovery:
         saved = self._store.checkpoints.get(state.path)
         if saved is None:
             raise InvalidRequest(f"{state.path} was deleted")
-        with self._folders.held(saved.folder) as folder:
+        with self._folders.hold(saved.folder) as folder:
             await self._lanes.call(digests.check, folder)
             await self._lanes.call(
                 self._engine.load_model, row.model_id, folder, optimizer=state.optimizer
             )
 
-    def _lose(self, model_id: str, text: str) -> None:
-        self._store.models.lose(model_id, text)
+    def _give_up(self, model_id: str, text: str) -> None:
+        self._store.models.mark_failed(model_id, text)
         self.forget(model_id)
-
-
-async def _settled(work: Work) -> bytes | Exception:
-    try:
-        return await work()
-    except Exception as error:  # noqa: BLE001  looked at by the caller
-        return error

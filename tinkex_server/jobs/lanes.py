@@ -1,5 +1,5 @@
-"""Runs work in lanes: one thing at a time in each, all lanes side by side, engine calls in worker
-threads.
+"""`Lanes`: run jobs one at a time within a lane, and all lanes side by side; engine calls run in
+worker threads.
 """
 
 from __future__ import annotations
@@ -25,21 +25,20 @@ R = TypeVar("R")
 
 @frozen
 class Job:
-    """What a lane runs. `run` keeps its own outcome, under `request_id` (None: nobody asks for
-    it).
-    """
+    """A piece of work for a lane."""
 
     request_id: str | None
+    """The request under which `run` stores its outcome; None for work without one."""
     run: Callable[[], Awaitable[None]]
 
 
 class LanesClosed(Exception):
-    """No call can be made any more: the server ends."""
+    """The server is shutting down and makes no more calls of the engine."""
 
 
 class Lanes:
-    """All lanes of a server, a model's or a sampler's under its id. To be used on the event loop's
-    thread.
+    """The lanes of a server, by the id of the model, or of another thing that they serve. To be
+    used on the event loop's thread.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class Lanes:
         self._start(lane)
 
     def skip(self, lane: str, number: int) -> None:
-        """Has no job wait for this number; see `Turns.skip`."""
+        """Skips this number, so that no job waits for it; see `Turns.skip`."""
         self._turns[lane].skip(number)
         self._start(lane)
 
@@ -63,27 +62,27 @@ class Lanes:
             self._running[lane] = task
 
     def forget(self, lane: str) -> None:
-        """No number will be given in it again."""
+        """Drops what is kept of a lane that gets no more jobs."""
         self._turns.pop(lane, None)
 
     def is_awaited(self, lane: str, number: int | None) -> bool:
-        """Whether others of the lane wait for this number."""
+        """Returns whether other jobs of the lane wait for this number."""
         return lane in self._turns and self._turns[lane].is_awaited(number)
 
     def waits_for(self, lane: str, number: int | None) -> int | None:
         return self._turns[lane].waits_for(number) if lane in self._turns else None
 
     def give_up(self, lane: str, number: int) -> None:
-        """Takes out a job that waits for a number; see `Turns.give_up`."""
+        """Removes a job that waits for a missing number; see `Turns.give_up`."""
         self._turns[lane].give_up(number)
 
     def drop_early(self, lane: str) -> list[Job]:
-        """Takes out the jobs whose turn can no longer come."""
+        """Removes and returns the jobs that wait for a missing number."""
         return self._turns[lane].drop_early() if lane in self._turns else []
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What `function` returns, run in a worker thread. Raises `LanesClosed` once there are
-        none.
+        """Runs `function` in a worker thread and returns its result. Raises `LanesClosed` once the
+        server shuts down.
         """
         try:
             running = asyncio.get_running_loop().run_in_executor(
@@ -94,7 +93,7 @@ class Lanes:
         return await running
 
     async def close(self) -> None:
-        """Drops what waits, and returns when the calls under way have ended: a thread cannot be
+        """Drops the jobs that wait, and waits for the calls under way to end: a thread cannot be
         interrupted.
         """
         tasks = list(self._running.values())
@@ -115,7 +114,7 @@ class Lanes:
     async def _run_job(self, lane: str, job: Job) -> None:
         try:
             await job.run()
-        except Exception:  # the lane goes on, whatever becomes of one job
+        except Exception:  # a job that fails does not stop the lane
             if not threading.main_thread().is_alive():
-                return  # the interpreter is exiting, and no worker can be had any more
+                return  # the interpreter is exiting: no worker thread can be started any more
             logger.exception("a job in lane %s failed (request %s)", lane, job.request_id)

@@ -1,5 +1,5 @@
-"""The numbers of a model's requests that were refused at their arrival: their turn passes, so that
-nobody waits for them.
+"""The seq_ids of requests that were refused on arrival: their turns are skipped, so that later
+requests of the model do not wait for them.
 """
 
 from __future__ import annotations
@@ -9,52 +9,64 @@ from collections.abc import Mapping
 
 from attrs import define, field
 
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused
 from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.store import Store
 
 _SENT_AGAIN = frozenset({408, 409, 425, 429})
-"""Statuses after which a client sends the same request again, so that its number is still to come.
+"""Statuses after which a client sends the same request again, so that its seq_id is still to come.
 """
 
 
 @define
-class Refusals:
-    """Refusals by model and number. To be used on the event loop's thread.
+class RefusedSeqIds:
+    """Refusals by model and seq_id. To be used on the event loop's thread.
 
-    A refused request takes its turn as a failure, and what its client sends after goes on. A client
-    that gives the number to another request, instead of to none, has that one run when it comes.
+    A refused request takes its turn as a failure, and the requests that its client sends after it
+    run. If a client gives the seq_id to another request later, that request runs when it arrives.
     """
 
     _lanes: Lanes
-    _told: defaultdict[str, dict[int, tuple[str, Refused]]] = field(
+    _store: Store
+    _refusals: defaultdict[str, dict[int, tuple[str, Refused]]] = field(
         factory=lambda: defaultdict(dict)
     )
 
-    def note(self, model_id: str, number: int, fingerprint: str, refusal: Refused) -> None:
-        """Lets the turn of this number in this model's lane pass, unless its client is to send it
-        again.
+    def note(self, model_id: str, seq_id: int, fingerprint: str, refusal: Refused) -> None:
+        """Skips the turn of this seq_id in the model's lane, unless the client is going to send the
+        request again.
         """
-        if number >= 1 and 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN:
-            self._told[model_id][number] = (fingerprint, refusal)
-            self._lanes.skip(model_id, number)
+        if seq_id >= 1 and 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN:
+            self._refusals[model_id][seq_id] = (fingerprint, refusal)
+            self._lanes.skip(model_id, seq_id)
 
-    def check(self, model_id: str, number: int, fingerprint: str) -> None:
-        """Raises what a repeat of a refused request was told before, whatever has changed since."""
-        told = self._told[model_id].get(number) if model_id in self._told else None
-        if told and told[0] == fingerprint:
-            raise told[1]
+    def note_unread(self, access: Access, refusal: Refused, fields: Mapping[str, object]) -> None:
+        """Skips the turn of a request whose body was refused as it was read. `fields` are those
+        that could be read.
 
-    def taken(self, model_id: str, number: int) -> None:
-        """The number was given to a request that was taken on."""
-        if model_id in self._told:
-            self._told[model_id].pop(number, None)
+        No fingerprint is kept: the same bytes are refused again for the same reason.
+        """
+        model_id, seq_id = fields.get("model_id"), fields.get("seq_id")
+        if not isinstance(model_id, str) or type(seq_id) is not int:
+            return
+        row = self._store.models.get(model_id)
+        if row is not None and access.sees(row.owner) and row.state in ("creating", "ready"):
+            self.note(model_id, seq_id, "", refusal)
+
+    def check(self, model_id: str, seq_id: int, fingerprint: str) -> None:
+        """Raises the refusal of an earlier request of which this one is a repeat, whatever has
+        changed since.
+        """
+        known = self._refusals[model_id].get(seq_id) if model_id in self._refusals else None
+        if known and known[0] == fingerprint:
+            raise known[1]
+
+    def note_accepted(self, model_id: str, seq_id: int) -> None:
+        """Notes that the seq_id now belongs to a request that was accepted."""
+        if model_id in self._refusals:
+            self._refusals[model_id].pop(seq_id, None)
 
     def forget(self, model_id: str) -> None:
-        """No number of this model will be given again."""
-        self._told.pop(model_id, None)
-
-
-def named(fields: Mapping[str, object]) -> tuple[str, int] | None:
-    """The model and the number that a body names, if it names both."""
-    model_id, number = fields.get("model_id"), fields.get("seq_id")
-    return (model_id, number) if isinstance(model_id, str) and type(number) is int else None
+        """Drops what is kept of a model that accepts no more requests."""
+        self._refusals.pop(model_id, None)

@@ -1,4 +1,4 @@
-"""`SamplerCache`: which weights the engine holds to sample from."""
+"""`SamplerCache`: the weights that the engine holds in memory for sampling."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ logger = logging.getLogger("tinkex.local")
 
 
 class SamplerCache:
-    """Weights by the engine's name for them. When there are too many, those not used for longest
-    are freed; they are loaded again when they are asked for. To be used on the event loop's thread.
+    """A cache of sampler weights in the engine, by the engine's name for them. The least recently
+    used are freed when there are too many, and loaded again when they are needed. To be used on the
+    event loop's thread.
     """
 
     def __init__(
@@ -29,40 +30,37 @@ class SamplerCache:
         self._lanes = lanes
         self._folders = folders
         self._most = most
-        self._loading: OrderedDict[str, asyncio.Future[None]] = (
-            OrderedDict()
-        )  # those used last at the end; done once they are there
+        # most recently used last; a future is done once the weights are loaded
+        self._loading: OrderedDict[str, asyncio.Future[None]] = OrderedDict()
         self._freeing: dict[str, asyncio.Future[None]] = {}
 
     async def load(self, sampler: SamplerRow) -> None:
-        """Makes sure that the engine has the weights. Those who ask at once wait for one
-        loading.
-        """
+        """Loads the weights into the engine unless it has them. Concurrent calls share one load."""
         name = sampler.weights_id
         loading: asyncio.Future[None] | None = None
-        # it may be freed by the time that this goes on
+        # the weights may be freed before this task runs again
         while loading is None or self._loading.get(name) is not loading:
             loading = self._begin(sampler)
             try:
                 await asyncio.shield(loading)
             except BaseException:
-                # it failed: whoever comes next tries anew
+                # it failed: the next call tries again
                 if loading.done() and self._loading.get(name) is loading:
                     del self._loading[name]
                 raise
 
     async def reload(self, sampler: SamplerRow) -> None:
-        """Gives the engine the weights anew, which were saved in the place of older ones."""
+        """Loads weights that were saved in the place of older ones under the same name."""
         self._loading.pop(sampler.weights_id, None)
         await self.load(sampler)
 
     def free(self, name: str) -> None:
-        """Frees the memory, once the samples that began have ended."""
+        """Frees the weights' memory once the samples under way have ended."""
         if loading := self._loading.pop(name, None):
             self._freeing[name] = asyncio.ensure_future(self._free(name, loading))
 
     def forget_all(self) -> None:
-        """The engine died."""
+        """Empties the cache after the engine has died."""
         self._loading.clear()
 
     def _begin(self, sampler: SamplerRow) -> asyncio.Future[None]:
@@ -74,8 +72,8 @@ class SamplerCache:
         return self._loading[name]
 
     def _make_room(self) -> None:
-        there = [name for name, loading in self._loading.items() if loading.done()]
-        for name in there[: max(0, len(self._loading) - self._most)]:
+        loaded = [name for name, loading in self._loading.items() if loading.done()]
+        for name in loaded[: max(0, len(self._loading) - self._most)]:
             self.free(name)
 
     async def _load(self, sampler: SamplerRow) -> None:
@@ -85,7 +83,7 @@ class SamplerCache:
         if name is None:
             await self._lanes.call(load, sampler.weights_id, sampler.base_model, None)
             return
-        with self._folders.held(name) as folder:
+        with self._folders.hold(name) as folder:
             if not folder.is_dir():
                 raise _deleted(sampler)
             await self._lanes.call(digests.check, folder)
@@ -104,9 +102,9 @@ class SamplerCache:
         try:
             await self._lanes.call(self._engine.unload_sampler, name)
         except (EngineDied, LanesClosed):
-            logger.debug("the weights %s went with the engine", name)
+            logger.debug("the weights %s were freed with the engine's memory", name)
         finally:
-            # it may have been loaded and freed again meanwhile
+            # the weights may have been loaded and freed again meanwhile
             if self._freeing.get(name) is asyncio.current_task():
                 del self._freeing[name]
 

@@ -1,5 +1,5 @@
-"""What a model can go back to when its engine dies, and what is lost then. Plain values: no clock,
-no lock, no I/O.
+"""Decides which saved state a model is restored from after its engine has died, and which steps are
+lost then. Plain values: no clock, no lock, no I/O.
 """
 
 from __future__ import annotations
@@ -13,112 +13,108 @@ from tinkex_server.checkpoint_path import CheckpointPath
 
 @frozen
 class SavedState:
-    """A training state that a model had: one that it saved, or was loaded from, at the request
-    `seq_id` (None: it had no number).
-    """
+    """A training state that a model was saved to or loaded from."""
 
     path: CheckpointPath
-    saved_at: float  # which tells it from another that was saved in its place
+    saved_at: float
+    """The time of the save, which tells the state from a later one under the same path."""
     optimizer: bool
+    """Whether a restore includes the optimizer's state."""
     seq_id: int | None = None
+    """The seq_id of the request that saved or loaded the state, if it had one."""
 
 
 @frozen
-class Fate:
-    """What becomes of a model: it goes back to `state`, is made anew, or does not survive. `words`
-    say so, and what to do.
+class RecoveryPlan:
+    """A decision on one model of an engine that died: it is restored from `state`, created anew
+    (`state` is None), or given up.
     """
 
-    words: str
+    message: str
+    """A text for clients: what happens to the model, and what they should do."""
     survives: bool = True
     state: SavedState | None = None
     steps_lost: bool = False
 
 
 @define(eq=False)
-class Loss:
-    """That requests of a model failed, or steps of it were lost, when the engine died. `words` say
-    so.
+class LostSteps:
+    """A record of one engine exit for one model: requests failed, or steps were lost.
 
-    A client that sends ahead has sent more by then, on top of what was lost. None of it may be done
-    on the weights that came back, so that whatever comes before the client can know fails as well.
-    It can know once the server has answered one of its polls with such a failure; a request that
-    comes after that, by its first byte, is taken to be meant for the weights that are there now.
-    What crosses that answer on its way cannot be told from it.
+    A client that does not wait for results has sent more requests by then, all based on the lost
+    steps. None of them may run on the restored weights, so each request that was sent before its
+    client could know of the exit fails as well. A client can know once the server has answered one
+    of its polls with such a failure. A request whose first byte arrives after that answer is taken
+    to be meant for the restored weights; one that crosses the answer on its way cannot be told
+    apart, and runs.
     """
 
     number: int
-    """Of the losses of this server, from 1."""
-    words: str
+    """A number that counts the engine exits of this server, from 1."""
+    message: str
     told_at: float | None = None
-    """When a client was first told, on the clock that requests come by."""
+    """The time at which a client was first told, on the clock that measures arrivals."""
 
-    def tell(self, now: float) -> None:
+    def note_told(self, now: float) -> None:
         if self.told_at is None:
             self.told_at = now
 
-    def was_unknown(self, came_at: float) -> bool:
-        """To the sender of a request that came then."""
-        return self.told_at is None or came_at <= self.told_at
+    def was_unknown(self, arrived_at: float) -> bool:
+        """Returns whether the sender of a request that arrived then could not know of the exit."""
+        return self.told_at is None or arrived_at <= self.told_at
 
 
 @define
-class Progress:
-    """What one model in memory has been through."""
+class SavedStates:
+    """The saved states of one model in memory."""
 
     states: list[SavedState] = field(factory=list[SavedState])
-    """Newest last, one for each path."""
-    trained: bool = False
-    """Whether it has changed since the newest of them, or since it was made."""
+    """The states, one for each path, newest last."""
+    trained_since: bool = False
+    """Whether the model was trained since the newest of them, or since it was created."""
 
-    def reach(self, state: SavedState) -> None:
-        """The model is as in this saved state."""
+    def add(self, state: SavedState) -> None:
+        """Notes that the model's weights are now those of this state."""
         self.states = [known for known in self.states if known.path != state.path] + [state]
-        self.trained = False
+        self.trained_since = False
 
-    def came_back(self, fate: Fate) -> None:
-        """The model is as in its fate's state, or new."""
-        if fate.state:
-            self.reach(fate.state)
-
-    def fate(
-        self, model_id: str, is_there: Callable[[SavedState], bool], *, engine_lives: bool
-    ) -> Fate:
-        """When all that was in memory is lost. `is_there` says whether a state was not deleted
-        since.
-        """
-        state = next((state for state in reversed(self.states) if is_there(state)), None)
-        if not engine_lives:
+    def plan_recovery(
+        self, model_id: str, still_exists: Callable[[SavedState], bool], *, engine_restarts: bool
+    ) -> RecoveryPlan:
+        """Decides what happens to the model now that everything in memory is lost."""
+        state = next((state for state in reversed(self.states) if still_exists(state)), None)
+        if not engine_restarts:
             newest = f"; its newest saved state is {state.path}" if state else ""
-            return Fate(f"model {model_id!r} is gone with it{newest}", survives=False)
+            return RecoveryPlan(f"model {model_id!r} is lost{newest}", survives=False)
         if state is None:
-            return self._fate_without_state(model_id)
-        if state is self.states[-1] and not self.trained:
-            return Fate(
-                f"model {model_id!r} comes back as it was, from {state.path}: send again what "
-                "was under way",
-                state=state,
+            return self._plan_without_state(model_id)
+        if state is self.states[-1] and not self.trained_since:
+            message = (
+                f"model {model_id!r} is restored as it was, from {state.path}: send the requests "
+                "that were under way again"
             )
-        number = f", saved at seq_id {state.seq_id}" if state.seq_id else ""
-        words = (
-            f"model {model_id!r} goes back to {state.path}{number}; the steps since are lost: go "
-            "on from there"
+            return RecoveryPlan(message, state=state)
+        saved = f", saved at seq_id {state.seq_id}" if state.seq_id else ""
+        message = (
+            f"model {model_id!r} is restored from {state.path}{saved}; the steps since then are "
+            "lost: continue from that state"
         )
-        return Fate(words, state=state, steps_lost=True)
+        return RecoveryPlan(message, state=state, steps_lost=True)
 
-    def _fate_without_state(self, model_id: str) -> Fate:
+    def _plan_without_state(self, model_id: str) -> RecoveryPlan:
         if self.states:
-            return Fate(
-                f"model {model_id!r} is lost, as its saved states were deleted: create another",
-                survives=False,
+            message = (
+                f"model {model_id!r} is lost, because its saved states were deleted: create a new "
+                "model"
             )
-        if self.trained:
-            words = (
-                f"model {model_id!r} is lost, as it was never saved: create another, and save it "
-                "now and then"
+            return RecoveryPlan(message, survives=False)
+        if self.trained_since:
+            message = (
+                f"model {model_id!r} is lost, because it was never saved: create a new model, and "
+                "save it regularly"
             )
-            return Fate(words, survives=False)
-        return Fate(
-            f"model {model_id!r} is made anew, as it was never trained: send again what was under "
-            "way"
+            return RecoveryPlan(message, survives=False)
+        return RecoveryPlan(
+            f"model {model_id!r} is created again, as it was never trained: send the requests that "
+            "were under way again"
         )

@@ -1,5 +1,5 @@
-"""What a server makes of the seq_id of a model's request: whether a repeat is known again, and when
-its turn is.
+"""The meaning of a seq_id on one kind of server: whether a repeat is recognized, and in which order
+the requests of a model run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
-from tinkex_server.jobs.futures import OutOfTurn, Ticket, Work
+from tinkex_server.jobs.futures import OutOfTurn, RequestIdentity
 
 Turn = Literal["by number", "on arrival", "on arrival, refused out of turn"]
 
@@ -19,49 +19,54 @@ class SeqIds:
     """The rule of one server; by default the contract's."""
 
     repeats: bool = True
-    """Whether a repeat gets the promise of the first; else it is a request like any other."""
+    """Whether a repeat gets the promise of the first request; else it is a request like any other.
+    """
     per_operation: bool = False
-    """Whether each operation has numbers of its own."""
+    """Whether each operation counts its own seq_ids."""
     turn: Turn = "by number"
     conflict_status: int = 400
-    """Of the refusal of a number that was used for another request."""
+    """The status of the refusal when a seq_id was used for another request."""
 
-    def ticket(
-        self, model_id: str, number: int | None, kind: str, fingerprint: str, owner: str
-    ) -> Ticket:
+    def identify(
+        self, model_id: str, seq_id: int | None, kind: str, fingerprint: str, owner: str
+    ) -> RequestIdentity:
+        """Returns the identity by which a repeat of a model's request is recognized."""
         scope = f"{model_id} {kind}" if self.per_operation else model_id
-        return Ticket(scope, number if self.repeats else None, kind, fingerprint, owner)
+        return RequestIdentity(scope, seq_id if self.repeats else None, kind, fingerprint, owner)
 
-    def lane_number(self, number: int | None) -> int | None:
-        """The number at whose turn the request runs; None: after all that came before it."""
-        return number if self.turn == "by number" else None
+    def lane_number(self, seq_id: int | None) -> int | None:
+        """Returns the number at whose turn the request runs; None: it runs after all that arrived
+        before it.
+        """
+        return seq_id if self.turn == "by number" else None
 
 
 @define
-class Steps:
-    """Where each model is, on a server that refuses what comes out of turn. Only a step that
-    succeeds counts.
+class StepOrder:
+    """The last seq_id of each model that succeeded, for a server that refuses requests out of
+    order. Failed steps do not count.
     """
 
     rule: SeqIds
-    _done: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
+    _last: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
 
     def forget(self, model_id: str) -> None:
-        self._done.pop(model_id, None)
+        self._last.pop(model_id, None)
 
-    def checked(self, model_id: str, number: int | None, work: Work) -> Work:
-        """The work, refused when it is not its turn as it begins. A request without a number is not
-        checked.
+    def check(self, model_id: str, seq_id: int | None) -> None:
+        """Raises `OutOfTurn` for a request that is not the model's next, on a server that asks for
+        it. A request without a seq_id is always in order.
         """
-        if number is None or self.rule.turn != "on arrival, refused out of turn":
-            return work
+        if not self._applies_to(seq_id):
+            return
+        expected = self._last[model_id] + 1
+        if seq_id != expected:
+            raise OutOfTurn(f"expected {expected}, got {seq_id}")
 
-        async def run() -> bytes:
-            expected = self._done[model_id] + 1
-            if number != expected:
-                raise OutOfTurn(f"expected {expected}, got {number}")
-            result = await work()
-            self._done[model_id] = number
-            return result
+    def note_done(self, model_id: str, seq_id: int | None) -> None:
+        """Notes that the request succeeded."""
+        if seq_id is not None and self._applies_to(seq_id):
+            self._last[model_id] = seq_id
 
-        return run
+    def _applies_to(self, seq_id: int | None) -> bool:
+        return seq_id is not None and self.rule.turn == "on arrival, refused out of turn"

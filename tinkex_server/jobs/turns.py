@@ -1,4 +1,6 @@
-"""The order in which the requests of one model run. Plain values: no clock, no lock, no socket."""
+"""`Turns`: the order in which the requests of one model run. Plain values: no clock, no lock, no
+socket.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Items by number, from 1, without a gap; one that comes early waits for those before it.
+    """A queue that hands out numbered items in the order 1, 2, 3, without a gap: an item that
+    arrives early waits for the numbers before it.
 
-    An item without a number comes after those whose turn has come, in order of arrival.
+    An item without a number is queued behind all items that do not wait for a missing number.
     """
 
     def __init__(self) -> None:
@@ -21,7 +24,7 @@ class Turns(Generic[T]):
         self._next = 1
 
     def put(self, number: int | None, item: T) -> None:
-        """Takes an item; a number is given once only, or once more after it was skipped."""
+        """Queues an item. A number is used once only, or once more after it was skipped."""
         if number is None:
             self._ready.append(item)
             return
@@ -34,8 +37,8 @@ class Turns(Generic[T]):
         self._advance()
 
     def skip(self, number: int) -> None:
-        """Has nobody wait for a number whose request was refused. One that is in use stays as it
-        is.
+        """Marks a number as one that does not come, so that no item waits for it. A number that is
+        in use stays as it is.
         """
         if number >= self._next and number not in self._early:
             self._skipped.add(number)
@@ -48,29 +51,29 @@ class Turns(Generic[T]):
             self._next += 1
 
     def take(self) -> T | None:
-        """The item whose turn it is, or None."""
+        """Removes and returns the item whose turn it is, or returns None."""
         return self._ready.popleft() if self._ready else None
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing is here, and no number was ever taken."""
+        """Whether the queue is empty and no number was ever used."""
         return self._next == 1 and not self._ready and not self._early
 
     def is_awaited(self, number: int | None) -> bool:
-        """Whether items wait for this number."""
+        """Returns whether items wait for this number."""
         return number == self._next and bool(self._early)
 
     def waits_for(self, number: int | None) -> int | None:
-        """The number whose absence keeps the item with this number waiting, or None."""
+        """Returns the missing number that the item with this number waits for, or None."""
         return self._next if number in self._early else None
 
     def give_up(self, number: int) -> None:
-        """Takes out the item with this number, which waits for one that does not come; nobody waits
-        for it, either.
+        """Removes the item with this number, which waits for a missing number, and skips its own
+        number.
         """
         del self._early[number]
         self._skipped.add(number)
 
     def drop_early(self) -> list[T]:
-        """Takes out the items that wait for a number that has not come."""
+        """Removes and returns the items that wait for a missing number."""
         return [self._early.pop(number) for number in sorted(self._early)]

@@ -1,3 +1,1 @@
-"""The pages for people: what the server holds and does at `/`, the contract at `/docs`. Plain HTML,
-made here, with no script.
-"""
+"""The HTML pages of the server: its status at `/`, the contract at `/docs`. They use no scripts."""

@@ -1,5 +1,5 @@
-"""The contract's text: in an installed package a copy beside this module, in a checkout the file
-that it is copied from.
+"""The text of the contract. An installed package has a copy beside this module; a checkout has the
+original in `openapi/`.
 """
 
 from __future__ import annotations

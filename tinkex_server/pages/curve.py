@@ -1,4 +1,4 @@
-"""A loss curve as the points of an SVG path. Plain values."""
+"""`draw`: turns the losses of a run into an SVG path. Plain values."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from attrs import frozen
 from tinkex_server.store import StepRow
 
 WIDTH, HEIGHT = 600, 120
-_MARGIN = 4  # so that the line's ends are not cut
+_MARGIN = 4  # so that the ends of the line are not cut off
 
 
 @frozen
 class Curve:
-    """What is drawn, and what is written at it."""
+    """A loss curve with its labels."""
 
     path: str
-    """For `d` of an SVG path in a view of WIDTH by HEIGHT."""
+    """The attribute `d` of an SVG path in a view of WIDTH by HEIGHT."""
     end: tuple[float, float]
-    """Where the newest loss is."""
+    """The point of the newest loss."""
     low: float
     high: float
     first: int
@@ -29,7 +29,9 @@ class Curve:
 
 
 def draw(steps: Sequence[StepRow]) -> Curve | None:
-    """None where no loss is a number. One that is not breaks the line."""
+    """Returns the curve of these steps, or None if no loss is finite. A loss that is not finite
+    interrupts the line.
+    """
     losses = [
         step.loss if step.loss is not None and math.isfinite(step.loss) else None for step in steps
     ]
@@ -48,8 +50,8 @@ def draw(steps: Sequence[StepRow]) -> Curve | None:
 
 
 def _along(value: float, start: float, stop: float, length: int) -> float:
-    """Where a value is drawn on an axis from `start` to `stop`; in the middle of one that has no
-    length.
+    """Returns the position of a value on an axis from `start` to `stop`; the middle if both are
+    equal.
     """
     part = (value - start) / (stop - start) if start != stop else 0.5
     return round(_MARGIN + part * (length - 2 * _MARGIN), 1)

@@ -1,5 +1,5 @@
-"""The contract as what the page `/docs` shows: groups of operations, and schemas with their
-fields.
+"""`Reference`: the contract as the page `/docs` shows it, as groups of operations, and schemas with
+their fields.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 @frozen
 class Word:
-    """A part of a type's name, which is a schema's if it has one."""
+    """A part of a type's name, which links to a schema if it names one."""
 
     text: str
     schema: str | None = None
@@ -38,7 +38,7 @@ class Field:
     required: bool
     about: Markup
     place: str = ""
-    """Of a parameter: path, query, header."""
+    """The place of a parameter: path, query or header."""
 
 
 @frozen
@@ -51,7 +51,7 @@ class Schema:
 
 @frozen
 class Body:
-    """One form of a request's or an answer's body."""
+    """One encoding of a request's or an answer's body."""
 
     media_type: str
     type: Sequence[Word]
@@ -96,14 +96,12 @@ class Reference:
 
 @cache
 def reference() -> Reference:
-    """Reads the whole contract, the first time: for a worker thread."""
+    """Returns the contract's reference. The first call is slow: use a worker thread."""
     return read(yaml.load(contract_text(), yaml.CSafeLoader))
 
 
 def read(document: Mapping[str, Any]) -> Reference:
-    """A document of the contract's form: what is shared stands under `components`, each group of
-    operations is a tag.
-    """
+    """Returns the reference of an OpenAPI document whose operations are grouped by tags."""
     return _Reader(document).reference()
 
 
@@ -139,7 +137,7 @@ class _Reader:
 
     def _operation(self, path: str, method: str, fields: Mapping[str, Any]) -> Operation:
         answers = [
-            self._answer(status, self._found(answer))
+            self._answer(status, self._resolve(answer))
             for status, answer in fields["responses"].items()
         ]
         return Operation(
@@ -149,9 +147,9 @@ class _Reader:
             summary=fields["summary"],
             about=_html(fields.get("description", "")) + _notes(fields),
             parameters=[
-                _parameter(self._found(parameter)) for parameter in fields.get("parameters", ())
+                _parameter(self._resolve(parameter)) for parameter in fields.get("parameters", ())
             ],
-            bodies=self._bodies(self._found(fields.get("requestBody", {}))),
+            bodies=self._bodies(self._resolve(fields.get("requestBody", {}))),
             answers=[answer for answer in answers if answer.status < "4"],
             refusals=[answer for answer in answers if answer.status >= "4"],
         )
@@ -169,8 +167,8 @@ class _Reader:
         name = _schema_name(schema)
         return Body(media_type, _type(schema), None if name is None else self._schemas[name])
 
-    def _found(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What a reference to a shared part stands for."""
+    def _resolve(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the shared part that a `$ref` points to; other fields as they are."""
         if "$ref" not in fields:
             return fields
         part: Any = self._document
@@ -207,7 +205,7 @@ def _parameter(fields: Mapping[str, Any]) -> Field:
 
 
 def _type(schema: Mapping[str, Any]) -> Sequence[Word]:
-    """Its name in words: "list of Datum", "string or null"."""
+    """Returns a type's name in words, such as "list of Datum" or "string or null"."""
     if (name := _schema_name(schema)) is not None:
         return [Word(name, name)]
     if "oneOf" in schema:
@@ -238,10 +236,10 @@ def _schema_name(schema: Mapping[str, Any]) -> str | None:
 
 
 def _notes(fields: Mapping[str, Any]) -> Markup:
-    """What a schema, field or operation says of itself beside its description."""
-    said = [(label, fields[key]) for key, label in _NOTES.items() if key in fields]
+    """Returns the notes on a schema, field or operation beside its description."""
+    notes = [(label, fields[key]) for key, label in _NOTES.items() if key in fields]
     return Markup("").join(
-        Markup('<p class="soft">{}: {}</p>').format(label, _plain(value)) for label, value in said
+        Markup('<p class="soft">{}: {}</p>').format(label, _plain(value)) for label, value in notes
     )
 
 
@@ -259,9 +257,9 @@ _NOTES = {
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(_plain(part) for part in value)  # pyright: ignore[reportUnknownVariableType]  of any kind
+        return ", ".join(_plain(part) for part in value)  # pyright: ignore[reportUnknownVariableType]
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _html(text: str) -> Markup:
-    return Markup(_markdown.render(text))  # which escapes what it does not make itself
+    return Markup(_markdown.render(text))  # the renderer escapes HTML in the text

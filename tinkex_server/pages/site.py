@@ -1,4 +1,4 @@
-"""`make_site`: the pages as an application of their own, beside the API."""
+"""`make_site`: makes the ASGI application of the pages."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.errors import Refused
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
-from tinkex_server.pages.status import Disk, disk_of, engine_words, status
+from tinkex_server.pages.status import Disk, describe_engine, measure_disk, status
 from tinkex_server.pages.templates import render
 from tinkex_server.profiles import Profile
-from tinkex_server.routes.archives import archive_url
+from tinkex_server.rules.checkpoint_urls import archive_url
 from tinkex_server.state import ServerState
 from tinkex_server.wire.responses import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
+"""The age at which the measured size of the data folder is renewed."""
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors "
@@ -38,7 +39,7 @@ _HEADERS = {
 
 
 def make_site(state: ServerState, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
-    """`owner_of` tells whose a key is; None where no key is asked for."""
+    """Returns the application of the pages. `owner_of` is None for a server without keys."""
     site = _Site(state, profile, Logins(owner_of) if owner_of else None)
     return Starlette(
         routes=[
@@ -60,38 +61,40 @@ class _Site:
     _logins: Logins | None
     _started: float = field(factory=time.time)
     _disk: asyncio.Task[Disk] | None = None
-    _disk_asked_at: float = 0.0
+    _disk_measured_at: float = 0.0
 
     async def show_status(self, request: Request) -> Response:
         access = self._access(request)
         if access is None:
             return self._page(request, "login.html", 401, refused=False)
-        # the holder of one key among several is to learn nothing of the others' data
-        disk = None if self._logins else await self._disk_lately()
+        # with keys, the size of the folder would tell one owner about the data of others
+        disk = None if self._logins else await self._recent_disk()
         return self._page(
             request,
             "status.html",
             seen=status(self._state, access),
             disk=disk,
             models=list(self._state.base_models.values()),
-            engine=engine_words(self._state.engine.ready),
+            engine=describe_engine(self._state.engine.ready),
             profile=self._profile,
             started=self._started,
             now=time.time(),
         )
 
     async def download(self, request: Request) -> Response:
-        """Leads to a checkpoint's tar, by a signed URL: a browser sends no key with a link."""
+        """Redirects to a signed URL of a checkpoint's tar: a browser sends no key with a link."""
         access = self._access(request)
         if access is None:
             return RedirectResponse("/", 303)
         row = access.checkpoint(CheckpointPath(**request.path_params))
         return RedirectResponse(
-            archive_url(self._state, "", row.path, int(time.time()) + LIFETIME), 302, _HEADERS
+            archive_url(self._state.signer, "", row.path, int(time.time()) + LIFETIME),
+            302,
+            _HEADERS,
         )
 
     async def show_reference(self, request: Request) -> Response:
-        """The contract is no secret: it asks for no key."""
+        """Shows the contract, for which no key is needed."""
         return await asyncio.to_thread(
             lambda: self._page(request, "docs.html", contract=_reference())
         )
@@ -116,17 +119,17 @@ class _Site:
             self._logins.end(request, home)
         return home
 
-    async def _disk_lately(self) -> Disk:
-        """As it was a minute ago at most: of a data folder with many checkpoints it takes a second
-        of work to know.
+    async def _recent_disk(self) -> Disk:
+        """Returns the size of the data folder as it was a minute ago at most. To measure a folder
+        with many checkpoints takes about a second.
         """
-        if self._disk is None or time.monotonic() > self._disk_asked_at + _DISK_SECONDS:
-            self._disk = asyncio.create_task(asyncio.to_thread(disk_of, self._state.data_dir))
-            self._disk_asked_at = time.monotonic()
+        if self._disk is None or time.monotonic() > self._disk_measured_at + _DISK_SECONDS:
+            self._disk = asyncio.create_task(asyncio.to_thread(measure_disk, self._state.data_dir))
+            self._disk_measured_at = time.monotonic()
         return await asyncio.shield(self._disk)
 
     def _access(self, request: Request) -> Access | None:
-        """What the sender may see; None for a stranger."""
+        """Returns the access of the sender, or None if it is not logged in."""
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._state.store, owner)
 
@@ -146,7 +149,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _reference() -> object:
-    # here, since few look at it, and what it needs takes its time to import
+    # imported here: the page is rarely opened, and its imports are slow
     from tinkex_server.pages.reference import reference
 
     return reference()

@@ -1,4 +1,4 @@
-"""What the status page shows, as values."""
+"""The values that the status page shows."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.sizes import folder_size
-from tinkex_server.jobs.futures import Pending
+from tinkex_server.jobs.futures import PendingRequest
 from tinkex_server.pages.curve import Curve, draw
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery, SessionRow
 
 _LISTED = 20  # sessions, and runs
 _PENDING = 50
-_POINTS = 300  # of a curve
-_CHECKPOINTS = 5  # of a run
+_POINTS = 300  # for each curve
+_CHECKPOINTS = 5  # for each run
 
 
 @frozen
 class Run:
-    """A training run, with what came of it."""
+    """A training run with its losses and checkpoints."""
 
     row: ModelRow
     steps: int
     curve: Curve | None
     loss: float | None
-    """Of the newest step, per token."""
+    """The loss per token of the newest step."""
     checkpoints: Sequence[CheckpointRow]
-    """The newest."""
+    """The newest checkpoints."""
     checkpoints_in_all: int
 
 
 @frozen
 class Disk:
-    """The data folder, and what it takes and leaves, in bytes."""
+    """The data folder, with the bytes that it uses and those that are free."""
 
     folder: str
     used: int
@@ -47,25 +47,25 @@ class Disk:
 
 @frozen
 class Status:
-    """All that one caller may see; the newest of each kind first, and how many there are in all."""
+    """The data that one caller may see, newest first, with the total of each kind."""
 
     sessions: Sequence[SessionRow]
     runs: Sequence[Run]
     runs_in_all: int
-    pending: Sequence[Pending]
+    pending: Sequence[PendingRequest]
     pending_in_all: int
     checkpoints_size: int
 
 
-def engine_words(ready: Future[str]) -> str:
-    """What computes; or that it has yet to start, or why it could not."""
+def describe_engine(ready: Future[str]) -> str:
+    """Describes the engine: what it runs on, that it is starting, or why it could not start."""
     if not ready.done():
-        return "is starting; what is asked of it waits"
+        return "is starting; requests wait for it"
     return str(ready.exception() or ready.result())
 
 
-def disk_of(folder: Path) -> Disk:
-    """For a worker thread: it may take a while."""
+def measure_disk(folder: Path) -> Disk:
+    """Measures the data folder. This may take a while, and belongs in a worker thread."""
     return Disk(str(folder), folder_size(folder), shutil.disk_usage(folder).free)
 
 

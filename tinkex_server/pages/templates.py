@@ -1,4 +1,4 @@
-"""The pages' templates. Whatever stands in them is escaped, whoever chose it."""
+"""`render`: fills the templates of the pages. All values are escaped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _download(path: CheckpointPath) -> str:
 
 @cache
 def _environment() -> Environment:
-    # here, since a server in a test shows no page
+    # imported here: most servers in tests show no page
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

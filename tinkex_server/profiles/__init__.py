@@ -1,8 +1,7 @@
-"""The kinds of Tinker server that the embedded server can look like on the wire, for tests of
-clients.
+"""Imitations of other Tinker servers on the wire, for tests of clients.
 
-`table.py` has one `Profile` for each; `edge.py` puts it between the network and the embedded
-server's own application.
+`table.py` has one `Profile` for each kind of server. `middleware.py` applies a profile between the
+network and the embedded server's own application.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ __all__ = ["PROFILES", "TINKEX", "Profile", "UnknownProfile", "find_profile"]
 
 
 class UnknownProfile(ValueError):
-    """There is no profile of that name."""
+    """The name is not that of a profile."""
 
 
 def find_profile(name: str) -> Profile:
-    """Raises `UnknownProfile`, with the names that there are."""
+    """Returns a profile by its name. Raises `UnknownProfile`, with all names."""
     if name not in PROFILES:
-        raise UnknownProfile(f"unknown profile {name!r}; there are {', '.join(PROFILES)}")
+        raise UnknownProfile(f"unknown profile {name!r}; the profiles are {', '.join(PROFILES)}")
     return PROFILES[name]

@@ -1,4 +1,4 @@
-"""Paths of checkpoints as other servers write them, both ways."""
+"""`PathForms`: translates checkpoint paths from the form of another server, and back."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _KEYS = ("path", "tinker_path", "model_path", "checkpoint_path")
 
 @frozen(kw_only=True)
 class PathForms:
-    """Forms for `str.format`, of `{data_dir}`, `{run_id}` and `{name}`."""
+    """The forms of a server's paths: formats with `{data_dir}`, `{run_id}` and `{name}`."""
 
     weights: str = f"tinker://{{run_id}}/{WEIGHTS}/{{name}}"
     sampler: str = f"tinker://{{run_id}}/{SAMPLER_WEIGHTS}/{{name}}"
 
     def outward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
-        """An answer with all paths in it written so."""
+        """Returns an answer with all its paths in these forms."""
         return _walk(body, partial(self._write, data_dir=data_dir))
 
     def inward(self, body: dict[str, Any], data_dir: Path) -> dict[str, Any]:
-        """A request's fields with the paths in it as the embedded server has them. Raises `Refused`
+        """Returns a request's fields with the paths in the embedded server's form. Raises `Refused`
         for paths of another form.
         """
         paths_of = {

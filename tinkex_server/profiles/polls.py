@@ -1,4 +1,4 @@
-"""Promises and polls as a profile has them: its ids, its "not yet", its failures, its results."""
+"""`Polls`: answers polls as a profile's server does: "not yet", failures and results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import orjson
 from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, malformed, not_found
-from tinkex_server.jobs.futures import Outcome
+from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.profiles.profile import Profile
-from tinkex_server.profiles.results import shaped
+from tinkex_server.profiles.results import shape_result
 from tinkex_server.profiles.templates import Reply
 from tinkex_server.state import ServerState
 from tinkex_server.wire import protobuf
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.responses import json_response
-from tinkex_server.wire.translate import encode
 
 _LONG = 60.0  # seconds
-_PATH_RESULTS = frozenset({"save_weights", "save_weights_for_sampler", "load_weights"})
+_RESULTS_WITH_PATHS = frozenset({"save_weights", "save_weights_for_sampler", "load_weights"})
 
 
 def respond(reply: Reply) -> Response:
+    """Returns a reply as text or as JSON."""
     if isinstance(reply.body, str):
         return PlainTextResponse(reply.body, reply.status, reply.headers)
     return json_response(reply.status, reply.body, reply.headers)
@@ -33,34 +34,34 @@ def respond(reply: Reply) -> Response:
 
 @define(eq=False)
 class Polls:
-    """The futures of a server as its clients see them."""
+    """The futures of an imitated server."""
 
     state: ServerState
     profile: Profile
-    _foretold: dict[str, Reply] = field(factory=dict[str, Reply])
+    _known: dict[str, Reply] = field(factory=dict[str, Reply])
     _aliases: dict[str, str] = field(factory=dict[str, str])
     _delivered_at: dict[str, float] = field(factory=dict[str, float])
 
     @property
-    def _all(self) -> Access:
+    def _access(self) -> Access:
         return Access(self.state.store, None)
 
-    def foretell(self, reply: Reply) -> str:
-        """The request id of a future whose answer is known."""
+    def add_known(self, reply: Reply) -> str:
+        """Adds a future whose reply is already known; returns its request id."""
         request_id = self.state.ids.new_request()
-        self._foretold[request_id] = reply
+        self._known[request_id] = reply
         return request_id
 
     def alias(self, given_out: str, request_id: str) -> None:
-        """Makes an id that was given out stand for a request's own."""
+        """Makes the id that the client got stand for the request's own."""
         self._aliases[given_out] = request_id
 
     async def poll(self, fields: Mapping[str, Any], accept: str) -> Response:
-        """Raises `Refused` for an unknown id, on servers that refuse it."""
+        """Answers one poll. Raises `Refused` for an unknown id, on servers that refuse it."""
         given = fields.get("request_id")
         if not isinstance(given, str):
             raise malformed("request_id", message="must be a string")
-        if reply := self._foretold.get(given):
+        if reply := self._known.get(given):
             return respond(reply)
         request_id = self._aliases.get(given, given)
         if self._is_forgotten(request_id):
@@ -68,29 +69,28 @@ class Polls:
         row = self.state.store.futures.get(request_id)
         if row is None:
             return await self._unknown(given)
-        outcome = await self.state.futures.wait(request_id, self._all)
-        if outcome.status == 408 or (row.state == "pending" and self.profile.pending_once_more):
-            return self._pending(given, outcome)
-        return self._ended(request_id, outcome, fields, accept)
+        answer = await self.state.futures.wait(request_id, self._access)
+        if answer.status == 408 or (row.state == "pending" and self.profile.pending_once_more):
+            return self._pending(given, answer)
+        return self._ended(request_id, answer, fields, accept)
 
-    async def work_out(self, request_id: str) -> Reply | None:
-        """Returns when the work is done: the failure, if it is one."""
-        outcome = await self._done(request_id)
-        return None if outcome.result_of else self._failure(outcome)
+    async def wait_for_failure(self, request_id: str) -> Reply | None:
+        """Waits until the work is done; returns its failure, if it failed."""
+        answer = await self._wait(request_id)
+        return None if answer.result_of else self._failure(answer)
 
-    async def worked_out(self, request_id: str) -> dict[str, Any]:
-        """The fields of a result, when it is there. Raises `Refused` for a failure."""
-        outcome = await self._done(request_id)
-        if outcome.result_of is None:
-            raise Refused(400, orjson.loads(outcome.body)["error"])
-        return protobuf.result_fields(outcome.result_of, outcome.body)
+    async def wait_for_result(self, request_id: str) -> dict[str, Any]:
+        """Waits for a result, and returns its fields. Raises `Refused` for a failure."""
+        answer = await self._wait(request_id)
+        if answer.result_of is None:
+            raise Refused(400, orjson.loads(answer.body)["error"])
+        return protobuf.result_fields(answer.result_of, answer.body)
 
-    async def _done(self, request_id: str) -> Outcome:
-        while (
-            outcome := await self.state.futures.wait(request_id, self._all, hold=_LONG)
-        ).status == 408:
-            pass
-        return outcome
+    async def _wait(self, request_id: str) -> PollAnswer:
+        while True:
+            answer = await self.state.futures.wait(request_id, self._access, hold=_LONG)
+            if answer.status != 408:
+                return answer
 
     def _is_forgotten(self, request_id: str) -> bool:
         kept, at = self.profile.kept_after_delivery, self._delivered_at.get(request_id)
@@ -101,26 +101,26 @@ class Polls:
             raise not_found("Future not found")
         if isinstance(self.profile.unknown, Reply):
             return respond(self.profile.unknown.filled({"request_id": request_id}))
-        await self.state.futures.hold()
+        await self.state.futures.wait_in_vain()
         return self._pending(request_id, None)
 
-    def _pending(self, request_id: str, outcome: Outcome | None) -> Response:
+    def _pending(self, request_id: str, answer: PollAnswer | None) -> Response:
         reply = self.profile.pending
         if reply is not None:
             return respond(reply.filled({"request_id": request_id}))
-        if outcome is not None:
-            return Response(outcome.body, outcome.status, media_type=outcome.media_type)
+        if answer is not None:
+            return Response(answer.body, answer.status, media_type=answer.media_type)
         return json_response(
             408, {"type": "try_again", "request_id": request_id, "queue_state": "active"}
         )
 
     def _ended(
-        self, request_id: str, outcome: Outcome, fields: Mapping[str, Any], accept: str
+        self, request_id: str, answer: PollAnswer, fields: Mapping[str, Any], accept: str
     ) -> Response:
-        if outcome.result_of is None:
-            response = respond(self._failure(outcome))
+        if answer.result_of is None:
+            response = respond(self._failure(answer))
         else:
-            response = self._result(outcome.result_of, outcome.body, accept)
+            response = self._result(answer.result_of, answer.body, accept)
             limit = self.profile.metadata_above
             if (
                 limit is not None
@@ -134,14 +134,14 @@ class Polls:
         self._delivered_at.setdefault(request_id, time.monotonic())
         return response
 
-    def _failure(self, outcome: Outcome) -> Reply:
-        failure = orjson.loads(outcome.body)
+    def _failure(self, answer: PollAnswer) -> Reply:
+        failure = orjson.loads(answer.body)
         reply = self.profile.failed.get(failure["category"]) or self.profile.failed.get("user")
-        return reply.filled(failure) if reply else Reply(outcome.status, failure)
+        return reply.filled(failure) if reply else Reply(answer.status, failure)
 
     def _result(self, kind: str, body: bytes, accept: str) -> Response:
-        result = shaped(self.profile, kind, protobuf.result_fields(kind, body))
-        if kind in _PATH_RESULTS:
+        result = shape_result(self.profile, kind, protobuf.result_fields(kind, body))
+        if kind in _RESULTS_WITH_PATHS:
             result = self.profile.paths.outward(result, self.state.data_dir)
         message = protobuf.write_result(kind, result) if self._wants_protobuf(accept) else None
         if message is None:

@@ -1,6 +1,6 @@
-"""The request side of a profile: what is refused, and what the fields become. Plain functions.
+"""The checks and the changes of a request's fields under a profile. Plain functions.
 
-They raise `Refused`. The fields are a body's own, just read, and are changed in place.
+They raise `Refused`. `adapt` changes the fields of a body in place.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _FIRST_SEEN: Mapping[str, Mapping[str, tuple[int, int]]] = {
     },
     "retrieve_future": {"allow_metadata_only": (0, 16)},
 }
-"""Releases of the official client that first had a field; those not named are as old as their
-request.
+"""The releases of the official client that first sent a field. A field that is not listed is as old
+as its request.
 
 Source: openapi/tinker.yaml, x-tinker-first-seen.
 """
@@ -61,7 +61,7 @@ _POLICY_INPUTS = {"target_tokens", "logprobs", "advantages", "weights"}
 
 
 def check(profile: Profile, operation: str, fields: Fields) -> None:
-    """Refuses what the server refuses of a body."""
+    """Raises `Refused` for a body that the profile's server refuses."""
     if profile.bodies.release:
         _check_strictly(operation, fields, profile.bodies.release)
     for rule in profile.rules:
@@ -74,7 +74,7 @@ def check(profile: Profile, operation: str, fields: Fields) -> None:
 
 
 def adapt(profile: Profile, operation: str, fields: Fields) -> None:
-    """Turns a body into what the embedded server does for it."""
+    """Turns a body into one that has the embedded server act as the profile's server."""
     if edits := profile.edits.get(operation):
         for path, value in edits.defaults.items():
             if look_up(fields, path) is None:

@@ -1,4 +1,4 @@
-"""What becomes of a result under a profile. Plain functions."""
+"""The changes of a result under a profile. Plain functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tinkex_server.profiles.templates import look_up, mapping_at
 _LOSSES = ("forward_backward", "forward")
 
 
-def shaped(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any]:
-    """The result of this kind of request as this server writes it."""
+def shape_result(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Returns the result of this kind of request as the profile's server writes it."""
     derived: Mapping[str, float | None] = _derived(result) if kind in _LOSSES else {}
     if kind == "forward" and profile.batches.padded_forward:
         _pad(result["loss_fn_outputs"])
@@ -23,7 +23,7 @@ def shaped(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any
 
 
 def _derived(result: Mapping[str, Any]) -> Mapping[str, float | None]:
-    """The loss that the engine summed up, and other figures that servers make of it."""
+    """Returns the sum of the loss, and its mean over the tokens."""
     total = look_up(result, "metrics.loss:sum")
     logprobs = (look_up(output, "logprobs.data") for output in result["loss_fn_outputs"])
     tokens = sum(len(values) for values in logprobs if values is not None)
@@ -31,7 +31,7 @@ def _derived(result: Mapping[str, Any]) -> Mapping[str, float | None]:
 
 
 def _pad(outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Makes the logprobs of each as many as the longest has."""
+    """Pads the logprobs of each output with 0 to the length of the longest."""
     tensors = [tensor for output in outputs if (tensor := mapping_at(output, "logprobs"))]
     longest = max((len(tensor["data"]) for tensor in tensors), default=0)
     for tensor in tensors:

@@ -1,8 +1,8 @@
-"""The table of profiles. Each says what was observed of that server: read in its source, or
-measured (m) as it ran.
+"""The table of profiles. Each states what was observed of a server: read in its source, or measured
+(m) as it ran.
 
-It is the server's side alone: the client has a table of its own, so that no mistake is on both
-sides. What is not known of a server is left as the embedded server does it.
+The table is independent of the client's table of dialects, so that a mistake in one shows against
+the other. Where nothing is known of a server, its profile behaves as the embedded server does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tinkex_server.profiles.profile import (
 )
 from tinkex_server.profiles.templates import Each, Ref, Reply, also, only
 
-# ---- what several of them have ----
+# ---- common to several servers ----
 
 _FINISH = "POST sessions/{session_id}/finish"
 _SESSIONS = "GET sessions", "GET sessions/{session_id}"
@@ -71,12 +71,12 @@ _TIMED_OUT = Reply(408, {"detail": "Timeout waiting for result"})
 
 
 def _losses(*names: str) -> Mapping[str, Loss]:
-    """Losses that are the engine's own, by its names."""
+    """Returns losses that have the engine's names on the wire."""
     return {name: Loss(name=name) for name in names}
 
 
 def _failed(user: str, server: str) -> Mapping[str, Reply]:
-    """Failures as 200 with these categories."""
+    """Returns answers to failures: 200, with these categories."""
     return {
         "user": Reply(200, {"error": Ref("error"), "category": user}),
         "server": Reply(200, {"error": Ref("error"), "category": server}),
@@ -99,10 +99,10 @@ _WITHOUT_OPTIMIZER = Edits(defaults={"optimizer": False})
 HOSTED = Profile(
     name="hosted",
     about="The service of Thinking Machines, as its client 0.38 needs it",
-    # gone from the client since 0.25, 0.26 and 0.36
+    # the client dropped these in 0.25, 0.26 and 0.36
     missing=_routes("POST forward", "POST unload_model", _ARCHIVES),
     auth=Auth(),
-    # the client sends nothing else; the status of a refusal is not known
+    # the client sends nothing else; the status of a refusal is unknown
     bodies=Bodies(json=False, zstd=True),
     replies={
         "client/config": Reply(
@@ -121,7 +121,7 @@ HOSTED = Profile(
     pending=Reply(408, _TRY_AGAIN_STATE),
     failed=_failed("user", "server"),
     results_as="protobuf",
-    metadata_above=1_000_000,  # that large results are announced is known, not from where on
+    metadata_above=1_000_000,  # the threshold is a guess
     shapes={"get_info": also(optimizer_config={"type": "adamw"})},
     # "not permitted with seq_id N"; a model is made by load_weights
     loading=Loading(first_request_only=True),
@@ -210,7 +210,7 @@ SKYRL_0_3 = Profile(
     bodies=Bodies(protobuf=False, other="unhandled"),
     replies={"client/config": Reply(200, {"pjwt_auth_enabled": False})},
     ids=_SKYRL_IDS,
-    # the field is dropped: what comes twice is applied twice
+    # seq_id is dropped: a repeated request is applied twice
     seq_ids=_IGNORED,
     sample_repeats=False,
     creates_anew=True,
@@ -218,7 +218,7 @@ SKYRL_0_3 = Profile(
     sample_sequence_ids=False,
     hold=300.0,
     pending=_TIMED_OUT,
-    # a failure that nobody wrote down
+    # a failure without a message
     failed={"user": _FAILED_400, "server": Reply(500, {"detail": "Unknown error"})},
     shapes=_SKYRL_SHAPES,
     # its JAX state gives no metrics
@@ -236,7 +236,7 @@ SKYRL_0_3 = Profile(
         flat="shapes dropped",
     ),
     sampling=Sampling(prompt_logprobs="without the first"),
-    # into a model alone, and always with the optimizer's state
+    # only into an existing model, and always with the optimizer's state
     edits={"load_weights": Edits(forced={"optimizer": True})},
     loading=Loading(by_session=False),
     bare_archives=True,
@@ -250,8 +250,8 @@ SKYRL = Profile(
     bodies=Bodies(zstd=True),
     replies={"client/config": Reply(200, {"pjwt_auth_enabled": False})},
     ids=_SKYRL_IDS,
-    # the same body gives the same request, another body 409; it runs as it comes, whatever its
-    # number
+    # a repeat with the same body gets the same request, with another body 409; requests run in the
+    # order of arrival, whatever their numbers
     seq_ids=SeqIds(turn="on arrival", conflict_status=409),
     promise=_SKYRL_PROMISE,
     sample_sequence_ids=False,
@@ -292,8 +292,7 @@ SKYRL_0_4 = evolve(
     about="NovaSky-AI/SkyRL, release 0.4.0 of skyrl.tinker",
     missing=_SKYRL_MISSING | {"POST forward"},
     bodies=Bodies(json=False, zstd=True),  # JSON is 415
-    # its own words for "no such thing" at a route outside the API are its sign; which ones is not
-    # known
+    # clients recognize it by a 404 outside the API with a text of its own; the text is a guess
     replies={
         **SKYRL.replies,
         "/profiling_status": Reply(404, {"detail": "no profiling is under way"}),
@@ -337,9 +336,9 @@ OPEN_RL_OLD = Profile(
     | _routes("POST forward", "POST weights_info", "GET samplers/{sampler_id}"),
     bodies=Bodies(protobuf=False, other="unhandled"),
     replies={"client/config": _OPEN_RL_FLAGS},
-    # every session is that one (m)
+    # all sessions have this id (m)
     ids=Ids(session="sess-real-123", model="{digest}", request="{uuid}"),
-    seq_ids=_IGNORED,  # the same number twice gives two gradients (m)
+    seq_ids=_IGNORED,  # a repeat adds its gradient again (m)
     sample_repeats=False,
     creates_anew=True,
     sample_sequence_ids=False,
@@ -417,7 +416,7 @@ TUFT = Profile(
         wrong=403, open_to_all=frozenset({"healthz", "client/config", "get_server_capabilities"})
     ),
     bodies=Bodies(json=False, zstd=True, most_bytes=64 << 20, release=(0, 25)),  # JSON is 415 (m)
-    # the official client's own defaults, all of them (m)
+    # the defaults of the official client (m)
     replies={
         "client/config": Reply(
             200,
@@ -429,7 +428,7 @@ TUFT = Profile(
                 "parallel_fwdbwd_chunks": False,
             },
         ),
-        # a file of its own disk (m)
+        # a file on its own disk (m)
         f"{_CHECKPOINT}/archive": Reply(
             302, "", {"location": "file:///srv/tuft/checkpoints/archive.tar.gz"}
         ),
@@ -444,7 +443,8 @@ TUFT = Profile(
         _CHECKPOINT: 204,
     },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{uuid}"),
-    # 409 "expected N, got M" as it runs; a failed step does not count; no number, no check (m)
+    # 409 "expected N, got M" when the request runs; failed steps do not count, and requests without
+    # a number are not checked (m)
     seq_ids=SeqIds(repeats=False, turn="on arrival, refused out of turn"),
     sample_sequence_ids=False,
     refuses_late=frozenset({404}),
@@ -480,7 +480,7 @@ _CLOUD_MISSING = _routes(
     _TTL,
     _ARCHIVES,
 )
-# on training operations no key is asked for
+# training operations need no key
 _CLOUD_AUTH = Auth(open_to_all=frozenset({*NUMBERED, "healthz"}))  # a bearer token is 401 (m)
 _CLOUD_ERROR = {"error": Ref("detail"), "status_code": Ref("status"), "path": Ref("path")}  # (m)
 _CLOUD_RULES = (
@@ -498,7 +498,7 @@ _CLOUD_SAMPLE = Edits(
 _CLOUD_CREATED = also(
     base_model=Ref("sent.base_model"), lora_config=Ref("sent.lora_config"), status="created"
 )
-# LoRA or not (m)
+# whatever the model is (m)
 _CLOUD_INFO = {
     "get_info": also(is_lora=False, lora_rank=None),
     "weights_info": also(lora_rank=None),
@@ -567,7 +567,7 @@ TINKER_CLOUD = Profile(
     ids=Ids(
         session="{uuid}", model="model_{digest}", sampler="sampler_{digest}", request="req_{hex}"
     ),
-    # a number is no more than a name: requests run in the order of submission
+    # numbers have no meaning: requests run in the order of arrival
     seq_ids=_IGNORED,
     hold=30.0,
     pending=Reply(
@@ -607,7 +607,7 @@ TWINKLE = Profile(
         _TTL,
         _ARCHIVES,
     ),
-    # behind Ray's proxy: an error is JSON, the connection stays, and each answer has an
+    # behind Ray's proxy: errors are JSON and keep the connection open, and each answer has an
     # x-request-id (m)
     request_ids=True,
     bodies=Bodies(protobuf=False, other=500, release=(0, 16)),
@@ -631,10 +631,9 @@ TWINKLE = Profile(
     batches=Batches(
         losses={
             "cross_entropy": _CROSS_ENTROPY,
-            # it is clipped at 0.8 and 1.2
+            # clipped at 0.8 and 1.2
             "importance_sampling": Loss(name="ppo", settings=False),
-            # whatever else the types of 0.16 let through is trained as cross-entropy, without a
-            # word
+            # the other losses that the types of 0.16 allow are silently trained as cross-entropy
             "ppo": _CROSS_ENTROPY,
             "cispo": _CROSS_ENTROPY,
             "dro": _CROSS_ENTROPY,
@@ -679,7 +678,7 @@ MILES = Profile(
     bodies=Bodies(zstd=True, release=(0, 29)),
     replies={"client/config": Reply(200, {}), "client/dynamic_config": Reply(200, {})},
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="req_{hex}"),
-    # ordered, idempotent, from 1: the contract's rule
+    # seq_ids: ordered, idempotent, from 1, as in the contract
     hold=30.0,
     pending=Reply(200, _TRY_AGAIN_STATE),
     failed=_failed("user", "server"),
@@ -745,7 +744,7 @@ SPINDLE = Profile(
 XORL = Profile(
     name="xorl",
     about="togethercomputer/xorl, August 2026",
-    # samples are drawn from an SGLang server of its own
+    # sampling is done by a separate SGLang server
     missing=_routes(
         _SINCE_28,
         _SESSIONS,
@@ -782,7 +781,7 @@ XORL = Profile(
             "causallm_loss": _CROSS_ENTROPY,
             "policy_loss": Loss(name="ppo"),
             **_losses("cispo"),
-            # what stands in for them here has the same inputs
+            # stand-ins with the same inputs
             "drgrpo": Loss(name="ppo"),
             "opd_loss": Loss(name="importance_sampling", settings=False),
         }
@@ -838,7 +837,7 @@ VERL = Profile(
     batches=Batches(
         losses={
             **_losses("cross_entropy", "importance_sampling", "ppo", "cispo", "dro"),
-            # which one is set where the server is started; this one stands in for it here
+            # the loss is set when the server is started; this is a stand-in
             "custom_from_config": Loss(name="importance_sampling", settings=False),
         }
     ),
@@ -882,7 +881,7 @@ ARCTIC = Profile(
 
 # ---- hatchery ----
 
-_UNTIMED = Each(
+_CHECKPOINTS_WITHOUT_TIME = Each(
     "checkpoints",
     {
         "time": None,
@@ -915,7 +914,7 @@ HATCHERY = Profile(
     bodies=Bodies(protobuf=False, other="unhandled"),  # the 500 is measured
     replies={
         "client/config": Reply(200, {"default_poll_interval_ms": 1000, "max_batch_size": 1024}),
-        # by other names, and not the model that is loaded (m)
+        # other field names, and another model than the one that is loaded (m)
         "get_server_capabilities": Reply(
             200,
             {
@@ -926,19 +925,19 @@ HATCHERY = Profile(
         ),
     },
     ids=Ids(session="{uuid}", model="{digest}", sampler="{digest}", request="{uuid}"),
-    # the job is queued before the table of known requests is asked: the first one's id, and the
-    # work once more (m)
+    # a repeat is queued before the table of known requests is consulted: it gets the first id, but
+    # the work is done again (m)
     seq_ids=SeqIds(repeats=False, turn="on arrival"),
     repeats_by_id_alone=True,
     promise=also(operation=Ref("operation")),
     sample_sequence_ids=False,
-    # a promise where others answer the session (m)
+    # a promise where others answer with the session (m)
     promised={
         "create_sampling_session": only(
             type="create_sampling_session", sampling_session_id=Ref("sampling_session_id")
         )
     },
-    hold=120.0,  # to the limit of the job
+    hold=120.0,  # the time limit of the job
     pending=Reply(200, _TRY_AGAIN_STATE),
     failed={
         "user": Reply(
@@ -948,7 +947,9 @@ HATCHERY = Profile(
     shapes={
         "weights_info": also(lora_alpha=32, target_modules=["q_proj", "v_proj"]),
         "unload_model": only(model_id=Ref("sent.model_id"), status="unloaded"),  # (m)
-        _RUNS[2].removeprefix("GET "): only(checkpoints=_UNTIMED, cursor=None),  # (m)
+        _RUNS[2].removeprefix("GET "): only(
+            checkpoints=_CHECKPOINTS_WITHOUT_TIME, cursor=None
+        ),  # (m)
     },
     results={
         "forward_backward": also(metrics={"loss:mean": Ref("derived.loss_mean"), "step": 0}),
@@ -960,8 +961,7 @@ HATCHERY = Profile(
         Rule(operations=("unload_model",), field="model_id", status=422, needed=True),
         Rule(operations=("asample",), field="sampling_params.top_k", status=422, most=1000),  # (m)
     ),
-    # refused at the POST (m)
-    # (m)
+    # other losses are refused by the POST; a loss is a mean over its request (m)
     batches=Batches(
         losses=_losses("cross_entropy", "importance_sampling", "ppo", "cispo"), means=True
     ),
@@ -1008,7 +1008,7 @@ MLX_TINKER = Profile(
 
 # ---- the embedded server itself ----
 
-TINKEX = Profile(name="tinkex", about="The embedded server of tinkex, as it is")
+TINKEX = Profile(name="tinkex", about="The embedded server of tinkex itself")
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile

@@ -1,4 +1,4 @@
-"""Answers as plain data: what stands where, with `Ref` for what is only known when the answer is
+"""Templates of answers as plain data, with `Ref` for values that are known only when the answer is
 given.
 """
 
@@ -14,58 +14,60 @@ Values: TypeAlias = Mapping[str, Any]
 
 @frozen
 class Ref:
-    """Stands for the value at a path of keys, joined by dots, or at another path; null where there
-    is none.
-    """
+    """A placeholder for the value at a path of keys, joined by dots."""
 
     path: str
     otherwise: str = ""
+    """A second path, for when there is nothing at the first. If that fails too, the value is null.
+    """
 
 
 @frozen
 class Each:
-    """Stands for the items of the list at a path, each made by a template that refers to the item's
-    own fields.
-    """
+    """A placeholder for the list at a path, with each item filled into a template."""
 
     path: str
     template: Mapping[str, Any]
+    """The template of one item, whose references are to the item's fields."""
 
 
 @frozen
 class Reply:
-    """A whole answer. Its body may be text."""
+    """A whole answer, with a JSON body or a text."""
 
     status: int
     body: Mapping[str, Any] | str
     headers: Mapping[str, str] = field(factory=dict[str, str])
 
     def filled(self, values: Values) -> Reply:
+        """Returns the reply with its references resolved."""
         return self if isinstance(self.body, str) else evolve(self, body=fill(self.body, values))
 
 
 @frozen
 class Shape:
-    """What an answer's fields become: these, after those that it has already unless `only`."""
+    """A change of an answer: these fields are added to it, or replace all others if `only`."""
 
     fields: Mapping[str, Any]
     only: bool = False
 
     def of(self, answer: Values, **more: Any) -> dict[str, Any]:
-        """References are to the answer's own fields, and to `more`."""
+        """Returns the changed answer. References are to the answer's own fields and to `more`."""
         return {**({} if self.only else answer), **fill(self.fields, {**more, **answer})}
 
 
 def also(**fields: Any) -> Shape:
+    """Returns a shape that adds these fields."""
     return Shape(fields)
 
 
 def only(**fields: Any) -> Shape:
+    """Returns a shape that replaces all fields by these."""
     return Shape(fields, only=True)
 
 
 def fill(template: Any, values: Values) -> Any:
-    """The template with its references resolved."""
+    """Returns a template with its references resolved."""
     if isinstance(template, Ref):
         found = look_up(values, template.path)
         return (
@@ -81,19 +83,19 @@ def fill(template: Any, values: Values) -> Any:
 
 
 def mapping_at(values: Any, path: str) -> dict[str, Any] | None:
-    """The object that is at the path, or None."""
+    """Returns the object at the path, or None."""
     value = look_up(values, path)
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def list_at(values: Any, path: str) -> list[Any]:
-    """The list that is at the path, or an empty one."""
+    """Returns the list at the path, or an empty one."""
     value = look_up(values, path)
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def look_up(values: Any, path: str) -> Any:
-    """What is at the path, or None."""
+    """Returns the value at the path, or None."""
     for key in path.split("."):
         if not isinstance(values, Mapping):
             return None

@@ -1,4 +1,4 @@
-"""The files of saved weights, to be fetched by signed URLs: one by one, or all as a tar."""
+"""Downloads of checkpoints by signed URLs: single files, or all files as a tar."""
 
 from __future__ import annotations
 
@@ -13,49 +13,44 @@ from typing import Any
 from starlette.responses import RedirectResponse, Response
 from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 
-from tinkex_server.access.signed_urls import LIFETIME, signed_url
-from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
+from tinkex_server.access.signed_urls import LIFETIME
+from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS
 from tinkex_server.data_dir import digests
 from tinkex_server.errors import bad_request, not_found
-from tinkex_server.routes.checkpoints import CHECKPOINT, path_of
-from tinkex_server.routes.endpoint import Call, get
-from tinkex_server.routes.formatting import moment
+from tinkex_server.routes.support.checkpoints import path_of
+from tinkex_server.routes.support.endpoint import Call, get
+from tinkex_server.routes.support.formatting import moment
+from tinkex_server.rules.checkpoint_urls import CHECKPOINT, archive_url, file_url
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.content import Content, files_of, of_file, of_folder
 from tinkex_server.wire.downloads import answer, describe
 from tinkex_server.wire.responses import json_response
-from tinkex_server.wire.scope import PREFIX
 
 _PATIENCE = 5.0
-"""Seconds that a request waits for a tar to be made ready; then it is asked to come again."""
+"""Seconds that a request waits while its tar is prepared; then the client is told to retry."""
 _FILE = f"{CHECKPOINT}/files/{{file}}"
 
 
 async def archive(state: ServerState, call: Call[None]) -> Response:
-    """Leads to the tar. One that is not ready soon is 503, and goes on being made ready."""
+    """Redirects to the tar. The answer is 503 as long as the tar is not ready."""
     row = call.access.checkpoint(path_of(call))
     try:
         async with asyncio.timeout(_PATIENCE):
             await state.downloads.get(*_tar(state, row))
     except TimeoutError:
         response = json_response(
-            503, {"detail": f"the archive of {row.path} is being made; ask again"}
+            503, {"detail": f"the archive of {row.path} is being prepared; try again"}
         )
         response.headers["Retry-After"] = "2"
         return response
     expires = int(time.time()) + LIFETIME
-    url = archive_url(state, call.origin, row.path, expires)
+    url = archive_url(state.signer, call.origin, row.path, expires)
     return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
 
 
-def archive_url(state: ServerState, origin: str, path: CheckpointPath, expires: int) -> str:
-    """For whoever may read the checkpoint, to fetch its tar without a key."""
-    return signed_url(state.signer, origin, f"{_url_path(path)}/download", expires)
-
-
 async def download(state: ServerState, call: Call[None]) -> Response:
-    """By a signed URL, or by a key that may read the checkpoint."""
+    """Sends the tar, to a signed URL or to a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
     return await _send(state, call, *_tar(state, row), "application/x-tar", f"{row.path.name}.tar")
 
@@ -63,19 +58,19 @@ async def download(state: ServerState, call: Call[None]) -> Response:
 async def external_weights_urls(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.checkpoint(path_of(call))
     if row.path.kind != EXTERNAL_WEIGHTS:
-        raise bad_request(f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; get its archive")
+        raise bad_request(
+            f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; download its archive instead"
+        )
     urls, expires = SignedUrls(), int(time.time()) + LIFETIME
     folder = _folder(state, row)
     digests.check_there(folder)
     for file in files_of(folder):
-        urls[file.name] = signed_url(
-            state.signer, call.origin, f"{_url_path(row.path)}/files/{file.name}", expires
-        )
+        urls[file.name] = file_url(state.signer, call.origin, row.path, file.name, expires)
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
 
 
 async def download_file(state: ServerState, call: Call[None]) -> Response:
-    """By a signed URL, or by a key that may read the checkpoint."""
+    """Sends one file, to a signed URL or to a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
     folder = _folder(state, row)
     files = {file.name: file for file in files_of(folder)}
@@ -102,21 +97,23 @@ async def _send(
 
 
 def _tar(state: ServerState, row: CheckpointRow) -> tuple[object, partial[Content]]:
-    """The key of its download, and what plans it."""
+    """Returns the key under which the download is cached, and a function that plans it."""
     folder = _folder(state, row)
     return (folder, row.created_at), partial(_checked_folder, folder, row.created_at)
 
 
 def _checked_folder(folder: Path, modified: float, *, whole: bool = True) -> Content:
-    """Raises `InvalidRequest` for files that are not as they were saved; unless `whole`, for those
-    that are missing.
+    """Returns a folder's files as one tar.
+
+    Raises `InvalidRequest` for files that differ from what was saved; unless `whole`, only for
+    missing files.
     """
     (digests.check if whole else digests.check_there)(folder)
     return of_folder(folder, modified)
 
 
 def _checked_file(file: Path, *, whole: bool = True) -> Content:
-    """The same for one file."""
+    """Returns one file; raises `InvalidRequest` as above."""
     if whole:
         digests.check_files(file.parent, [file.name])
     return of_file(file)
@@ -125,12 +122,8 @@ def _checked_file(file: Path, *, whole: bool = True) -> Content:
 def _folder(state: ServerState, row: CheckpointRow) -> Path:
     folder = state.folders.path(row.folder)
     if not folder.is_dir():
-        raise not_found(f"the files of {row.path} are gone from the data folder")
+        raise not_found(f"the files of {row.path} are no longer in the data folder")
     return folder
-
-
-def _url_path(path: CheckpointPath) -> str:
-    return PREFIX + CHECKPOINT.format(run_id=path.run_id, kind=path.kind, name=path.name)
 
 
 ROUTES = [

@@ -1,4 +1,4 @@
-"""The audit log of a day."""
+"""The route of the audit log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from tinkex_api.models import AuditEventDetails, AuditLogEntry, AuditLogResponse
 
-from tinkex_server.routes.endpoint import Call, get
-from tinkex_server.routes.formatting import moment
-from tinkex_server.routes.query import day, one_of
+from tinkex_server.routes.support.endpoint import Call, get
+from tinkex_server.routes.support.formatting import moment
+from tinkex_server.routes.support.query import day, one_of
 from tinkex_server.state import ServerState
 
 _SUBJECTS = {
@@ -20,12 +20,13 @@ _SUBJECTS = {
     "teams": "team",
     "organizations": "organization",
 }
-"""The subjects of events by event_type. There are neither teams nor organizations here, so nothing
-is said of them.
+"""The subjects of events by event_type. This server has neither teams nor organizations, and so no
+events of them.
 """
 
 
 async def audit_log(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+    """Returns the events of one day, by default today in UTC."""
     subject = _SUBJECTS[one_of(call.query, "event_type", tuple(_SUBJECTS))]
     start, end = day(call.query, "day", datetime.now(UTC).date())
     rows = state.store.audit.between(call.access.owner, subject, start.timestamp(), end.timestamp())

@@ -1,4 +1,4 @@
-"""Searching checkpoints by what is known of them."""
+"""The route that searches checkpoints."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tinkex_api.models import (
     CheckpointSearchResponse,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CHECKPOINT_TYPES
 from tinkex_server.errors import malformed
-from tinkex_server.routes.checkpoints import checkpoint_facts
-from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.routes.formatting import moment
-from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
+from tinkex_server.routes.support.checkpoints import describe_checkpoint
+from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.routes.support.formatting import moment
+from tinkex_server.routes.support.searching import check_count, cursor_time, may_see, page_length
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointQuery, CheckpointRow
 
@@ -30,7 +30,7 @@ async def search(state: ServerState, call: Call[CheckpointSearchRequest]) -> Map
     query = _query(body, call.access)
     seen = may_see(body.owner, call.access)
     found = state.store.checkpoints.search(query, limit + 1) if seen else []
-    response = CheckpointSearchResponse([checkpoint_facts(row) for row in found[:limit]])
+    response = CheckpointSearchResponse([describe_checkpoint(row) for row in found[:limit]])
     if len(found) > limit:
         response.next_cursor = _cursor(found[limit - 1])
     return response.to_dict()
@@ -57,7 +57,7 @@ def _query(body: CheckpointSearchRequest, access: Access) -> CheckpointQuery:
 
 
 def _cursor(last: CheckpointRow) -> CheckpointSearchCursor:
-    """Returns where a page ends. The name of a save's folder is its own and no other's."""
+    """Returns the end of a page. The folder of a checkpoint is unique, and serves as its id."""
     return CheckpointSearchCursor(moment(last.created_at).isoformat(), last.folder)
 
 

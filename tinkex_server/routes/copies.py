@@ -1,4 +1,4 @@
-"""Copies of saved weights, each in a training run of its own, which was never in memory."""
+"""The route that copies a checkpoint into a new training run, which is not loaded."""
 
 from __future__ import annotations
 
@@ -15,49 +15,47 @@ from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import manifests
 from tinkex_server.errors import Refused, malformed
-from tinkex_server.jobs.futures import Outcome, Ticket, Work
-from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.routes.weights import checked_ttl, expiry, note_saved
+from tinkex_server.jobs.futures import PollAnswer, RequestIdentity, Work
+from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 
-async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> Outcome:
-    """Answers when the copy is made. One that is asked for again by session and number is made
-    once.
+async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> PollAnswer:
+    """Copies a checkpoint, and answers when the copy exists. A repeat, by session and number, gets
+    the same copy.
     """
     body = call.body
-    source, ttl_seconds = (
-        call.access.checkpoint(checkpoint_path.parse(body.source_path)),
-        checked_ttl(body.ttl_seconds),
-    )
-    ticket = _ticket(state, call)
-    request_id = state.futures.repeated(ticket) or state.futures.submit(
-        ticket,
-        _copy(state, call.access.run_of(source), source, ticket, ttl_seconds),
-        lane=state.ids.model_of(ticket.scope, ticket.seq_id),
+    source = call.access.checkpoint(checkpoint_path.parse(body.source_path))
+    ttl_seconds = check_ttl(body.ttl_seconds)
+    identity = _identify(state, call)
+    request_id = state.futures.find_repeated(identity) or state.futures.submit(
+        identity,
+        _copy(state, call.access.run_of(source), source, identity, ttl_seconds),
+        lane=state.ids.model_of(identity.scope, identity.seq_id),
         number=None,
     )
-    outcome = await state.futures.wait(request_id, call.access)
-    if outcome.status == 200 and outcome.result_of is None:
-        told = orjson.loads(outcome.body)
+    answer = await state.futures.wait(request_id, call.access)
+    if answer.status == 200 and answer.result_of is None:
+        failure = orjson.loads(answer.body)
         raise Refused(
-            400 if told["category"] == "user" else 500,
-            f"{source.path} could not be copied: {told['error']}",
+            400 if failure["category"] == "user" else 500,
+            f"{source.path} could not be copied: {failure['error']}",
         )
-    return outcome
+    return answer
 
 
-def _ticket(state: ServerState, call: Call[CopyWeightsRequest]) -> Ticket:
-    """Where the copy goes: to a number of a session, or to a new session in a project."""
+def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIdentity:
+    """Returns the place of the copy: a number in a session, or in a new session of a project."""
     body, owner = call.body, call.access.new_owner
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed(
-            "destination_project_id", message="or session_id is needed: one of them, not both"
+            "destination_project_id", message="or session_id must be given, but not both"
         )
     if body.session_id is None:
-        return Ticket(
+        return RequestIdentity(
             _new_session(state, body.destination_project_id, owner),
             0,
             "copy_weights",
@@ -65,9 +63,13 @@ def _ticket(state: ServerState, call: Call[CopyWeightsRequest]) -> Ticket:
             owner,
         )
     if body.model_seq_id is None or body.model_seq_id < 0:
-        raise malformed("model_seq_id", message="must be 0 or more: session_id needs it")
+        raise malformed(
+            "model_seq_id", message="must be 0 or more, and is required together with session_id"
+        )
     call.access.open_session(body.session_id)
-    return Ticket(body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner)
+    return RequestIdentity(
+        body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner
+    )
 
 
 def _new_session(state: ServerState, project_id: str | None, owner: str) -> str:
@@ -84,47 +86,44 @@ def _copy(
     state: ServerState,
     run: ModelRow,
     source: CheckpointRow,
-    ticket: Ticket,
+    identity: RequestIdentity,
     ttl_seconds: int | None,
 ) -> Work:
     path = CheckpointPath(
-        state.ids.model_of(ticket.scope, ticket.seq_id), source.path.kind, source.path.name
+        state.ids.model_of(identity.scope, identity.seq_id), source.path.kind, source.path.name
     )
 
     async def work() -> bytes:
         now = time.time()
         with (
-            state.folders.held(source.folder) as saved,
-            state.folders.new(*path.place) as (name, folder),
+            state.folders.hold(source.folder) as saved,
+            state.folders.new(*path.folder_parts) as (name, folder),
         ):
             copied_run = evolve(
                 run,
                 model_id=path.run_id,
-                session_id=ticket.scope,
+                session_id=identity.scope,
                 state="unloaded",
                 created_at=now,
                 last_request_at=now,
-                owner=ticket.owner,
+                owner=identity.owner,
             )
             planned = CheckpointRow(
                 path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata
             )
-            manifest = manifests.of_checkpoint(state.store, copied_run, planned)
-            size = await state.lanes.call(
-                manifests.save, folder, partial(_copy_files, saved), manifest
-            )
-            copy = evolve(planned, size_bytes=size)
+            copy_files = partial(_copy_files, saved)
+            copy = await write_checkpoint(state, copied_run, planned, folder, copy_files)
             state.store.models.add(copied_run)
             state.store.checkpoints.put(copy)
-        note_saved(state, copied_run, copy, "copied")
+        record_checkpoint(state, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 
     return work
 
 
 def _copy_files(saved: Path, folder: Path) -> None:
-    """All but the manifest, which tells of what was saved there; the digests with them, so that the
-    copy is checked by those.
+    """Copies the files and their digests, by which the copy is checked. The manifest is that of the
+    source, and is left out.
     """
     shutil.copytree(saved, folder, ignore=shutil.ignore_patterns(manifests.FILE))
 

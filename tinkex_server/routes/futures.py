@@ -1,4 +1,4 @@
-"""Waiting for a result, and giving one up."""
+"""The routes of futures: polls, for one result or for many, and cancellation."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from tinkex_api.models import (
 )
 
 from tinkex_server.errors import malformed
-from tinkex_server.jobs.futures import Outcome
-from tinkex_server.routes.endpoint import Call, post
+from tinkex_server.jobs.futures import PollAnswer
+from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import EndedFuture
 from tinkex_server.wire import protobuf
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import result_fields, write_result
-from tinkex_server.wire.translate import encode
 
 _NUMBERS_OF_A_COPY = 1_000_000_000
 
 
-async def retrieve_future(state: ServerState, call: Call[FutureRetrieveRequest]) -> Outcome:
-    """Finished batches and samples come as protobuf to those who read it."""
-    outcome = await state.futures.wait(call.body.request_id, call.access)
-    kind, wants_message = outcome.result_of, protobuf.MEDIA_TYPE in call.accept
+async def retrieve_future(state: ServerState, call: Call[FutureRetrieveRequest]) -> PollAnswer:
+    """Waits for a result, and returns it as protobuf if the client accepts that."""
+    answer = await state.futures.wait(call.body.request_id, call.access)
+    kind, wants_message = answer.result_of, protobuf.MEDIA_TYPE in call.accept
     if kind in protobuf.LOSSES:
-        body = outcome.body if wants_message else encode(result_fields(kind, outcome.body))
-        return _as_message(outcome, body) if wants_message else evolve(outcome, body=body)
-    message = (
-        write_result(kind, result_fields(kind, outcome.body)) if kind and wants_message else None
-    )
-    return _as_message(outcome, message) if message is not None else outcome
+        if wants_message:
+            return _as_message(answer, answer.body)
+        return evolve(answer, body=encode(result_fields(kind, answer.body)))
+    if kind and wants_message:
+        message = write_result(kind, result_fields(kind, answer.body))
+        return answer if message is None else _as_message(answer, message)
+    return answer
 
 
-def _as_message(outcome: Outcome, message: bytes) -> Outcome:
-    return evolve(outcome, body=message, media_type=protobuf.MEDIA_TYPE)
+def _as_message(answer: PollAnswer, message: bytes) -> PollAnswer:
+    return evolve(answer, body=message, media_type=protobuf.MEDIA_TYPE)
 
 
 async def retrieve_futures(
     state: ServerState, call: Call[FuturesRetrieveRequest]
 ) -> Mapping[str, Any]:
-    """Which samples of one copy of a sampling client have ended. What was acknowledged is kept all
-    the same.
+    """Waits for samples of one copy of a sampling client to end. The server keeps their results
+    even after the client has acknowledged them.
     """
     target = call.body.target
     if target.type != "sampling_session" or target.cloned_sampler_id < 0:

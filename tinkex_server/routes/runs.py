@@ -1,4 +1,4 @@
-"""Training runs, and what was saved by them."""
+"""The routes of training runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from tinkex_api.models import Cursor, TrainingRun, TrainingRunsResponse, UserMetadata
 
 from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS
-from tinkex_server.routes.checkpoints import checkpoint_facts
-from tinkex_server.routes.endpoint import Call, get
-from tinkex_server.routes.formatting import moment, user_urn
-from tinkex_server.routes.query import accessible, page
+from tinkex_server.routes.support.checkpoints import describe_checkpoint
+from tinkex_server.routes.support.endpoint import Call, get
+from tinkex_server.routes.support.formatting import moment, user_urn
+from tinkex_server.routes.support.query import accessible, page
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
 
@@ -19,19 +19,19 @@ from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
 async def list_training_runs(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
     query = RunQuery(call.access.owner, accessible(call.query), call.query.get("project_id"))
-    runs = [_facts(state, row) for row in state.store.models.page(query, limit, offset)]
+    runs = [_describe(state, row) for row in state.store.models.page(query, limit, offset)]
     return TrainingRunsResponse(
         runs, Cursor(offset, limit, state.store.models.count(query))
     ).to_dict()
 
 
 async def get_training_run(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
-    return _facts(
+    return _describe(
         state, call.access.run(call.path["run_id"], published=accessible(call.query))
     ).to_dict()
 
 
-def _facts(state: ServerState, row: ModelRow) -> TrainingRun:
+def _describe(state: ServerState, row: ModelRow) -> TrainingRun:
     to_train, to_sample = (
         state.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS)
     )
@@ -43,14 +43,14 @@ def _facts(state: ServerState, row: ModelRow) -> TrainingRun:
         lora_rank=row.lora.rank,
         corrupted=_is_corrupted(row, to_train),
         last_request_time=moment(row.last_request_at),
-        last_checkpoint=checkpoint_facts(to_train) if to_train else None,
-        last_sampler_checkpoint=checkpoint_facts(to_sample) if to_sample else None,
+        last_checkpoint=describe_checkpoint(to_train) if to_train else None,
+        last_sampler_checkpoint=describe_checkpoint(to_sample) if to_sample else None,
         user_metadata=UserMetadata.from_dict(row.user_metadata),
     )
 
 
 def _is_corrupted(row: ModelRow, saved: CheckpointRow | None) -> bool:
-    """Whether what was asked of it since it was saved is gone."""
+    """Returns whether requests of the run since its last save are lost."""
     return row.state == "failed" or (
         row.state == "lost" and (saved is None or saved.created_at < row.last_request_at)
     )

@@ -1,4 +1,4 @@
-"""Sampling sessions and samples."""
+"""The routes of sampling sessions and samples."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from tinkex_api.models import (
 )
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import Ticket
-from tinkex_server.limits import at_most
-from tinkex_server.routes.endpoint import Call, get, post
+from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.limits import check_at_most
+from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
-from tinkex_server.wire.translate import encode_sample, sample_spec
+from tinkex_server.wire.results import encode_sample
+from tinkex_server.wire.sampling_requests import sample_spec
 
 
 async def create_sampling_session(
@@ -40,7 +41,7 @@ async def create_sampling_session(
         raise malformed("sampling_session_seq_id", message="must be 0 or more")
     call.access.session(body.session_id)
     sampler_id = state.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
-    wanted = _sampler(
+    wanted = _new_sampler(
         state, call.access, sampler_id, body.session_id, body.base_model, body.model_path
     )
     known = state.store.samplers.get(sampler_id)
@@ -49,13 +50,13 @@ async def create_sampling_session(
         state.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
         raise bad_request(
-            f"sampling_session_seq_id {body.sampling_session_seq_id} was used before, for other "
+            f"sampling_session_seq_id {body.sampling_session_seq_id} was already used for other "
             "weights"
         )
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
-def _sampler(
+def _new_sampler(
     state: ServerState,
     access: Access,
     sampler_id: str,
@@ -63,12 +64,10 @@ def _sampler(
     base_model: str | None,
     model_path: str | None,
 ) -> SamplerRow:
-    """A base model, or saved weights, whose base model may be named too."""
+    """Returns a sampler of a base model, or of saved weights; their base model may be named too."""
     if not isinstance(model_path, str):
         if not isinstance(base_model, str):
-            raise malformed(
-                "model_path", message="is missing, and so is base_model: one of them is needed"
-            )
+            raise malformed("model_path", message="or base_model must be given")
         return SamplerRow(sampler_id, session_id, state.base_model(base_model).name, None, None)
     path = checkpoint_path.parse(model_path)
     trained = access.run_of(access.checkpoint(path)).base_model
@@ -95,44 +94,48 @@ async def sample(state: ServerState, call: Call[SampleRequest]) -> Mapping[str, 
     body = call.body
     sampler = _sampler_of(state, call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    ticket = Ticket(sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner)
-    request_id = state.futures.repeated(ticket) or _submit(state, sampler, ticket, body)
-    state.note_request(sampler.session_id)
+    identity = RequestIdentity(
+        sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner
+    )
+    request_id = state.futures.find_repeated(identity) or _submit(state, sampler, identity, body)
+    state.activity.note_request(sampler.session_id)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
-def _submit(state: ServerState, sampler: SamplerRow, ticket: Ticket, body: SampleRequest) -> str:
+def _submit(
+    state: ServerState, sampler: SamplerRow, identity: RequestIdentity, body: SampleRequest
+) -> str:
     spec = _spec(state, sampler, body)
 
     async def work() -> bytes:
         await state.samplers.load(sampler)
         begun = state.engine.sample(sampler.weights_id, spec)
-        # which takes a round of the loop
+        # a future that is done is not awaited, which would take a round of the event loop
         result = begun.result() if begun.done() else await asyncio.wrap_future(begun)
-        _note_usage(state, ticket.owner, sampler, spec, result)
+        _note_usage(state, identity.owner, sampler, spec, result)
         return encode_sample(result, body.target_prompt_logprobs)
 
-    return state.futures.start(ticket, work)
+    return state.futures.start(identity, work)
 
 
 def _spec(state: ServerState, sampler: SamplerRow, body: SampleRequest) -> SampleSpec:
     limits = state.limits
-    at_most(limits.num_samples, body.num_samples, "num_samples")
+    check_at_most(limits.num_samples, body.num_samples, "num_samples")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs", "prompt_alt_tokens_k"):
-        at_most(limits.top_tokens, getattr(body, name) or 0, name)
+        check_at_most(limits.top_tokens, getattr(body, name) or 0, name)
     spec = sample_spec(body)
-    at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
-    at_most(
-        limits.told,
-        _told(spec, state.base_model(sampler.base_model).max_context_length),
-        "number of likely or drawn tokens told",
+    check_at_most(limits.tokens, len(spec.prompt), "prompt", "number of tokens")
+    check_at_most(
+        limits.top_tokens_per_result,
+        _count_told(spec, state.base_model(sampler.base_model).max_context_length),
+        "number of top-k and alternative tokens",
     )
     return spec
 
 
-def _told(spec: SampleSpec, longest: int) -> int:
-    """How many tokens beside its own the result may have."""
+def _count_told(spec: SampleSpec, longest: int) -> int:
+    """Returns the most tokens that the result may hold beside the sampled ones."""
     sampled = spec.num_samples * min(longest, spec.max_tokens or longest)
     return sampled * spec.topk_sample_logprobs + len(spec.prompt) * (
         spec.topk_prompt_logprobs + spec.prompt_alt_tokens_k
@@ -143,13 +146,13 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
     sampler = _sampler_of(state, call.access, call.body)
     spec = _spec(state, sampler, call.body)
     if spec.num_samples != 1:
-        raise malformed("num_samples", message="must be 1: one sample is streamed")
+        raise malformed("num_samples", message="must be 1 for a stream")
     for name in _NOT_STREAMED:
         if getattr(call.body, name):
-            raise bad_request(f"a stream gives no {name}")
-    state.futures.check_room()
-    state.note_request(sampler.session_id)
-    ticket = Ticket(
+            raise bad_request(f"{name} cannot be set for a stream")
+    state.futures.check_capacity()
+    state.activity.note_request(sampler.session_id)
+    identity = RequestIdentity(
         sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner
     )
     try:
@@ -160,7 +163,7 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
 
     def begin(on_token: OnToken) -> Future[SampleResult]:
         sample = state.engine.sample(sampler.weights_id, spec, on_token)
-        state.futures.follow(ticket, sample)
+        state.futures.follow(identity, sample)
         sample.add_done_callback(
             lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done)
         )
@@ -168,7 +171,7 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
 
     def note(done: Future[SampleResult]) -> None:
         if not done.cancelled() and not done.exception():
-            _note_usage(state, ticket.owner, sampler, spec, done.result())
+            _note_usage(state, identity.owner, sampler, spec, done.result())
 
     return EventStream(begin)
 
@@ -176,20 +179,20 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
 def _note_usage(
     state: ServerState, owner: str, sampler: SamplerRow, spec: SampleSpec, result: SampleResult
 ) -> None:
-    """Counts tokens: the prompt's once, however many samples there are. Logs, once for a base
-    model, that a sample was cut.
+    """Adds the tokens to the usage, those of the prompt once for all samples. Logs, once for each
+    base model, that a sample was cut.
     """
     most = spec.max_tokens or 0
     if any(
         sequence.stop_reason == "length" and len(sequence.tokens) < most
         for sequence in result.sequences
     ):
-        state.tell_once(
-            f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: it fills "
-            "the model's context of "
-            f"{state.base_model(sampler.base_model).max_context_length} tokens together with "
-            f"its prompt of {len(spec.prompt)}",
-            about=f"cut {sampler.base_model}",
+        context = state.base_model(sampler.base_model).max_context_length
+        state.once_logger.warn(
+            f"a sample of {sampler.base_model} was cut before its max_tokens of {most}: together "
+            f"with its prompt of {len(spec.prompt)} tokens it fills the model's context of "
+            f"{context} tokens",
+            subject=f"cut {sampler.base_model}",
         )
     sampled = sum(len(sequence.tokens) for sequence in result.sequences)
     amounts: Mapping[UsageKind, int] = {
@@ -206,17 +209,19 @@ _NOT_STREAMED = (
 
 
 def _sampler_of(state: ServerState, access: Access, body: SampleRequest) -> SamplerRow:
-    """The sampling session's, or one for all who ask for these weights without a session."""
+    """Returns the sampler of the sampling session, or one that all requests for the same weights
+    without a session share.
+    """
     if isinstance(body.sampling_session_id, str):
         return access.sampler(body.sampling_session_id)
-    row = _sampler(state, access, "", "", body.base_model, body.model_path)
+    row = _new_sampler(state, access, "", "", body.base_model, body.model_path)
     return evolve(
         row, sampler_id=f"{row.model_path or row.base_model} as of {_saved_at(state, row)}"
     )
 
 
 def _saved_at(state: ServerState, row: SamplerRow) -> float:
-    """A path that was written anew is another sampler."""
+    """Returns the time of the save: weights saved again under a path are another sampler."""
     checkpoint = (
         state.store.checkpoints.get(checkpoint_path.parse(row.model_path))
         if row.model_path

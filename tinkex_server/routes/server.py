@@ -1,4 +1,4 @@
-"""What the server is and can do."""
+"""The routes that describe the server: configuration, health, models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinkex_api.models import (
     TelemetrySendRequest,
 )
 
-from tinkex_server.routes.endpoint import Call, get, post
+from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 
 _LONGEST_CHUNK = 1024  # datums
@@ -61,7 +61,7 @@ async def capabilities(state: ServerState, call: Call[None]) -> Mapping[str, Any
 
 
 async def telemetry(state: ServerState, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:
-    """Clients send it unasked; nothing is kept."""
+    """Accepts telemetry, which clients send unasked, and drops it."""
     return TelemetryResponse(status="accepted").to_dict()
 
 

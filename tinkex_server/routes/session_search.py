@@ -1,4 +1,4 @@
-"""Searching sessions by what is known of them."""
+"""The route that searches sessions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.errors import malformed
-from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.routes.formatting import moment, user_urn
-from tinkex_server.routes.searching import check_count, cursor_time, may_see, page_length
+from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.routes.support.formatting import moment, user_urn
+from tinkex_server.routes.support.searching import check_count, cursor_time, may_see, page_length
 from tinkex_server.state import ServerState
 from tinkex_server.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
@@ -57,14 +57,16 @@ def _query(body: SessionSearchRequest, access: Access) -> SessionQuery:
 
 def _states(statuses: Sequence[SessionStatusQuery]) -> list[str]:
     if not statuses:
-        raise malformed("statuses", message="is empty")
+        raise malformed("statuses", message="must not be empty")
     return list(
         {state for index, status in enumerate(statuses) for state in _states_of(status, index)}
     )
 
 
 def _states_of(status: SessionStatusQuery, index: int) -> Sequence[str]:
-    """No session has failed as a whole: what failed are its requests, whose futures say so."""
+    """Returns the states in the store that a status stands for. No session ever has the state
+    "failed": only requests fail, and their futures say so.
+    """
     if status.type in ("active", "cancelled", "failed"):
         return [status.type]
     if status.type != "client_finished":

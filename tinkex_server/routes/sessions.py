@@ -1,4 +1,4 @@
-"""The life of a session."""
+"""The routes of sessions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tinkex_api.models import (
 )
 
 from tinkex_server.errors import Refused, malformed
-from tinkex_server.routes.endpoint import Call, get, post, put
-from tinkex_server.routes.query import accessible, page
+from tinkex_server.routes.support.endpoint import Call, get, post, put
+from tinkex_server.routes.support.query import accessible, page
+from tinkex_server.rules.lifecycle import end_session
 from tinkex_server.state import ServerState
 from tinkex_server.store import FINISH_REASONS, SessionRow
 
@@ -57,25 +58,22 @@ async def heartbeat(state: ServerState, call: Call[SessionHeartbeatRequest]) -> 
 
 async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
-    row, reason, now = (
-        call.access.session(call.path["session_id"]),
-        call.body.reason.type,
-        time.time(),
-    )
+    row = call.access.session(call.path["session_id"])
+    reason, now = call.body.reason.type, time.time()
     if reason not in FINISH_REASONS:
         raise malformed("reason", "type", message=f"must be one of {', '.join(FINISH_REASONS)}")
-    if state.end_session(row.session_id, reason, call.body.detail, now):
+    if end_session(state, row.session_id, reason, call.body.detail, now):
         state.store.audit.add(
             row.owner, "session.finished", {"session_id": row.session_id, "reason": reason}, now
         )
-        await state.collect()
+        await state.folders.remove_unused(state.store.folders)
     return {}
 
 
 async def assign_project(
     state: ServerState, call: Call[AssignSessionProjectRequest]
 ) -> Mapping[str, Any]:
-    """A project is no more than a name."""
+    """Assigns a session to a project, which is only a name here."""
     row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
     state.store.sessions.set_project(row.session_id, project_id)
     details = {"session_id": row.session_id, "project_id": project_id}
@@ -84,7 +82,7 @@ async def assign_project(
 
 
 async def list_sessions(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
-    """One's own, whatever the scope: nobody can read another's session."""
+    """Lists the caller's sessions, whatever the scope: nobody can read those of others."""
     accessible(call.query)
     limit, offset = page(call.query, limit=20)
     return ListSessionsResponse(

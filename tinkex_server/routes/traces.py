@@ -1,4 +1,4 @@
-"""What a session did, as a trace to be looked at in Perfetto or in Chrome."""
+"""The routes that export the trace of a session, for Perfetto or Chrome."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from starlette.responses import Response
 from tinkex_api.models import SessionTraceExportResponse
 
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
-from tinkex_server.routes.endpoint import Call, get
-from tinkex_server.routes.trace_format import chrome_trace
+from tinkex_server.routes.support.chrome_trace import chrome_trace
+from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.state import ServerState
+from tinkex_server.wire.json import encode
 from tinkex_server.wire.scope import PREFIX
-from tinkex_server.wire.translate import encode
 
 _TRACE = "/sessions/{session_id}/trace"
 _MOST = 50_000
-"""Requests in a trace, the newest ones."""
+"""The number of requests in a trace, the newest ones."""
 
 
 async def export(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
-    """It is ready at once: it is written when it is fetched, and so tells what the session did up
-    to then.
+    """Returns a URL of the trace. It is ready at once, since the trace is written when the client
+    downloads it, and covers the session up to then.
     """
     row = call.access.session(call.path["session_id"])
     path, expires = PREFIX + _TRACE.format(session_id=row.session_id), int(time.time()) + LIFETIME

@@ -1,4 +1,4 @@
-"""Training steps: each waits for its turn in the model's lane."""
+"""The routes of training steps, each of which runs at its turn in the model's lane."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ from tinkex_api.models import (
 from tinkex_server.engine.interface import OptimizerSettings
 from tinkex_server.errors import Refused, bad_request
 from tinkex_server.jobs.futures import Work
-from tinkex_server.limits import at_most
-from tinkex_server.routes.custom_losses import custom_loss
-from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
+from tinkex_server.limits import check_at_most
+from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
+from tinkex_server.rules.custom_losses import find_custom_loss
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_settings
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
-from tinkex_server.wire.translate import (
-    count_trained,
-    encode,
-    examples,
-    loss_config,
-    loss_fields,
-    optimizer_settings,
-)
+from tinkex_server.wire.results import loss_fields
+from tinkex_server.wire.training_requests import count_trained, examples, loss_config
 
 
 async def forward_backward(
@@ -41,30 +37,36 @@ async def forward_backward(
     batch, at = call.body.forward_backward_input, "forward_backward_input"
     backward = not call.body.additional_properties.get("forward_only")  # of the protobuf form
     kind = "forward_backward" if backward else "forward"
-    return in_turn(state, call, kind, lambda row: _loss(state, row, batch, at, backward=backward))
+    return submit_model_request(
+        state, call, kind, lambda row: _forward_backward(state, row, batch, at, backward=backward)
+    )
 
 
 async def forward(state: ServerState, call: Call[ForwardRequest]) -> Mapping[str, Any]:
     batch, at = call.body.forward_input, "forward_input"
-    return in_turn(state, call, "forward", lambda row: _loss(state, row, batch, at, backward=False))
+    return submit_model_request(
+        state, call, "forward", lambda row: _forward_backward(state, row, batch, at, backward=False)
+    )
 
 
 async def optim_step(state: ServerState, call: Call[OptimStepRequest]) -> Mapping[str, Any]:
-    return in_turn(state, call, "optim_step", lambda row: _optim_step(state, row, call.body))
+    return submit_model_request(
+        state, call, "optim_step", lambda row: _optim_step(state, row, call.body)
+    )
 
 
-def _loss(
+def _forward_backward(
     state: ServerState, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool
 ) -> Work:
     if batch.loss_fn == "custom":
-        loss, config = custom_loss(state, row, batch, (at,)), {}
+        loss, config = find_custom_loss(state, row, batch, (at,)), {}
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
     limits = state.limits
-    at_most(limits.datums, len(batch.data), at, "number of data")
+    check_at_most(limits.datums, len(batch.data), at, "number of data")
     data = examples(batch, (at,))
     token_count = sum(len(example.tokens) for example in data)
-    at_most(limits.tokens, token_count, at, "number of tokens")
+    check_at_most(limits.tokens, token_count, at, "number of tokens")
 
     def compute() -> tuple[bytes, float]:
         result = state.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
@@ -87,7 +89,7 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     try:
         settings = _settings(row, body)
     except Refused as refusal:
-        raise refusal.adding(_NOT_TAKEN) from None
+        raise refusal.adding(_NOT_APPLIED) from None
 
     async def work() -> bytes:
         metrics = await state.lanes.call(state.engine.optim_step, row.model_id, settings)
@@ -97,9 +99,9 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     return work
 
 
-_NOT_TAKEN = (
-    "; the step was not taken, and the gradients wait for the next optim_step: send it again with "
-    "settings that can be"
+_NOT_APPLIED = (
+    "; the step was not applied, and the gradients are kept for the next optim_step: send it again "
+    "with valid settings"
 )
 
 
@@ -107,8 +109,8 @@ def _settings(row: ModelRow, body: OptimStepRequest) -> OptimizerSettings:
     settings = optimizer_settings(body)
     if settings.kind != row.optimizer:
         raise bad_request(
-            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, and this is "
-            f"a step of {settings.kind}"
+            f"model {row.model_id!r} was created with the optimizer {row.optimizer}, but this step "
+            f"has settings of {settings.kind}"
         )
     return settings
 
@@ -122,5 +124,5 @@ ROUTES = [
         protobuf=read_forward_backward,
     ),
     post("/forward", ForwardRequest, forward, defaults=UNNUMBERED),
-    post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED, refused=_NOT_TAKEN),
+    post("/optim_step", OptimStepRequest, optim_step, defaults=UNNUMBERED, refused=_NOT_APPLIED),
 ]

@@ -1,4 +1,4 @@
-"""Uploads: an adapter that was made elsewhere becomes a checkpoint."""
+"""The routes of uploads, which make a checkpoint of an adapter from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ from tinkex_api.models import (
     UploadUrls,
 )
 
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
-from tinkex_server.data_dir import manifests
 from tinkex_server.data_dir.uploads import Upload
 from tinkex_server.engine.interface import ADAPTER_FILES, EngineDied
 from tinkex_server.errors import Refused, bad_request, not_found
-from tinkex_server.limits import at_most
-from tinkex_server.routes.endpoint import Call, post, put_bytes
-from tinkex_server.routes.formatting import moment
-from tinkex_server.routes.weights import note_saved
+from tinkex_server.limits import check_at_most
+from tinkex_server.routes.support.endpoint import Call, post, put_bytes
+from tinkex_server.routes.support.formatting import moment
+from tinkex_server.rules.saving import record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.raw_body import receive_file
 from tinkex_server.wire.scope import PREFIX
-from tinkex_server.wire.translate import lora_shape
+from tinkex_server.wire.training_requests import lora_shape
 
 _NAME = "uploaded"
 _FILE = "/external_weights_uploads/{upload_id}/{file}"
 _PAUSE = 5
-"""Seconds after which an engine that died may be there again."""
+"""Seconds after which an engine that died may have been restarted."""
 _BARE_URLS = "0.39."
-"""The releases of the official client that take each URL as a text."""
+"""The releases of the official client that expect each URL as a string."""
 
 
 async def start(
     state: ServerState, call: Call[ExternalWeightsUploadStartRequest]
 ) -> Mapping[str, Any]:
-    """Answers with a signed URL for each file."""
+    """Starts an upload, and returns a signed URL for each file."""
     body = call.body
     shape = evolve(lora_shape(body.lora_config), seed=None)  # the weights come from the files
-    at_most(state.limits.rank, shape.rank, "lora_config", "rank")
+    check_at_most(state.limits.rank, shape.rank, "lora_config", "rank")
     expires = int(time.time()) + LIFETIME
     upload = Upload(
         state.ids.new_session(),
@@ -59,7 +58,7 @@ async def start(
         body.destination_project_id,
         expires,
     )
-    state.uploads.begin(upload)
+    state.uploads.create(upload)
     urls = UploadUrls()
     bare = call.headers.get("x-stainless-package-version", "").startswith(_BARE_URLS)
     for name in ADAPTER_FILES:
@@ -70,14 +69,14 @@ async def start(
 
 
 async def receive(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
-    """Takes one file, by its signed URL or from the upload's owner; a file that is sent again takes
-    the place of the one before.
+    """Receives one file, by its signed URL or from the upload's owner. A file that is sent again
+    replaces the earlier one.
     """
     upload = _upload(state, call.access, call.path["upload_id"])
     name = call.path["file"]
     if name not in ADAPTER_FILES:
         raise not_found(f"an upload has no file {name!r}; it has {' and '.join(ADAPTER_FILES)}")
-    with state.uploads.receiving(upload.upload_id, name) as file:
+    with state.uploads.new_file(upload.upload_id, name) as file:
         await receive_file(call.headers, call.receive, file, state.limits.upload_bytes)
     return {}
 
@@ -85,10 +84,10 @@ async def receive(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
 async def finish(
     state: ServerState, call: Call[ExternalWeightsUploadFinishRequest]
 ) -> Mapping[str, Any]:
-    """Checks the files and makes a checkpoint of them, once, however often it is asked for."""
+    """Checks the files and makes a checkpoint of them. A repeat returns the same checkpoint."""
     upload_id = call.body.upload_id
     path = CheckpointPath(state.ids.model_of(upload_id, 0), EXTERNAL_WEIGHTS, _NAME)
-    async with state.uploads.finishing:
+    async with state.uploads.finish_lock:
         made = state.store.checkpoints.get(path)
         if made is None or not call.access.sees(made.owner):
             await _make(state, _whole(state, call.access, upload_id), path)
@@ -102,23 +101,23 @@ def _upload(state: ServerState, access: Access, upload_id: str) -> Upload:
     if upload is None or not access.sees(upload.owner):
         raise not_found(f"unknown upload {upload_id!r}")
     if upload.expires_at <= time.time():
-        raise Refused(410, f"the time of upload {upload_id!r} is over; start another")
+        raise Refused(410, f"upload {upload_id!r} has expired; start another")
     return upload
 
 
 def _whole(state: ServerState, access: Access, upload_id: str) -> Upload:
-    """Returns an upload all of whose files have come. Raises `Refused`."""
+    """Returns an upload whose files are complete. Raises `Refused`."""
     upload = _upload(state, access, upload_id)
-    if lacking := state.uploads.lacking(upload_id):
+    if lacking := state.uploads.missing_files(upload_id):
         raise bad_request(
-            f"{' and '.join(lacking)} of upload {upload_id!r} did not come; PUT each to its URL, "
-            "then finish"
+            f"{' and '.join(lacking)} of upload {upload_id!r} is missing; PUT each file to its URL "
+            "before you finish the upload"
         )
     return upload
 
 
 async def _make(state: ServerState, upload: Upload, path: CheckpointPath) -> None:
-    """Makes the checkpoint, in a training run and a session of its own that have ended."""
+    """Makes the checkpoint, in a new training run and a new session, both of which have ended."""
     now = time.time()
     session = SessionRow(
         upload.upload_id,
@@ -144,22 +143,20 @@ async def _make(state: ServerState, upload: Upload, path: CheckpointPath) -> Non
         last_request_at=now,
         owner=upload.owner,
     )
-    with state.folders.new(*path.place) as (name, folder):
+    with state.folders.new(*path.folder_parts) as (name, folder):
         planned = CheckpointRow(path, name, 0, now, None)
-        manifest = manifests.of_checkpoint(state.store, run, planned, session)
-        make = partial(_import, state, upload)
+        write = partial(_import, state, upload)
         try:
-            size = await state.lanes.call(manifests.save, folder, make, manifest)
+            saved = await write_checkpoint(state, run, planned, folder, write, session)
         except EngineDied as error:
             raise Refused(503, str(error), retry_after=_PAUSE) from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise Refused(507, f"the adapter could not be written: {reason}") from error
-        saved = evolve(planned, size_bytes=size)
         state.store.sessions.restore(session)
         state.store.models.add(run)
         state.store.checkpoints.put(saved)
-    note_saved(state, run, saved, "uploaded")
+    record_checkpoint(state, run, saved, "uploaded")
 
 
 def _import(state: ServerState, upload: Upload, folder: Path) -> None:

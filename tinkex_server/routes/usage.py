@@ -1,5 +1,5 @@
-"""What was used, as the hosted service would bill it. Here it costs nothing, so costs and rates are
-0.
+"""The routes of usage, in the form in which the hosted service bills it. Costs and
+rates are 0 here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.routes.endpoint import Call, get
-from tinkex_server.routes.formatting import moment, user_urn
-from tinkex_server.routes.query import hours
-from tinkex_server.routes.storage_hours import HOUR, StoredHour, stored_hours
+from tinkex_server.routes.support.endpoint import Call, get
+from tinkex_server.routes.support.formatting import moment, user_urn
+from tinkex_server.routes.support.query import hours
+from tinkex_server.routes.support.storage_hours import HOUR, StoredHour, stored_hours
 from tinkex_server.state import ServerState
 from tinkex_server.store import StorageRow, UsageRow
 
@@ -32,9 +32,7 @@ _LONGEST = timedelta(days=14)
 
 
 async def usage_events(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
-    """By hour: tokens, checkpoints, and what these took. An hour under way counts as far as it has
-    come.
-    """
+    """Returns tokens, checkpoints and storage by hour. The current hour counts up to now."""
     first, last = (
         hour.timestamp()
         for hour in hours(call.query, "starting_on", "ending_before", most=_LONGEST)
@@ -62,7 +60,7 @@ def _used(row: UsageRow) -> BillingUsageEvent:
 
 
 def _stored(row: StoredHour) -> BillingUsageEvent:
-    # not said to be `free`: clients before 0.38 refuse what they do not know
+    # `free` is not set: clients before 0.38 refuse fields that they do not know
     what, keeper = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours), row.keeper
     event = _event(
         row.hour, what, keeper.owner, keeper.session_id, keeper.base_model, keeper.project_id
@@ -92,7 +90,7 @@ def _event(
 
 
 def _sessions(state: ServerState, events: Sequence[BillingUsageEvent]) -> BillingUsageSessions:
-    """The sessions that the events name."""
+    """Returns the sessions that the events name."""
     named = {event.session_id for event in events if event.session_id}
     rows = [row for session_id in sorted(named) if (row := state.store.sessions.get(session_id))]
     sessions = BillingUsageSessions()
@@ -103,10 +101,12 @@ def _sessions(state: ServerState, events: Sequence[BillingUsageEvent]) -> Billin
 
 async def checkpoint_storage(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     rows = state.store.checkpoints.storage(call.access.owner, call.query.get("project_id"))
-    return CurrentCheckpointStorageUsageResponse([_taken(row) for row in rows], 0.0).to_dict()
+    return CurrentCheckpointStorageUsageResponse(
+        [_storage_item(row) for row in rows], 0.0
+    ).to_dict()
 
 
-def _taken(row: StorageRow) -> CurrentCheckpointStorageUsageItem:
+def _storage_item(row: StorageRow) -> CurrentCheckpointStorageUsageItem:
     return CurrentCheckpointStorageUsageItem(
         checkpoint_count=row.count,
         size_bytes=row.size_bytes,

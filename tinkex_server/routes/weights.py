@@ -1,4 +1,4 @@
-"""Saving and loading of weights: each in its model's lane, at its turn."""
+"""The routes that save and load weights, each at its turn in the model's lane."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from tinkex_api.models import (
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
     SaveWeightsResponse,
+    UntypedAPIFuture,
 )
 
 from tinkex_server import checkpoint_path
-from tinkex_server.access.access import Access
+from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import (
     EXTERNAL_WEIGHTS,
     SAMPLER_WEIGHTS,
@@ -30,29 +31,30 @@ from tinkex_server.checkpoint_path import (
     check_name,
 )
 from tinkex_server.data_dir import digests, manifests
-from tinkex_server.data_dir.manifests import Manifest
 from tinkex_server.engine.interface import Engine, InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import Ticket, Work
-from tinkex_server.routes.endpoint import Call, post
-from tinkex_server.routes.models import NewModel, creating, start_model
-from tinkex_server.routes.sequenced import UNNUMBERED, in_turn
+from tinkex_server.jobs.futures import RequestIdentity, Work
+from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
+from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
+from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
-from tinkex_server.wire.translate import encode, optimizer_kind
-
-_LONGEST_TTL = 10 * 365 * 24 * 3600
+from tinkex_server.wire.json import encode
+from tinkex_server.wire.optimizers import optimizer_kind
 
 
 async def save(state: ServerState, call: Call[SaveWeightsRequest]) -> Mapping[str, Any]:
-    """Weights and optimizer state; gradients that wait for their optim_step are not saved."""
-    return in_turn(state, call, "save_weights", lambda row: _save(state, row, call.body))
+    """Saves weights and optimizer state, but no gradients that wait for their optim_step."""
+    return submit_model_request(
+        state, call, "save_weights", lambda row: _save(state, row, call.body)
+    )
 
 
 async def save_for_sampler(
     state: ServerState, call: Call[SaveWeightsForSamplerRequest]
 ) -> Mapping[str, Any]:
-    return in_turn(
+    return submit_model_request(
         state,
         call,
         "save_weights_for_sampler",
@@ -63,34 +65,36 @@ async def save_for_sampler(
 async def save_external(
     state: ServerState, call: Call[SaveWeightsExternalRequest]
 ) -> Mapping[str, Any]:
-    return in_turn(
+    return submit_model_request(
         state, call, "save_weights_external", lambda row: _save_external(state, row, call.body)
     )
 
 
 async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[str, Any]:
-    """Into the model that is named, whose gradients are dropped; or, with a session, into a new
-    one.
+    """Loads a checkpoint into a model, whose gradients are dropped; or, given a session, into a
+    new model.
     """
     body = call.body
     if body.model_id is not None:
-        return in_turn(
+        return submit_model_request(
             state, call, "load_weights", lambda row: _load(state, call.access, row, body)
         )
     if body.session_id is None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     if body.model_seq_id is None:
-        raise malformed("model_seq_id", message="is missing: session_id needs it")
-    ticket = Ticket(
+        raise malformed("model_seq_id", message="is required together with session_id")
+    identity = RequestIdentity(
         body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
     )
     path = _training_path(body.path)
-    return start_model(
+    request_id = submit_creation(
         state,
         call.access,
-        ticket,
-        lambda: _loaded_model(state, call.access, body, path, ticket),
+        identity,
+        lambda: _loaded_model(state, call.access, body, path, identity),
     )
+    model_id = state.ids.model_of(identity.scope, identity.seq_id)
+    return UntypedAPIFuture(request_id, model_id).to_dict()
 
 
 def _save(state: ServerState, row: ModelRow, body: SaveWeightsRequest) -> Work:
@@ -102,7 +106,7 @@ def _save(state: ServerState, row: ModelRow, body: SaveWeightsRequest) -> Work:
 
     async def work() -> bytes:
         saved = await save()
-        state.revival.reached(row.model_id, path, optimizer=True, seq_id=body.seq_id)
+        state.recovery.note_state(row.model_id, path, optimizer=True, seq_id=body.seq_id)
         return saved
 
     return work
@@ -114,14 +118,12 @@ def _save_for_sampler(
     inflight = _is_inflight(body)
     if body.path is not None:
         if body.sampling_session_seq_id is not None:
-            raise malformed("sampling_session_seq_id", message="and path cannot both be given")
+            raise malformed("sampling_session_seq_id", message="cannot be given together with path")
         path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
         result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
         return _save_named(state, row, path, body, lambda saved: result.to_dict())
     if body.sampling_session_seq_id is None:
-        raise malformed(
-            "path", message="is missing, and so is sampling_session_seq_id: one of them is needed"
-        )
+        raise malformed("path", message="or sampling_session_seq_id must be given")
     return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
 
 
@@ -129,9 +131,7 @@ def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
     if body.kind not in (None, "snapshot", "inflight"):
         raise malformed("kind", message="must be snapshot or inflight")
     if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
-        raise malformed(
-            "kind", message="is inflight: such weights have neither a path nor a ttl_seconds"
-        )
+        raise malformed("kind", message="cannot be inflight together with path or ttl_seconds")
     return body.kind == "inflight"
 
 
@@ -150,13 +150,6 @@ def _save_external(state: ServerState, row: ModelRow, body: SaveWeightsExternalR
     return _save_named(state, row, path, body, result)
 
 
-def checked_ttl(seconds: int | None) -> int | None:
-    """Raises `Refused` for a lifetime that is none."""
-    if seconds is not None and not 1 <= seconds <= _LONGEST_TTL:
-        raise malformed("ttl_seconds", message=f"must be 1 to {_LONGEST_TTL}, which is ten years")
-    return seconds
-
-
 def _save_named(
     state: ServerState,
     row: ModelRow,
@@ -166,23 +159,22 @@ def _save_named(
     *,
     overwrite: bool = False,
 ) -> Work:
-    ttl_seconds, metadata = checked_ttl(body.ttl_seconds), _metadata(body)
+    ttl_seconds, metadata = check_ttl(body.ttl_seconds), _metadata(body)
 
     async def work() -> bytes:
         if state.store.checkpoints.get(path) and not overwrite:
-            raise InvalidRequest(f"{path} exists; save under another name, or delete it first")
-        with state.folders.new(*path.place) as (name, folder):
+            raise InvalidRequest(
+                f"{path} already exists; save under another name, or delete it first"
+            )
+        with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
-            manifest = manifests.of_checkpoint(state.store, row, planned)
-            size = await _write(
-                state, path.run_id, folder, manifest, optimizer=path.kind == WEIGHTS
-            )
-            saved = evolve(planned, size_bytes=size)
+            write = _writer(state, path.run_id, optimizer=path.kind == WEIGHTS)
+            saved = await write_checkpoint(state, row, planned, folder, write)
             state.store.checkpoints.put(saved)
-        note_saved(state, row, saved, "saved")
+        record_checkpoint(state, row, saved, "saved")
         if overwrite:
-            await state.collect()
+            await state.folders.remove_unused(state.store.folders)
         return encode(result(saved))
 
     return work
@@ -196,23 +188,9 @@ def _metadata(
     return body.user_metadata
 
 
-def note_saved(state: ServerState, run: ModelRow, saved: CheckpointRow, what: str) -> None:
-    """In the audit log, and among what the run's session has used."""
-    details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
-    state.store.audit.add(run.owner, f"checkpoint.{what}", details, saved.created_at)
-    state.store.usage.add(
-        run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at
-    )
-
-
-def expiry(now: float, ttl_seconds: int | None) -> float | None:
-    """When it ends, in seconds since 1970."""
-    return None if ttl_seconds is None else now + ttl_seconds
-
-
 def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight: bool) -> Work:
-    """Opens a sampling session on the weights. Those of in-flight saves take the place of the
-    model's last ones, for all its sessions.
+    """Saves weights for a new sampling session, which has no path. An in-flight save replaces the
+    weights of the model's earlier in-flight saves in all their sessions.
     """
     sampler_id = state.ids.sampler_of(row.session_id, number)
     new = SamplerRow(
@@ -222,65 +200,59 @@ def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight:
     async def work() -> bytes:
         if state.store.samplers.get(sampler_id):
             raise InvalidRequest(
-                f"sampling_session_seq_id {number} of session {row.session_id!r} was used before"
+                f"sampling_session_seq_id {number} of session {row.session_id!r} was already used"
             )
         with state.folders.new("samplers", new.weights_id) as (name, folder):
             sampler = evolve(new, folder=name)
-            await _write(
-                state,
-                row.model_id,
-                folder,
-                manifests.of_samplers(state.store, sampler),
-                optimizer=False,
-            )
+            write = _writer(state, row.model_id, optimizer=False)
+            manifest = manifests.of_samplers(state.store, sampler)
+            await state.lanes.call(manifests.save, folder, write, manifest)
             state.store.samplers.add(sampler, time.time())
         if inflight:
             await state.samplers.reload(sampler)
-            await state.collect()
+            await state.folders.remove_unused(state.store.folders)
         return encode(SaveWeightsForSamplerResponse(sampling_session_id=sampler_id).to_dict())
 
     return work
 
 
-async def _write(
-    state: ServerState, model_id: str, folder: Path, manifest: Manifest, *, optimizer: bool
-) -> int:
-    """The bytes that it takes."""
-    make = partial(state.engine.save_model, model_id, optimizer=optimizer)
-    return await state.lanes.call(manifests.save, folder, make, manifest)
+def _writer(state: ServerState, model_id: str, *, optimizer: bool) -> Callable[[Path], object]:
+    """Returns a function that has the engine write a model's files into a folder."""
+    return partial(state.engine.save_model, model_id, optimizer=optimizer)
 
 
 def _training_path(text: str) -> CheckpointPath:
     path = checkpoint_path.parse(text)
     if path.kind == SAMPLER_WEIGHTS:
         raise bad_request(
-            f"{path} was not saved to train on; load what save_weights saved, under tinker://<run "
-            f"id>/{WEIGHTS}/"
+            f"{path} was saved for sampling and has no training state; load a checkpoint of "
+            f"save_weights, tinker://<run id>/{WEIGHTS}/<name>"
         )
     return path
 
 
 def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
     if body.session_id is not None:
-        raise malformed("model_id", message="or session_id is needed: one of them, not both")
+        raise malformed("model_id", message="or session_id must be given, but not both")
     path = _training_path(body.path)
 
     async def work() -> bytes:
-        saved = _saved(access, path)  # looked for only now: it may be saved by the request before
+        # looked up only now, since the request before may save it
+        saved = _find(access, path)
         _check_fit(path, access.run_of(saved), row, optimizer=body.optimizer)
-        with state.folders.held(saved.folder) as folder:
+        with state.folders.hold(saved.folder) as folder:
             await state.lanes.call(digests.check, folder)
             await state.lanes.call(
                 state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
             )
-        state.revival.reached(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
+        state.recovery.note_state(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
         return encode(_loaded(path, row.model_id))
 
     return work
 
 
-def _saved(access: Access, path: CheckpointPath) -> CheckpointRow:
-    """Raises `InvalidRequest` for what is not there for the caller."""
+def _find(access: Access, path: CheckpointPath) -> CheckpointRow:
+    """Returns a checkpoint. Raises `InvalidRequest` for one that the caller cannot read."""
     try:
         return access.checkpoint(path)
     except Refused as refusal:
@@ -292,32 +264,31 @@ def _loaded_model(
     access: Access,
     body: LoadWeightsRequest,
     path: CheckpointPath,
-    ticket: Ticket,
+    identity: RequestIdentity,
 ) -> NewModel:
-    """A model of the checkpoint's shape, over its base model or another that the weights fit.
-
-    Its optimizer is the checkpoint's, if that is loaded, too.
+    """Returns a new model with the shape of a checkpoint, over the same base model or another that
+    the weights fit. If the optimizer's state is loaded, its kind is the checkpoint's too.
     """
     run = access.run_of(access.checkpoint(path))
     optimizer = run.optimizer if body.optimizer else optimizer_kind(body.optimizer_config)
     lora = evolve(run.lora, seed=None)  # its weights come from the checkpoint, not from a seed
-    row = creating(
+    row = new_model_row(
         state,
         access,
-        ticket,
-        body.base_model or run.base_model,
-        lora,
-        optimizer,
-        body.user_metadata,
+        identity,
+        base_model=body.base_model or run.base_model,
+        lora=lora,
+        optimizer=optimizer,
+        metadata=body.user_metadata,
     )
-    make = partial(_make_loaded, state, access, row, path, optimizer=body.optimizer)
-    return NewModel(row, make, _loaded(path, row.model_id), path, body.optimizer)
+    create = partial(_create_loaded, state, access, row, path, optimizer=body.optimizer)
+    return NewModel(row, create, _loaded(path, row.model_id), path, body.optimizer)
 
 
-async def _make_loaded(
+async def _create_loaded(
     state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with state.folders.held(_saved(access, path).folder) as folder:
+    with state.folders.hold(_find(access, path).folder) as folder:
         return await state.lanes.call(
             _create_and_load, state.engine, row, folder, optimizer=optimizer
         )
@@ -326,7 +297,7 @@ async def _make_loaded(
 def _create_and_load(
     engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool
 ) -> Sequence[str]:
-    """What cannot be loaded leaves no model behind."""
+    """Creates a model and loads it; if the load fails, the model is unloaded again."""
     digests.check(folder)
     warnings = engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
     try:
@@ -342,8 +313,8 @@ def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:
 
 
 def _check_fit(path: CheckpointPath, saved: ModelRow, into: ModelRow, *, optimizer: bool) -> None:
-    """Raises `InvalidRequest`, saying all that differs, unless the two models are of one shape, and
-    if `optimizer` of one kind of it.
+    """Raises `InvalidRequest`, with all differences, unless both models have the same shape, and if
+    `optimizer`, the same kind of optimizer.
     """
     ours, theirs = _shape(into), _shape(saved)
     if optimizer:

@@ -1,5 +1,5 @@
-"""`Store`: all that the server remembers, in one SQLite file. Values in and out; a module for each
-table.
+"""`Store`: everything the server remembers, in one SQLite file. It takes and returns plain values,
+and has one module for each table.
 
 Example:
     with closing(Store(folder / "tinkex.db")) as store:
@@ -14,7 +14,7 @@ from pathlib import Path
 from tinkex_server.store.audit import AuditLog
 from tinkex_server.store.checkpoints import Checkpoints
 from tinkex_server.store.custom_losses import CustomLosses
-from tinkex_server.store.database import Database, StoreError, Unwritable
+from tinkex_server.store.database import Database, StoreError, StoreWriteError
 from tinkex_server.store.futures import StoredFutures
 from tinkex_server.store.keys import Keys
 from tinkex_server.store.models import Models
@@ -74,20 +74,21 @@ __all__ = [
     "StorageRow",
     "Store",
     "StoreError",
+    "StoreWriteError",
     "StoredSpan",
     "TimedFuture",
-    "Unwritable",
     "UsageKind",
     "UsageRow",
 ]
 
 
 class Store:
-    """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this
-    layout.
-    """
+    """The tables of one database file."""
 
     def __init__(self, file: Path) -> None:
+        """Opens `file`, creating it if there is none. Raises `StoreError` if it is not a database
+        of this release.
+        """
         self._database = Database(file)
         self.keys = Keys(self._database)
         self.sessions = Sessions(self._database)
@@ -101,28 +102,30 @@ class Store:
         self.usage = Usage(self._database)
 
     def recover(self, reason: str, now: float) -> None:
-        """After a restart: what was pending has failed for `reason`, and no model is in memory."""
+        """Notes after a restart that pending requests failed for `reason`, and that no model is in
+        memory.
+        """
         with self._database.transaction():
             self.futures.fail_pending(reason, now)
-            self.models.lose_all()
+            self.models.mark_all_lost()
 
     def folders(self) -> set[str]:
-        """The names of the folders that are in use."""
+        """Returns the names of the folders that are in use."""
         return self.checkpoints.folders() | self.samplers.folders()
 
-    def folders_ever(self) -> set[str]:
-        """The same, with those of sessions that have ended."""
-        return self.checkpoints.folders() | self.samplers.folders_ever()
+    def folders_ever_used(self) -> set[str]:
+        """Returns the names of the folders that are in use, or were used by sessions that ended."""
+        return self.checkpoints.folders() | self.samplers.folders_ever_used()
 
     def compact(self) -> None:
-        """Gives the room of what was deleted back to the disk."""
+        """Shrinks the file by what was deleted."""
         self._database.run("VACUUM")
 
-    def kept(self) -> Awaitable[None]:
-        """Returns when all that was written so far outlives this process. To be awaited before
-        somebody is told of it.
+    def flush(self) -> Awaitable[None]:
+        """Returns when everything written so far would survive the end of this process. A client is
+        told of a write only after this. Raises `StoreWriteError`.
         """
-        return self._database.kept()
+        return self._database.flush()
 
     def close(self) -> None:
         self._database.close()

@@ -12,11 +12,13 @@ from tinkex_server.store.rows import AuditRow
 
 
 class AuditLog:
+    """The table of the audit log."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add(self, owner: str, event: str, details: Mapping[str, object], now: float) -> None:
-        """`event` is `<subject>.<what happened>`."""
+        """Adds an entry. `event` has the form `<subject>.<what happened>`."""
         self._db.run(
             "INSERT INTO events (owner, event, details, at) VALUES (?, ?, ?, ?)",
             owner,
@@ -28,7 +30,9 @@ class AuditLog:
     def between(
         self, owner: str | None, subject: str | None, start: float, end: float
     ) -> list[AuditRow]:
-        """Those of one owner, or all, and of one subject, or all; oldest first."""
+        """Returns the entries of an owner and a subject, the oldest first. None stands for all
+        owners, or all subjects.
+        """
         sql = (
             "SELECT * FROM events WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR owner = ?3)"
             " AND (?4 IS NULL OR event LIKE ?4 || '.%') ORDER BY event_id"
@@ -36,8 +40,8 @@ class AuditLog:
         return self._db.all(_row, sql, start, end, owner, subject)
 
     def drop(self, before: float, keep: int, most: int) -> int:
-        """Entries from before, and those beyond the newest `keep`; so many of the oldest at most.
-        How many there were.
+        """Deletes entries that were made before `before`, or are not among the newest `keep`, but
+        no more than `most`. Returns how many it deleted.
         """
         return self._db.drop_oldest("events", "at", before, keep, most)
 

@@ -15,44 +15,48 @@ from tinkex_server.store.rows import CheckpointQuery, CheckpointRow, StorageRow
 _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (session_id)"
 _CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner, models.base_model {_JOINED}"
 _PUT = (
-    "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at, "
-    "expires_at, user_metadata, public)"
+    "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at,"
+    " expires_at, user_metadata, public)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _AT = "model_id = ? AND kind = ? AND name = ?"
 
 
 class Checkpoints:
+    """The table of saved weights."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def put(self, row: CheckpointRow) -> None:
-        """Adds it, or takes the place of the one of that name. When this returns it is on the
-        disk.
+        """Adds a checkpoint, or replaces the one of the same path. When this returns the row is on
+        the disk.
         """
         self._db.run_durably(_PUT, *_values(row))
 
     def restore(self, row: CheckpointRow) -> None:
-        """The same, for what is on the disk in any case."""
+        """Adds a checkpoint, or replaces the one of the same path, without waiting for the disk:
+        its manifest is there in any case.
+        """
         self._db.run(_PUT, *_values(row))
 
     def get(self, path: CheckpointPath) -> CheckpointRow | None:
         return self._db.one(_row, f"{_CHECKPOINTS} WHERE {_AT}", *_key(path))
 
     def page(self, owner: str | None, limit: int, offset: int) -> list[CheckpointRow]:
-        """Those of one owner, or all; newest first."""
+        """Returns a page of the checkpoints of one owner, or of all, the newest first."""
         sql = (
-            f"{_CHECKPOINTS} WHERE ?1 IS NULL OR owner = ?1 ORDER BY checkpoints.rowid DESC LIMIT "
-            "?2 OFFSET ?3"
+            f"{_CHECKPOINTS} WHERE ?1 IS NULL OR owner = ?1"
+            " ORDER BY checkpoints.rowid DESC LIMIT ?2 OFFSET ?3"
         )
         return self._db.all(_row, sql, owner, limit, offset)
 
     def search(self, query: CheckpointQuery, limit: int) -> list[CheckpointRow]:
-        """Returns so many at most of those that fit, newest first."""
+        """Returns the checkpoints that a query finds, at most `limit`, the newest first."""
         condition, values = _conditions(query)
         sql = (
-            f"{_CHECKPOINTS} WHERE {condition} ORDER BY checkpoints.created_at DESC, "
-            "checkpoints.folder DESC LIMIT ?"
+            f"{_CHECKPOINTS} WHERE {condition}"
+            " ORDER BY checkpoints.created_at DESC, checkpoints.folder DESC LIMIT ?"
         )
         return self._db.all(_row, sql, *values, limit)
 
@@ -60,12 +64,12 @@ class Checkpoints:
         return self._db.number(f"SELECT count(*) {_JOINED} WHERE ?1 IS NULL OR owner = ?1", owner)
 
     def size(self, owner: str | None) -> int:
-        """Bytes of all of one owner, or of all."""
+        """Returns the bytes of all checkpoints of one owner, or of all."""
         sql = f"SELECT coalesce(sum(size_bytes), 0) {_JOINED} WHERE ?1 IS NULL OR owner = ?1"
         return self._db.number(sql, owner)
 
     def of_run(self, model_id: str, most: int = -1) -> list[CheckpointRow]:
-        """Newest first; so many at most, or all."""
+        """Returns the checkpoints of a run, the newest first; `most` of them, or all by default."""
         sql = f"{_CHECKPOINTS} WHERE model_id = ? ORDER BY checkpoints.rowid DESC LIMIT ?"
         return self._db.all(_row, sql, model_id, most)
 
@@ -86,24 +90,24 @@ class Checkpoints:
         )
 
     def last(self, model_id: str, kind: str) -> CheckpointRow | None:
-        """The newest of a kind of a run."""
+        """Returns the newest checkpoint of this kind of a run."""
         sql = (
-            f"{_CHECKPOINTS} WHERE model_id = ? AND kind = ? ORDER BY checkpoints.rowid DESC "
-            "LIMIT 1"
+            f"{_CHECKPOINTS} WHERE model_id = ? AND kind = ?"
+            " ORDER BY checkpoints.rowid DESC LIMIT 1"
         )
         return self._db.one(_row, sql, model_id, kind)
 
     def storage(self, owner: str | None, project_id: str | None) -> list[StorageRow]:
-        """By owner and project, of one of either, or of all."""
+        """Returns the checkpoints' sizes by owner and project, of one of either or of all."""
         sql = (
             f"SELECT owner, project_id, count(*), sum(size_bytes) {_JOINED}"
-            " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR project_id = ?2) GROUP BY "
-            "owner, project_id"
+            " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR project_id = ?2)"
+            " GROUP BY owner, project_id"
         )
         return self._db.all(lambda row: StorageRow(*row), sql, owner, project_id)
 
     def set_public(self, path: CheckpointPath, public: bool) -> bool:
-        """Whether it was otherwise before."""
+        """Publishes a checkpoint, or takes it back. Returns whether that changes anything."""
         return (
             self._db.run(
                 f"UPDATE checkpoints SET public = ? WHERE {_AT} AND public != ?",
@@ -152,7 +156,6 @@ def _row(row: sqlite3.Row) -> CheckpointRow:
 
 
 def _conditions(query: CheckpointQuery) -> Condition:
-    """Returns the condition in SQL, and its values."""
     parts: list[Condition] = []
     for column, value in ("owner", query.owner), ("kind", query.kind):
         if value is not None:
@@ -163,7 +166,7 @@ def _conditions(query: CheckpointQuery) -> Condition:
     parts += [has_pair("checkpoints.user_metadata", *pair) for pair in query.user_metadata.items()]
     if query.after:
         made, folder = query.after
-        # what the row itself has, where it is still there: it is more exact than its text
+        # the time in the row, while there is one, is more exact than the one in the cursor
         known = "coalesce((SELECT created_at FROM checkpoints WHERE folder = ?), ?)"
         condition = f"(checkpoints.created_at, checkpoints.folder) < ({known}, ?)"
         parts.append((condition, [folder, made, folder]))

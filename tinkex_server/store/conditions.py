@@ -1,4 +1,4 @@
-"""Conditions of searches, in SQL with their values."""
+"""The conditions of searches, in SQL."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Condition: TypeAlias = tuple[str, list[Any]]
+"""SQL with placeholders, and the values for them."""
 
 
 def among(expression: str, values: Sequence[str]) -> Condition:

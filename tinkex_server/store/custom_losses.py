@@ -1,4 +1,4 @@
-"""Losses that clients sent."""
+"""Custom losses that clients have sent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tinkex_server.store.rows import CustomLossRow
 
 
 class CustomLosses:
+    """The table of custom losses."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 

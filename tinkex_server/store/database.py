@@ -1,4 +1,4 @@
-"""The SQLite file: its layout, and statements in short form."""
+"""`Database`: the SQLite file, its tables, and how statements are grouped into transactions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import orjson
 
-from tinkex_server.errors import Refused
-
 logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
@@ -22,65 +20,72 @@ T = TypeVar("T")
 _VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
-    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL, name TEXT NOT NULL,
-    created_at REAL NOT NULL, revoked_at REAL
+    key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL,
+    name TEXT NOT NULL, created_at REAL NOT NULL, revoked_at REAL
 );
 CREATE TABLE sessions (
-    session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL, user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL,
-    project_id TEXT, display_name TEXT,
-    created_at REAL NOT NULL, heartbeat_at REAL NOT NULL, finished_at REAL, finish_reason TEXT, finish_detail TEXT
+    session_id TEXT PRIMARY KEY, owner TEXT NOT NULL, tags TEXT NOT NULL,
+    user_metadata TEXT NOT NULL, sdk_version TEXT NOT NULL, project_id TEXT, display_name TEXT,
+    created_at REAL NOT NULL, heartbeat_at REAL NOT NULL, finished_at REAL, finish_reason TEXT,
+    finish_detail TEXT
 );
 CREATE TABLE models (
-    model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL, train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
-    optimizer TEXT NOT NULL,
-    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL, last_request_at REAL NOT NULL
+    model_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions,
+    base_model TEXT NOT NULL, rank INTEGER NOT NULL, seed INTEGER, train_attn INTEGER NOT NULL,
+    train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL, optimizer TEXT NOT NULL,
+    user_metadata TEXT NOT NULL, state TEXT NOT NULL, failure TEXT, created_at REAL NOT NULL,
+    last_request_at REAL NOT NULL
 );
 CREATE INDEX models_of_session ON models (session_id);
 CREATE TABLE futures (
-    request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT, category TEXT,
-    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    request_id TEXT PRIMARY KEY, scope TEXT NOT NULL, seq_id INTEGER, kind TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, owner TEXT NOT NULL, state TEXT NOT NULL, result BLOB, error TEXT,
+    category TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     UNIQUE (scope, seq_id)
 );
 CREATE INDEX ended_futures ON futures (finished_at) WHERE state IN ('done', 'failed');
 CREATE TABLE steps (
-    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL, tokens INTEGER NOT NULL, at REAL NOT NULL,
-    ended INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (model_id, number)
+    model_id TEXT NOT NULL REFERENCES models, number INTEGER NOT NULL, loss REAL,
+    tokens INTEGER NOT NULL, at REAL NOT NULL, ended INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (model_id, number)
 );
 CREATE TABLE checkpoints (
-    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL, folder TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    created_at REAL NOT NULL, expires_at REAL, user_metadata TEXT NOT NULL, public INTEGER NOT NULL,
-    PRIMARY KEY (model_id, kind, name)
+    model_id TEXT NOT NULL REFERENCES models, kind TEXT NOT NULL, name TEXT NOT NULL,
+    folder TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, expires_at REAL,
+    user_metadata TEXT NOT NULL, public INTEGER NOT NULL, PRIMARY KEY (model_id, kind, name)
 );
 CREATE TABLE past_checkpoints (
-    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL, created_at REAL NOT NULL, deleted_at REAL NOT NULL
+    session_id TEXT NOT NULL, base_model TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL, deleted_at REAL NOT NULL
 );
 CREATE TRIGGER checkpoint_is_past AFTER DELETE ON checkpoints BEGIN
     INSERT INTO past_checkpoints
-        SELECT session_id, base_model, old.size_bytes, old.created_at, (julianday('now') - 2440587.5) * 86400
+        SELECT session_id, base_model, old.size_bytes, old.created_at,
+            (julianday('now') - 2440587.5) * 86400
         FROM models WHERE model_id = old.model_id;
 END;
 CREATE TABLE samplers (
-    sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, base_model TEXT NOT NULL,
-    model_path TEXT, folder TEXT, inflight_of TEXT, created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
+    sampler_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions,
+    base_model TEXT NOT NULL, model_path TEXT, folder TEXT, inflight_of TEXT,
+    created_at REAL NOT NULL, copies INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX samplers_of_session ON samplers (session_id);
 CREATE TABLE custom_losses (
-    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL, inputs TEXT NOT NULL,
-    nodes TEXT NOT NULL, created_at REAL NOT NULL
+    loss_id TEXT PRIMARY KEY, session_id TEXT NOT NULL REFERENCES sessions, name TEXT NOT NULL,
+    inputs TEXT NOT NULL, nodes TEXT NOT NULL, created_at REAL NOT NULL
 );
 CREATE TABLE events (
-    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL, at REAL NOT NULL
+    event_id INTEGER PRIMARY KEY, owner TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL,
+    at REAL NOT NULL
 );
 CREATE INDEX events_by_time ON events (at);
 CREATE TABLE usage (
-    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL, kind TEXT NOT NULL,
-    amount INTEGER NOT NULL, PRIMARY KEY (hour, owner, session_id, base_model, kind)
+    hour INTEGER NOT NULL, owner TEXT NOT NULL, session_id TEXT NOT NULL, base_model TEXT NOT NULL,
+    kind TEXT NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (hour, owner, session_id, base_model, kind)
 ) WITHOUT ROWID;
 """
-# a row that is replaced is deleted first, for the triggers, too
+# with recursive_triggers a row that is replaced fires the triggers of a deletion, too
 _PRAGMAS = (
     *(
         "locking_mode = EXCLUSIVE",
@@ -92,57 +97,56 @@ _PRAGMAS = (
 )
 
 
-_PATIENCE = 2.0  # seconds for a server that is just ending to let go of the file
+_LOCK_TIMEOUT = 2.0  # seconds, in which a server that is just ending releases the file
 
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]
-"""SQL, and its values."""
+"""SQL with placeholders, and the values for them."""
 
 
 class StoreError(RuntimeError):
-    """The database cannot be used; the text says why."""
+    """The database cannot be used. The message says why."""
 
 
-class Unwritable(Refused, StoreError):
-    """The disk is full, or fails. Requests are answered so until there is room; for good, once
-    something that others were told of is lost.
+class StoreWriteError(StoreError):
+    """A write that failed because the disk is full or broken.
+
+    Writes work again when there is room, unless something was lost that clients were told of: then
+    every later call fails in the same way until the server is restarted.
     """
 
     def __init__(self, error: sqlite3.Error, *, lost: bool = False) -> None:
         more = (
-            ", and restart the server: what it did last is lost, and what was saved is not"
+            ", and restart the server: its last changes are lost, but no saved weights"
             if lost
             else ""
         )
         super().__init__(
-            507, f"the data folder cannot be written ({error}); make room on its disk{more}"
+            f"the data folder cannot be written ({error}); make room on its disk{more}"
         )
-
-    def __str__(self) -> str:
-        return str(self.detail)
 
 
 class Database:
-    """An open file. Every statement is a transaction of its own, but within `transaction`, and
-    those of `run_soon`.
+    """An open database file. Each statement is a transaction of its own, except within
+    `transaction` and in the group of `run_in_group`.
 
     It is called on the event loop's thread alone: with a write-ahead log a small write takes some
     tens of microseconds.
     """
 
     def __init__(self, file: Path) -> None:
-        """Opens `file`, making it if need be. Raises `StoreError` when it is not a database of this
-        layout.
+        """Opens `file`, creating it if there is none. Raises `StoreError` if it is not a database
+        of this release.
         """
         _keep_private(file)
-        # made on the thread that starts the server, then used by the event loop's alone
+        # made on the thread that starts the server, and then used on the event loop's thread alone
         self._connection = sqlite3.connect(
-            file, _PATIENCE, check_same_thread=False, isolation_level=None
+            file, _LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
         )
-        # those who wait for the open group to be kept; None: none is open
-        self._awaiting: list[asyncio.Future[None]] | None = None
-        self._last: list[Callable[[], Statement]] = []  # what the open group ends with
-        # why what is on the disk is no longer what others were told
+        # futures that are done when the open group is committed; None while no group is open
+        self._group: list[asyncio.Future[None]] | None = None
+        self._group_end: list[Callable[[], Statement]] = []  # statements that end the open group
+        # the error by which changes were lost that clients had been told of
         self._lost: sqlite3.Error | None = None
         try:
             self._prepare(file)
@@ -157,7 +161,9 @@ class Database:
             for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}").close()
             [version] = self._connection.execute("PRAGMA user_version").fetchone()
-            self._connection.execute("BEGIN EXCLUSIVE").close()  # from here on nobody else has it
+            self._connection.execute(
+                "BEGIN EXCLUSIVE"
+            ).close()  # from here on no other process can open the file
             self._connection.execute("COMMIT").close()
         except sqlite3.OperationalError as error:
             raise StoreError(
@@ -172,18 +178,19 @@ class Database:
             )
         elif version != _VERSION:
             raise StoreError(
-                f"{file} has layout {version}, and this release of tinkex reads {_VERSION}; use "
-                "another data folder"
+                f"{file} has layout {version}, but this release of tinkex reads layout {_VERSION}; "
+                "use another data folder"
             )
 
     def close(self) -> None:
-        self._keep()
+        """Commits what is open, and closes the file."""
+        self._commit_group()
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Generator[None, None, None]:
-        """All statements of the block, or none when it raises."""
-        self._keep()
+        """Executes all statements of the block, or none if it raises."""
+        self._commit_group()
         self._connection.execute("BEGIN")
         try:
             yield
@@ -193,13 +200,15 @@ class Database:
             raise
 
     def run(self, sql: str, *values: Any) -> int:
-        """How many rows it changed."""
-        self._keep()
+        """Executes a statement. Returns the number of rows that it changed."""
+        self._commit_group()
         return self._execute(sql, values).rowcount
 
     def drop_oldest(self, table: str, time: str, before: float, keep: int, most: int) -> int:
-        """Of a table that only grows: rows whose `time` is before, and those beyond the newest
-        `keep`, among the `most` oldest. How many.
+        """Deletes rows of a table that only grows: those whose column `time` is less than `before`,
+        and those that are not among the newest `keep`.
+
+        It looks at the `most` oldest rows. Returns the number of rows that it deleted.
         """
         oldest = f"SELECT rowid FROM {table} ORDER BY rowid LIMIT ?3"
         beyond = f"rowid <= (SELECT max(rowid) FROM {table}) - ?2"
@@ -211,111 +220,115 @@ class Database:
         )
 
     def run_durably(self, sql: str, *values: Any) -> None:
-        """When this returns the change is on the disk, where others follow within moments."""
-        self._keep()
+        """Executes a statement. When this returns its change is on the disk, which others reach
+        later.
+        """
+        self._commit_group()
         self._connection.execute("PRAGMA synchronous = FULL").close()
         try:
             self._execute(sql, values)
         finally:
             self._connection.execute("PRAGMA synchronous = NORMAL").close()
 
-    def run_soon(self, sql: str, *values: Any) -> None:
-        """Makes one transaction of this and all that follow until the event loop's next round. For
-        what is written often.
+    def run_in_group(self, sql: str, *values: Any) -> None:
+        """Executes a statement in one transaction with all that follow until the event loop's next
+        iteration. It is meant for frequent writes.
 
-        Whoever tells somebody else of it awaits `kept` before.
+        A client may be told of the change only after `flush`.
         """
-        if self._awaiting is None:
+        if self._group is None:
             self._open_group()
         self._execute(sql, values)
 
-    def run_at_last(self, statement: Callable[[], Statement]) -> None:
-        """Runs what `statement` gives then as the last of the group that is open, or is opened for
-        it. For what adds up meanwhile.
+    def run_at_group_end(self, statement: Callable[[], Statement]) -> None:
+        """Calls `statement` when the open group ends, or a new one if none is open, and executes
+        the statement that it returns. It is meant for values that add up meanwhile.
         """
-        if self._awaiting is None:
+        if self._group is None:
             self._open_group()
-        self._last.append(statement)
+        self._group_end.append(statement)
 
-    async def kept(self) -> None:
-        """Returns when all that was written so far is on the disk. Raises `Unwritable` when it is
-        not.
+    async def flush(self) -> None:
+        """Returns when everything written so far is in the file. Raises `StoreWriteError` if some
+        of it was lost.
         """
-        if self._awaiting is not None:
-            kept = asyncio.get_running_loop().create_future()
-            self._awaiting.append(kept)
-            await kept
+        if self._group is not None:
+            committed = asyncio.get_running_loop().create_future()
+            self._group.append(committed)
+            await committed
         if self._lost:
-            raise Unwritable(self._lost, lost=True)
+            raise StoreWriteError(self._lost, lost=True)
 
     def _open_group(self) -> None:
         self._connection.execute("BEGIN")
-        self._awaiting = []
-        asyncio.get_running_loop().call_soon(self._keep)
+        self._group = []
+        asyncio.get_running_loop().call_soon(self._commit_group)
 
-    def _keep(self) -> None:
-        """Ends the open group, if there is one."""
-        if self._awaiting is None:
+    def _commit_group(self) -> None:
+        """Commits the open group, if there is one."""
+        if self._group is None:
             return
-        awaiting, self._awaiting = self._awaiting, None
-        last, self._last = self._last, []
+        waiting, self._group = self._group, None
+        end, self._group_end = self._group_end, []
         try:
-            if self._connection.in_transaction or not self._lost:  # else it is known to be undone
-                for statement in last:
+            if self._connection.in_transaction or not self._lost:  # otherwise SQLite has undone it
+                for statement in end:
                     self._connection.execute(*statement())
                 self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._connection.rollback()
-            self._lose(error)
-        for kept in awaiting:
-            if not kept.done():  # its request was given up
-                kept.set_result(None)
+            self._note_lost(error)
+        for committed in waiting:
+            if not committed.done():  # its request was cancelled
+                committed.set_result(None)
 
     def _execute(self, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
-        """Of a statement that writes."""
+        """Executes a statement that writes."""
         try:
             return self._connection.execute(sql, values)
         except sqlite3.OperationalError as error:
-            # SQLite has undone the group with it
-            if self._awaiting is not None and not self._connection.in_transaction:
-                self._lose(error)
-            raise Unwritable(error, lost=self._lost is not None) from error
+            # SQLite undid the whole group
+            if self._group is not None and not self._connection.in_transaction:
+                self._note_lost(error)
+            raise StoreWriteError(error, lost=self._lost is not None) from error
 
-    def _lose(self, error: sqlite3.Error) -> None:
+    def _note_lost(self, error: sqlite3.Error) -> None:
         if self._lost is None:
-            logger.error("%s", Unwritable(error, lost=True))
+            logger.error("%s", StoreWriteError(error, lost=True))
         self._lost = error
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
+        """Returns what `make` makes of each selected row."""
         return [make(row) for row in self._connection.execute(sql, values)]
 
     def one(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> T | None:
+        """Returns what `make` makes of the first selected row, or None if there is none."""
         row = self._connection.execute(sql, values).fetchone()
         return None if row is None else make(row)
 
     def number(self, sql: str, *values: Any) -> int:
-        """The one number that a query gives."""
+        """Returns the one number that a query selects."""
         [value] = self._connection.execute(sql, values).fetchone()
         return value
 
 
 def _keep_private(file: Path) -> None:
-    """Makes the file and what SQLite keeps beside it readable by their owner alone, whatever the
-    umask. Raises `StoreError`.
+    """Makes the file, and the files that SQLite keeps beside it, readable by their owner alone,
+    whatever the umask is. Raises `StoreError`.
     """
     try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         for path in (file, *file.parent.glob(f"{file.name}-*")):
-            # those of older releases; SQLite makes new ones like the database itself
+            # Older releases left them readable. SQLite gives new ones the mode of the database.
             path.chmod(0o600)
     except OSError as error:
         raise StoreError(f"{file} cannot be written ({error}); use another data folder") from error
 
 
 def _folded(text: str | None) -> str | None:
-    """As it is compared whatever its case."""
     return text and text.casefold()
 
 
 def dump(value: object) -> str:
+    """Returns the JSON of a value."""
     return orjson.dumps(value).decode()

@@ -1,4 +1,4 @@
-"""Requests that were taken on, and their outcomes."""
+"""Accepted requests, and their results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
 
 _ROWS = (
-    "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category "
-    "FROM futures"
+    "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category"
+    " FROM futures"
 )
 _BY_ID = f"{_ROWS} WHERE request_id = ?"
 _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
 
 
 class StoredFutures:
+    """The table of requests."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
         self._result_bytes = database.number("SELECT coalesce(sum(length(result)), 0) FROM futures")
 
     def add(self, row: FutureRow, now: float) -> None:
-        self._db.run_soon(
-            "INSERT INTO futures (request_id, scope, seq_id, kind, fingerprint, owner, state, "
-            "created_at)"
+        self._db.run_in_group(
+            "INSERT INTO futures"
+            " (request_id, scope, seq_id, kind, fingerprint, owner, state, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             row.request_id,
             row.scope,
@@ -39,11 +41,11 @@ class StoredFutures:
     def get(self, request_id: str) -> FutureRow | None:
         return self._db.one(_row, _BY_ID, request_id)
 
-    def numbered(self, scope: str, seq_id: int) -> FutureRow | None:
+    def by_number(self, scope: str, seq_id: int) -> FutureRow | None:
         return self._db.one(_row, _BY_NUMBER, scope, seq_id)
 
     def ended(self, scope: str) -> list[EndedFuture]:
-        """Those of a scope that have ended, in that order."""
+        """Returns the requests of a scope that have ended, in the order in which they ended."""
         sql = (
             "SELECT request_id, seq_id, state, coalesce(length(result), 0) FROM futures"
             " WHERE scope = ? AND state != 'pending' ORDER BY finished_at, rowid"
@@ -51,25 +53,24 @@ class StoredFutures:
         return self._db.all(lambda row: EndedFuture(*row), sql, scope)
 
     def of_session(self, session_id: str, limit: int) -> list[TimedFuture]:
-        """The newest, oldest first: of the session itself, of its models, and of its sampling
-        sessions.
+        """Returns the newest requests of a session, of its models and of its sampling sessions, the
+        oldest first.
         """
         sql = (
-            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at "
-            "FROM futures WHERE scope IN"
-            " (SELECT ?1 UNION ALL SELECT ?1 || ':loss' UNION ALL SELECT model_id FROM models "
-            "WHERE session_id = ?1"
-            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1) ORDER BY "
-            "created_at DESC, rowid DESC LIMIT ?2"
+            "SELECT request_id, scope, seq_id, kind, state, created_at, started_at, finished_at"
+            " FROM futures WHERE scope IN (SELECT ?1 UNION ALL SELECT ?1 || ':loss'"
+            " UNION ALL SELECT model_id FROM models WHERE session_id = ?1"
+            " UNION ALL SELECT sampler_id FROM samplers WHERE session_id = ?1)"
+            " ORDER BY created_at DESC, rowid DESC LIMIT ?2"
         )
         return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
 
     def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
+        """Stores how a request ended."""
         self._result_bytes += len(ending.result or b"")
-        self._db.run_soon(
-            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?, "
-            "finished_at = ?"
-            " WHERE request_id = ?",
+        self._db.run_in_group(
+            "UPDATE futures SET state = ?, result = ?, error = ?, category = ?, started_at = ?,"
+            " finished_at = ? WHERE request_id = ?",
             ending.state,
             ending.result,
             ending.error,
@@ -80,8 +81,10 @@ class StoredFutures:
         )
 
     def drop_results(self, before: float, keep_bytes: int, most: int) -> int:
-        """Of requests that ended before, and of the oldest while all take more than `keep_bytes`;
-        so many at most. How many there were.
+        """Deletes the results of requests that ended before `before`, and the oldest results while
+        all together take more than `keep_bytes`.
+
+        It deletes no more than `most` results, and returns how many it deleted.
         """
         sql = (
             "SELECT rowid, coalesce(length(result), 0), finished_at FROM futures"
@@ -95,27 +98,28 @@ class StoredFutures:
             past.append(rowid)
             self._result_bytes -= size
         update = (
-            "UPDATE futures SET state = 'expired', result = NULL, error = NULL WHERE rowid IN "
-            "(SELECT value FROM json_each(?))"
+            "UPDATE futures SET state = 'expired', result = NULL, error = NULL"
+            " WHERE rowid IN (SELECT value FROM json_each(?))"
         )
         return self._db.run(update, dump(past)) if past else 0
 
     def delete_dropped(self, before: float, most: int) -> int:
-        """Requests that came before and whose results were dropped, among so many of the oldest;
-        how many there were.
+        """Deletes requests that came before `before` and whose results were dropped.
+
+        It looks at the `most` oldest requests, and returns how many it deleted.
         """
         oldest = "SELECT rowid, state, created_at FROM futures ORDER BY rowid LIMIT ?"
         sql = (
-            f"DELETE FROM futures WHERE rowid IN (SELECT rowid FROM ({oldest}) WHERE state = "
-            "'expired' AND created_at < ?)"
+            f"DELETE FROM futures WHERE rowid IN (SELECT rowid FROM ({oldest})"
+            " WHERE state = 'expired' AND created_at < ?)"
         )
         return self._db.run(sql, most, before)
 
     def fail_pending(self, reason: str, now: float) -> None:
-        """After a restart: what was pending has failed for `reason`."""
+        """Marks all pending requests as failed for `reason`."""
         self._db.run(
-            "UPDATE futures SET state = 'failed', error = ?, category = 'server', finished_at = "
-            "? WHERE state = 'pending'",
+            "UPDATE futures SET state = 'failed', error = ?, category = 'server', finished_at = ?"
+            " WHERE state = 'pending'",
             reason,
             now,
         )

@@ -1,4 +1,4 @@
-"""API keys: which were given to the server at some time, as hashes."""
+"""The hashes of all API keys that the server was ever given."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from tinkex_server.store.rows import EnrolledKey, KeyRow
 
 
 class Keys:
+    """The table of API keys."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add(self, hashed: bytes, salt: bytes, name: str, now: float) -> KeyRow:
-        """It must not be there."""
+        """Adds a new key."""
         sql = "INSERT INTO keys (hash, salt, name, created_at) VALUES (?, ?, ?, ?)"
         self._db.run(sql, hashed, salt, name, now)
         row = self.by_hash(hashed)
@@ -29,8 +31,8 @@ class Keys:
         return self._db.one(_row, "SELECT * FROM keys WHERE hash = ?", hashed)
 
     def salts(self) -> list[bytes]:
-        """Those that hashes were made with, the first one first: one, unless keys came back from
-        saves of before the database was lost.
+        """Returns the salts of the hashes, the oldest first. There is only one, unless keys were
+        restored after the database was lost.
         """
         return self._db.all(
             lambda row: row["salt"], "SELECT salt FROM keys GROUP BY salt ORDER BY min(key_id)"
@@ -40,12 +42,12 @@ class Keys:
         return self._db.one(_enrolled, "SELECT * FROM keys WHERE key_id = ?", key_id)
 
     def restore(self, key: EnrolledKey) -> int:
-        """The id of this key, which is added unless it is there. Its hash tells which it is,
-        whatever its id was before.
+        """Adds a key unless it is there, and returns its id. The hash identifies the key: its id
+        may have been another one before.
         """
         self._db.run(
-            "INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at) VALUES (?, ?, "
-            "?, ?, ?)",
+            "INSERT OR IGNORE INTO keys (hash, salt, name, created_at, revoked_at)"
+            " VALUES (?, ?, ?, ?, ?)",
             *astuple(key),
         )
         return self._db.number("SELECT key_id FROM keys WHERE hash = ?", key.hashed)
@@ -54,7 +56,7 @@ class Keys:
         return self._db.number("SELECT count(*) FROM keys")
 
     def revoke(self, key_id: int, now: float) -> None:
-        """For good: the server refuses it from now on, even when it is started with it."""
+        """Revokes a key for good: the server refuses it even when it is started with it."""
         self._db.run(
             "UPDATE keys SET revoked_at = ? WHERE key_id = ? AND revoked_at IS NULL", now, key_id
         )

@@ -1,4 +1,4 @@
-"""Training runs: models, in memory or not."""
+"""Training runs: the models in memory, and those of the past."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _WANTED = f"(?1 IS NULL OR owner = ?1 OR (?2 AND {_PUBLISHED})) AND (?3 IS NULL 
 
 
 class Models:
+    """The table of training runs."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add(self, row: ModelRow) -> None:
         lora = row.lora
         self._db.run(
-            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn, "
-            "train_mlp, train_unembed, optimizer, user_metadata,"
-            " state, created_at, last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO models (model_id, session_id, base_model, rank, seed, train_attn,"
+            " train_mlp, train_unembed, optimizer, user_metadata, state, created_at,"
+            " last_request_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.model_id,
             row.session_id,
             row.base_model,
@@ -47,7 +49,7 @@ class Models:
         return self._db.one(_row, f"{_MODELS} WHERE model_id = ?", model_id)
 
     def page(self, query: RunQuery, limit: int, offset: int) -> list[ModelRow]:
-        """Newest first."""
+        """Returns a page of the runs that a query finds, the newest first."""
         sql = f"{_MODELS} WHERE {_WANTED} ORDER BY models.rowid DESC LIMIT ?4 OFFSET ?5"
         return self._db.all(_row, sql, *astuple(query), limit, offset)
 
@@ -77,7 +79,7 @@ class Models:
         row = self.get(model_id)
         return row and row.failure
 
-    def lose(self, model_id: str, reason: str) -> None:
+    def mark_failed(self, model_id: str, reason: str) -> None:
         self._db.run(
             "UPDATE models SET state = 'failed', failure = ? WHERE model_id = ?", reason, model_id
         )
@@ -86,7 +88,7 @@ class Models:
         self._db.run("UPDATE models SET state = ? WHERE model_id = ?", state, model_id)
 
     def mark_created(self, model_id: str) -> None:
-        """Ready, unless it was unloaded while it was being made."""
+        """Marks a model as ready, unless it was unloaded while it was being created."""
         self._db.run(
             "UPDATE models SET state = 'ready' WHERE model_id = ? AND state = 'creating'", model_id
         )
@@ -94,8 +96,8 @@ class Models:
     def note_request(self, model_id: str, now: float) -> None:
         self._db.run("UPDATE models SET last_request_at = ? WHERE model_id = ?", now, model_id)
 
-    def lose_all(self) -> None:
-        """After a restart no model is in memory."""
+    def mark_all_lost(self) -> None:
+        """Marks all models in memory as lost."""
         self._db.run("UPDATE models SET state = 'lost' WHERE state IN ('creating', 'ready')")
 
 

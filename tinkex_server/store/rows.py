@@ -1,5 +1,7 @@
-"""What the store keeps, as values. Times are in seconds since 1970; an `owner` is the id of a key,
-empty where none is asked for.
+"""The rows of the store, and the queries for them, as plain values.
+
+Times are in seconds since 1970. An `owner` is the id of an API key, and empty where the server asks
+for none.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from tinkex_server.engine.interface import CustomLoss, LoraShape, OptimizerKind
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
 FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]
 FINISH_REASONS = ("success", "errored", "interrupted")
-"""How a client ends its session. One that ended for any other reason was cancelled by the server.
+"""The reasons for which a client finishes a session. A session that was finished for any other
+reason was cancelled by the server.
 """
 UsageKind: TypeAlias = Literal["training", "sampling_prefill", "sampling_sample", "checkpoint"]
 Category: TypeAlias = Literal["user", "server", "order"]
@@ -33,7 +36,7 @@ class KeyRow:
 
 @frozen
 class EnrolledKey:
-    """An API key as the store has it: with its scrypt hash, and the salt of that."""
+    """An API key with its scrypt hash, and the salt of the hash."""
 
     hashed: bytes
     salt: bytes
@@ -60,7 +63,7 @@ class SessionRow:
 
     @property
     def ending(self) -> str:
-        """Of one that has ended, in words."""
+        """The sentence that says how the session was finished."""
         return f"session {self.session_id!r} was finished" + (
             f": {self.finish_detail}" if self.finish_detail else ""
         )
@@ -68,25 +71,23 @@ class SessionRow:
 
 @frozen(kw_only=True)
 class SessionQuery:
-    """Which sessions to find: all conditions must hold, None and empty ones aside. `owner` None is
-    all of them.
-    """
+    """A search for sessions that fulfil all conditions. None and empty values are no condition."""
 
     owner: str | None
     session_id: str | None = None
     words: Sequence[str] = ()
-    """Of the display name. Where `session_id` is given, too, either is enough."""
+    """Words that the display name contains. If `session_id` is given, too, either is enough."""
     project_ids: Sequence[str] | None = None
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     states: Sequence[str] | None = None
-    """Of `FINISH_REASONS`, "active" and "cancelled"."""
+    """Some of `FINISH_REASONS`, "active" and "cancelled"."""
     after: tuple[float, str] | None = None
-    """When the last session of the page before began, and its id."""
+    """The begin of the last session of the page before, and its id."""
 
 
 @frozen
 class FoundSession:
-    """A session with what its checkpoints come to."""
+    """A session, with the number of its checkpoints and their bytes."""
 
     session: SessionRow
     checkpoints: int
@@ -95,9 +96,7 @@ class FoundSession:
 
 @frozen
 class ModelRow:
-    """A training run. It belongs to the owner of its session. `failure` says why one that had been
-    made has failed.
-    """
+    """A training run. It belongs to the owner of its session."""
 
     model_id: str
     session_id: str
@@ -110,31 +109,36 @@ class ModelRow:
     last_request_at: float
     owner: str = ""
     failure: str | None = None
+    """The reason why a model that had been created has failed."""
 
 
 @frozen
 class StepRow:
-    """The loss per token of a training step, from 1, and when its last batch ended. NaN is None."""
+    """One step of a training run."""
 
     number: int
+    """The number of the step, from 1."""
     loss: float | None
+    """The loss per token. None stands for NaN."""
     at: float
+    """The time at which the last batch of the step ended."""
 
 
 @frozen
 class RunQuery:
-    """Runs of one owner, or of all; with `published`, those of others too that have a published
-    checkpoint. Of one project, or of all.
+    """A search for training runs of an owner and a project. None stands for all owners, or all
+    projects.
     """
 
     owner: str | None
     published: bool = False
+    """Whether runs of other owners are found, too, if they have a published checkpoint."""
     project_id: str | None = None
 
 
 @frozen
 class FutureRow:
-    """A request and, once it is done, its outcome: `result`, or `error` with whose fault it is."""
+    """An accepted request and, once it is done, its result or error."""
 
     request_id: str
     scope: str
@@ -146,11 +150,12 @@ class FutureRow:
     result: bytes | None = None
     error: str | None = None
     category: Category | None = None
+    """The side that caused the error."""
 
 
 @frozen
 class Ending:
-    """How a request ended: with a result, or with an error and whose fault it is."""
+    """The end of a request: a result, or an error and the side that caused it."""
 
     state: Literal["done", "failed"]
     result: bytes | None = None
@@ -160,27 +165,26 @@ class Ending:
 
 @frozen
 class EndedFuture:
-    """Without its result, of which it tells the size in bytes."""
+    """A request that has ended, without its result."""
 
     request_id: str
     seq_id: int | None
     state: FutureState
     size: int
+    """The bytes of the result."""
 
 
 @frozen
 class CheckpointRow:
-    """Saved weights, by the name of their folder in `Folders`. `expires_at` is what the saver asked
-    for.
-
-    They belong to the owner of their run, and are of its base model.
-    """
+    """Saved weights. They belong to the owner of their training run, and have its base model."""
 
     path: CheckpointPath
     folder: str
+    """The name of their folder in `Folders`."""
     size_bytes: int
     created_at: float
     expires_at: float | None
+    """The time at which they are deleted, if the client asked for one."""
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     public: bool = False
     owner: str = ""
@@ -189,8 +193,8 @@ class CheckpointRow:
 
 @frozen(kw_only=True)
 class CheckpointQuery:
-    """Which checkpoints to find: all conditions must hold, None and empty metadata aside. `owner`
-    None is all of them.
+    """A search for checkpoints that fulfil all conditions. None and empty metadata are no
+    condition.
     """
 
     owner: str | None
@@ -199,36 +203,33 @@ class CheckpointQuery:
     base_models: Sequence[str] | None = None
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     after: tuple[float, str] | None = None
-    """When the last checkpoint of the page before was made, and its folder."""
+    """The creation time of the last checkpoint of the page before, and its folder."""
 
 
 @frozen
 class SamplerRow:
-    """A sampling session: of a base model, or of a checkpoint, or of weights that were saved for
-    it, by the name of their folder.
-
-    `inflight_of` is the model whose newest in-flight weights it samples from.
-    """
+    """A sampling session, which samples from a base model, a checkpoint, or weights saved for it."""
 
     sampler_id: str
     session_id: str
     base_model: str
     model_path: str | None
+    """The path of the checkpoint."""
     folder: str | None
+    """The name of the folder of weights that were saved for the session."""
     inflight_of: str | None = None
+    """The id of the model whose newest in-flight weights the session samples from."""
     owner: str = ""
 
     @property
     def weights_id(self) -> str:
-        """The engine's name for the weights: a session's own, or those that a model's in-flight
-        sessions share.
-        """
+        """The engine's name for the weights. The in-flight sessions of a model share one."""
         return f"{self.inflight_of}:inflight" if self.inflight_of else self.sampler_id
 
 
 @frozen
 class CustomLossRow:
-    """A loss that a client sent."""
+    """A custom loss that a client sent."""
 
     loss_id: str
     session_id: str
@@ -238,7 +239,7 @@ class CustomLossRow:
 
 @frozen
 class AuditRow:
-    """Something that was done."""
+    """An entry of the audit log."""
 
     at: float
     event: str
@@ -247,9 +248,10 @@ class AuditRow:
 
 @frozen
 class UsageRow:
-    """Tokens, or checkpoints, of one hour, which begins at `hour`."""
+    """The tokens, or the checkpoints, of one hour."""
 
     hour: int
+    """The time at which the hour begins."""
     owner: str
     session_id: str
     base_model: str
@@ -260,7 +262,7 @@ class UsageRow:
 
 @frozen
 class StoredSpan:
-    """How long a checkpoint has been there; `end` is None for one that still is."""
+    """The time span in which a checkpoint was stored."""
 
     owner: str
     session_id: str
@@ -269,11 +271,12 @@ class StoredSpan:
     size_bytes: int
     start: float
     end: float | None
+    """None for a checkpoint that is still stored."""
 
 
 @frozen
 class StorageRow:
-    """What the checkpoints of one owner in one project take."""
+    """The number and the bytes of the checkpoints of one owner in one project."""
 
     owner: str
     project_id: str | None
@@ -283,7 +286,7 @@ class StorageRow:
 
 @frozen
 class TimedFuture:
-    """When a request came, was begun and ended."""
+    """The times at which a request came, was begun, and ended."""
 
     request_id: str
     scope: str

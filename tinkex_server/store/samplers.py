@@ -9,21 +9,23 @@ from tinkex_server.store.database import Database
 from tinkex_server.store.rows import SamplerRow
 
 _ROWS = (
-    "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner FROM "
-    "samplers JOIN sessions USING (session_id)"
+    "SELECT sampler_id, session_id, base_model, model_path, folder, inflight_of, owner"
+    " FROM samplers JOIN sessions USING (session_id)"
 )
-_REMEMBERED = 1000  # rows
+_CACHED = 1000  # rows
 
 
 class Samplers:
+    """The table of sampling sessions."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
-        # one is asked for with every sample; only `add` changes them
-        self._remembered = lru_cache(_REMEMBERED)(self._read)
+        # each sample reads a row, and only `add` and `restore` change rows
+        self._cached = lru_cache(_CACHED)(self._read)
 
     def add(self, row: SamplerRow, now: float) -> None:
-        """Its owner is its session's. With in-flight weights, all those of the model sample from
-        these.
+        """Adds a sampling session. If it has in-flight weights, all in-flight sessions of the model
+        sample from these weights from now on.
         """
         with self._db.transaction():
             self._insert(row, now)
@@ -33,17 +35,17 @@ class Samplers:
                     row.folder,
                     row.inflight_of,
                 )
-        self._remembered.cache_clear()
+        self._cached.cache_clear()
 
     def restore(self, row: SamplerRow, created_at: float) -> None:
-        """Adds it, or takes the place of one whose weights are gone."""
+        """Adds a sampling session, or replaces one whose weights are gone."""
         self._insert(row, created_at)
-        self._remembered.cache_clear()
+        self._cached.cache_clear()
 
     def _insert(self, row: SamplerRow, now: float) -> None:
         self._db.run(
-            "INSERT OR REPLACE INTO samplers (sampler_id, session_id, base_model, model_path, "
-            "folder, inflight_of, created_at)"
+            "INSERT OR REPLACE INTO samplers"
+            " (sampler_id, session_id, base_model, model_path, folder, inflight_of, created_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             row.sampler_id,
             row.session_id,
@@ -55,13 +57,13 @@ class Samplers:
         )
 
     def get(self, sampler_id: str) -> SamplerRow | None:
-        return self._remembered(sampler_id)
+        return self._cached(sampler_id)
 
     def _read(self, sampler_id: str) -> SamplerRow | None:
         return self._db.one(_row, f"{_ROWS} WHERE sampler_id = ?", sampler_id)
 
     def number_copy(self, sampler_id: str) -> int:
-        """The next number for a copied client of this sampler, from 1."""
+        """Returns the next number for a copy of this session's client, from 1."""
         return self._db.number(
             "UPDATE samplers SET copies = copies + 1 WHERE sampler_id = ? RETURNING copies",
             sampler_id,
@@ -71,15 +73,15 @@ class Samplers:
         return self._db.all(_row, f"{_ROWS} WHERE session_id = ?", session_id)
 
     def folders(self) -> set[str]:
-        """Of the sessions that go on: what was saved for one ends with it."""
+        """Returns the folders of open sessions. Weights saved for a session end with it."""
         sql = (
-            "SELECT folder FROM samplers JOIN sessions USING (session_id) WHERE folder IS NOT "
-            "NULL AND finished_at IS NULL"
+            "SELECT folder FROM samplers JOIN sessions USING (session_id)"
+            " WHERE folder IS NOT NULL AND finished_at IS NULL"
         )
         return set(self._db.all(lambda row: row["folder"], sql))
 
-    def folders_ever(self) -> set[str]:
-        """Of the sessions that have ended, too."""
+    def folders_ever_used(self) -> set[str]:
+        """Returns the folders of all sessions, open or not."""
         return set(
             self._db.all(
                 lambda row: row["folder"], "SELECT folder FROM samplers WHERE folder IS NOT NULL"
@@ -87,7 +89,7 @@ class Samplers:
         )
 
     def inflight(self, model_id: str) -> list[SamplerRow]:
-        """Those that sample from the newest in-flight weights of this model."""
+        """Returns the sessions that sample from the newest in-flight weights of a model."""
         return self._db.all(_row, f"{_ROWS} WHERE inflight_of = ?", model_id)
 
     def ids_of(self, session_id: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sessions of clients."""
+"""The sessions of clients."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from tinkex_server.store.database import Database, dump
 from tinkex_server.store.rows import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
 _STATE = f"""CASE
-    WHEN finished_at IS NULL THEN 'active' WHEN finish_reason IN {FINISH_REASONS} THEN finish_reason ELSE 'cancelled' END"""
+    WHEN finished_at IS NULL THEN 'active'
+    WHEN finish_reason IN {FINISH_REASONS} THEN finish_reason ELSE 'cancelled' END"""
 _NEWEST_FIRST = "ORDER BY created_at DESC, session_id DESC"
 
 
 class Sessions:
+    """The table of sessions."""
+
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add(self, row: SessionRow) -> None:
-        """Adds it, unless it is there."""
+        """Adds a session unless it is there."""
         self._db.run(
-            "INSERT OR IGNORE INTO sessions (session_id, owner, tags, user_metadata, sdk_version, "
-            "project_id, display_name,"
-            " created_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO sessions (session_id, owner, tags, user_metadata, sdk_version,"
+            " project_id, display_name, created_at, heartbeat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row.session_id,
             row.owner,
             dump(row.tags),
@@ -37,7 +39,7 @@ class Sessions:
         )
 
     def restore(self, row: SessionRow) -> None:
-        """Adds it as it was, unless it is there."""
+        """Adds a session as it was, finished or not, unless it is there."""
         if self.get(row.session_id) is None:
             self.add(row)
             if row.finished_at is not None:
@@ -52,22 +54,22 @@ class Sessions:
         return self._db.one(_row, "SELECT * FROM sessions WHERE session_id = ?", session_id)
 
     def ids(self, owner: str | None, limit: int, offset: int) -> list[str]:
-        """Those of one owner, or all; newest first."""
+        """Returns a page of the session ids of one owner, or of all, the newest first."""
         sql = (
-            "SELECT session_id FROM sessions WHERE ?1 IS NULL OR owner = ?1 ORDER BY rowid DESC "
-            "LIMIT ?2 OFFSET ?3"
+            "SELECT session_id FROM sessions WHERE ?1 IS NULL OR owner = ?1"
+            " ORDER BY rowid DESC LIMIT ?2 OFFSET ?3"
         )
         return self._db.all(lambda row: row["session_id"], sql, owner, limit, offset)
 
     def search(self, query: SessionQuery, limit: int) -> list[FoundSession]:
-        """Newest first."""
+        """Returns the sessions that a query finds, at most `limit`, the newest first."""
         conditions, values = _conditions(query)
         taken = "FROM checkpoints JOIN models USING (model_id) WHERE session_id = found.session_id"
         sql = (
-            f"SELECT *, (SELECT count(*) {taken}) AS checkpoints, (SELECT "
-            f"coalesce(sum(size_bytes), 0) {taken}) AS size_bytes"
-            f" FROM (SELECT * FROM sessions WHERE {conditions} {_NEWEST_FIRST} LIMIT ?) AS found "
-            f"{_NEWEST_FIRST}"
+            f"SELECT *, (SELECT count(*) {taken}) AS checkpoints,"
+            f" (SELECT coalesce(sum(size_bytes), 0) {taken}) AS size_bytes"
+            f" FROM (SELECT * FROM sessions WHERE {conditions} {_NEWEST_FIRST} LIMIT ?) AS found"
+            f" {_NEWEST_FIRST}"
         )
         return self._db.all(_found, sql, *values, limit)
 
@@ -79,16 +81,16 @@ class Sessions:
     def note_heartbeat(self, session_id: str, now: float) -> None:
         self._db.run("UPDATE sessions SET heartbeat_at = ? WHERE session_id = ?", now, session_id)
 
-    def silent(self, since: float) -> list[SessionRow]:
-        """Those that go on and had no heartbeat since then."""
+    def silent_since(self, since: float) -> list[SessionRow]:
+        """Returns the open sessions without a heartbeat since `since`."""
         sql = "SELECT * FROM sessions WHERE finished_at IS NULL AND heartbeat_at < ?"
         return self._db.all(_row, sql, since)
 
     def finish(self, session_id: str, reason: str, detail: str | None, now: float) -> bool:
-        """Whether this was the first to finish it: the first reason stays."""
+        """Finishes a session. Returns False if it was finished before: the first reason stays."""
         sql = (
-            "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ? WHERE "
-            "session_id = ? AND finished_at IS NULL"
+            "UPDATE sessions SET finished_at = ?, finish_reason = ?, finish_detail = ?"
+            " WHERE session_id = ? AND finished_at IS NULL"
         )
         return self._db.run(sql, now, reason, detail, session_id) == 1
 
@@ -114,8 +116,7 @@ def _found(row: sqlite3.Row) -> FoundSession:
 
 
 def _conditions(query: SessionQuery) -> Condition:
-    """The condition in SQL, and its values."""
-    parts = _named(query)
+    parts = _by_id_or_words(query)
     if query.owner is not None:
         parts.append(("owner = ?", [query.owner]))
     if query.states is not None:
@@ -126,13 +127,13 @@ def _conditions(query: SessionQuery) -> Condition:
         parts.append(has_pair("user_metadata", *pair))
     if query.after:
         began, session_id = query.after
-        # what the row itself has, where it is still there: it is more exact than its text
+        # the time in the row, while there is one, is more exact than the one in the cursor
         known = "coalesce((SELECT created_at FROM sessions WHERE session_id = ?), ?)"
         parts.append((f"(created_at, session_id) < ({known}, ?)", [session_id, began, session_id]))
     return all_of(parts)
 
 
-def _named(query: SessionQuery) -> list[Condition]:
+def _by_id_or_words(query: SessionQuery) -> list[Condition]:
     ways: list[Condition] = []
     if query.session_id is not None:
         ways.append(("session_id = ?", [query.session_id]))

@@ -9,25 +9,24 @@ from tinkex_server.store.rows import StepRow
 
 
 class Steps:
-    """A step is what lies between two `optim_step`s, so that a batch which came in several requests
-    is one point.
+    """The table of training steps. A step is all that lies between two `optim_step`s, so a batch
+    that was sent in several requests is one point of the curve.
     """
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
     def add_loss(self, model_id: str, loss: float, tokens: int, now: float) -> None:
-        """Adds the loss of a forward_backward, summed over so many tokens, to the step that the
-        model is in.
+        """Adds the loss of a forward_backward, summed over `tokens` tokens, to the model's open
+        step.
 
-        NaN stays: SQLite has it as NULL, and so is every sum with it.
+        A step with a NaN stays NaN: SQLite stores it as NULL, as it does every sum with it.
         """
         self._db.run(
-            "INSERT INTO steps (model_id, number, loss, tokens, at) VALUES"
-            " (?1, (SELECT coalesce(max(number + ended), 1) FROM steps WHERE model_id = ?1), ?2, "
-            "?3, ?4)"
-            " ON CONFLICT (model_id, number) DO UPDATE SET loss = loss + ?2, tokens = tokens + "
-            "?3, at = ?4",
+            "INSERT INTO steps (model_id, number, loss, tokens, at) VALUES (?1,"
+            " (SELECT coalesce(max(number + ended), 1) FROM steps WHERE model_id = ?1), ?2, ?3, ?4)"
+            " ON CONFLICT (model_id, number)"
+            " DO UPDATE SET loss = loss + ?2, tokens = tokens + ?3, at = ?4",
             model_id,
             loss,
             tokens,
@@ -35,7 +34,7 @@ class Steps:
         )
 
     def end(self, model_id: str) -> None:
-        """The losses that come later are of the next step."""
+        """Ends the open step: losses that are added later belong to the next one."""
         self._db.run("UPDATE steps SET ended = 1 WHERE model_id = ? AND ended = 0", model_id)
 
     def count(self, model_id: str) -> int:
@@ -44,9 +43,7 @@ class Steps:
         )
 
     def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
-        """About so many steps at most, evenly spread, always with the first and the newest; in
-        order.
-        """
+        """Returns about `most` steps, evenly spread and in order, with the first and the newest."""
         last = self.count(model_id)
         apart = max(1, last // most)
         numbers = [1, *range(apart, last + 1, apart), last]

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tinkex_server.wire.translate import encode
+from tinkex_server.wire.json import encode
 
 
 def json_response(

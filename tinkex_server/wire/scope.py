@@ -1,18 +1,17 @@
-"""Paths of the API, and the keys under which a request's ASGI scope holds what was found out about
-it.
-"""
+"""The paths of the API, and the keys of what middleware adds to a request's ASGI scope."""
 
 from __future__ import annotations
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/healthz"})
+"""The paths that need no API key."""
 STATE = "tinkex.state"
-"""Where a request's scope holds the `ServerState`."""
+"""The key of the `ServerState`."""
 OWNER = "tinkex.owner"
-"""Where a request's scope holds whose key came with it; nothing where no key is asked for."""
-KEY_SENT = "tinkex.key_sent"
-"""When the key was sent that a request's token stands for, in seconds since 1970; nothing where the
-key itself came.
+"""The key of the id of the API key that came with the request. The scope has none where the server
+asks for no key, and for a signed URL.
 """
-VOUCHED = "tinkex.vouched"
-"""True in the scope of a request that needs no key: it came by a signed URL, or with a token."""
+KEY_SENT_AT = "tinkex.key_sent_at"
+"""The key of the time at which the API key was sent that a request's token stands for, in seconds
+since 1970. The scope has none where the API key itself was sent.
+"""

@@ -243,8 +243,8 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKER_FEATURE_GATES",
             "bulk",
-            "TINKER_FEATURE_GATES: 'bulk' is no gate; there are asks_to_save_optimizer, "
-            "bare_archive_ids, bearer, bulk_results",
+            "TINKER_FEATURE_GATES: 'bulk' is not a feature gate. The gates are "
+            "asks_to_save_optimizer, bare_archive_ids, bearer, bulk_results",
         ),
         ("TINKEX_DIALECT", "skyrll", "TINKEX_DIALECT is 'skyrll', not one of "),
         ("TINKEX_USER_METADATA", "run", "TINKEX_USER_METADATA is 'run', not name=value"),
@@ -279,7 +279,7 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
         ({"timeout": "60"}, "Config.timeout must be a number more than 0, not '60'"),
         ({"max_retries": 1.5}, "Config.max_retries must be a whole number"),
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
-        ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is no gate"),
+        ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is not a feature gate"),
         ({"dialect": "skyrll"}, "dialect 'skyrll' is not known, only "),
         (
             {"user_metadata": {"a": 1}},

@@ -29,7 +29,7 @@ from tinkex import (
     auth,
 )
 from tinkex.local import Server, serve
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.transport import Transport
 
 
@@ -37,7 +37,7 @@ from tinkex.transport.transport import Transport
 class Wire(httpx.AsyncBaseTransport):
     """Keeps what is sent to a server."""
 
-    inner: Connections = field(factory=Connections)
+    inner: ConnectionPool = field(factory=ConnectionPool)
     requests: list[httpx.Request] = field(factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

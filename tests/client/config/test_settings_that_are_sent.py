@@ -27,8 +27,8 @@ from tinkex import (
 )
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
+from tinkex.losses.batch_checks import check_batch
 from tinkex.losses.named import warn_of_mask
-from tinkex.losses.validation import check_batch
 from tinkex.transport.server import Server as ServerState
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
@@ -157,7 +157,7 @@ def test_how_long_a_checkpoint_is_kept(trainer: Any, save: str) -> None:
 
 def test_metadata_is_text(trainer: Any) -> None:
     with pytest.raises(
-        InvalidInputError, match=r"user_metadata\['epoch'\] must be a text by a text, found 3"
+        InvalidInputError, match=r"user_metadata\['epoch'\] must map a text to a text, found 3"
     ):
         trainer.save_state("name", user_metadata={"epoch": 3})
 

@@ -1,5 +1,5 @@
-"""The table of dialects, against the contract and the embedded server's profiles; and which dialect
-a server's first answers lead to.
+"""The table of dialects against the contract and the embedded server's profiles, and the
+recognition of a dialect by first answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 from tinkex.dialects import resend
 from tinkex.dialects.detect import (
     RECOGNISED,
-    Seen,
+    FirstAnswers,
     has_route,
     recognise,
     telling_route,
@@ -39,7 +39,7 @@ LOOK_ALIKES = {
     "arctic": "unknown",
     "mlx-tinker": "unknown",
 }
-"""What a server that cannot be told from others is taken for."""
+"""The dialects that servers without signs of their own are taken for."""
 
 
 SKYRL = {"pjwt_auth_enabled": False}
@@ -52,9 +52,7 @@ SPINDLE = {
 
 
 def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
-    """What a server of this profile answers to a question for its flags; None where it lacks the
-    call.
-    """
+    """Returns the flags that a server of this profile answers; None if it lacks the call."""
     if f"POST {operation}" in profile.missing:
         return None
     reply = profile.replies.get(operation)
@@ -62,9 +60,7 @@ def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
 
 
 def has_telling_route(profile: Profile, path: str | None) -> bool | None:
-    """What a GET of this path tells of a server of this profile; of those that answer it, all but
-    one do so with "no such thing".
-    """
+    """Returns what a GET of this path tells of a server of this profile."""
     if path is None:
         return None
     operation = path.removeprefix("/api/v1/")
@@ -74,9 +70,9 @@ def has_telling_route(profile: Profile, path: str | None) -> bool | None:
     return has_route(404, {"detail": "no such thing" if there else "Not Found"})
 
 
-def first_contact(profile: Profile) -> Seen:
+def first_contact(profile: Profile) -> FirstAnswers:
     config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
-    return Seen(
+    return FirstAnswers(
         hosted=False,
         config=config,
         dynamic=flags(
@@ -91,9 +87,9 @@ def first_contact(profile: Profile) -> Seen:
     )
 
 
-def seen(config: dict[str, Any] | None = None, **facts: Any) -> Seen:
+def seen(config: dict[str, Any] | None = None, **facts: Any) -> FirstAnswers:
     known = {"hosted": False, "dynamic": None, "has_capabilities": True, "has_health": True}
-    return Seen(
+    return FirstAnswers(
         config=None if config is None else ClientConfigResponse.from_dict(config),
         **{**known, **facts},
     )
@@ -157,7 +153,7 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(SPINDLE, has_telling_route=False), "unknown"),
     ],
 )
-def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: Seen, name: str) -> None:
+def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: FirstAnswers, name: str) -> None:
     assert recognise(first).name == name
 
 
@@ -228,5 +224,5 @@ def test_flags_that_are_missing_zero_or_unknown_change_nothing() -> None:
 
 @pytest.mark.rule(11)
 def test_a_server_that_is_not_known_is_sent_nothing_twice() -> None:
-    assert resend.verdict("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
+    assert resend.decide("unanswered", "optim_step", Dialect().seq_id_repeats) == "unknown"
     assert Dialect() == UNKNOWN

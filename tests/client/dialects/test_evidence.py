@@ -1,5 +1,5 @@
-"""How each claim of the table of dialects is known: what is called measured names one run, and only
-that is trusted with a step.
+"""The evidence for each field of the dialects: a measured field names its run, and only measured
+fields are trusted with a step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import fields
 
 from tests.client.dialects.test_dialects import first_contact
 from tinkex.dialects.detect import recognise
-from tinkex.dialects.dialect import Dialect, Evidence, SamplingWays
+from tinkex.dialects.dialect import Dialect, Evidence, SamplingRules
 from tinkex.dialects.table import DIALECTS
 from tinkex_server.profiles import PROFILES
 
@@ -40,7 +40,7 @@ def test_a_mark_is_of_a_field_and_names_release_and_day(
     field, _, part = name.partition(".")
     assert field in {known.name for known in fields(Dialect)}
     if field == "sampling":
-        assert part in {known.name for known in fields(SamplingWays)}, (
+        assert part in {known.name for known in fields(SamplingRules)}, (
             "a whole of several claims is never measured at once"
         )
     elif field in ("missing", "loss_notes"):

@@ -24,7 +24,7 @@ from tests.client.downloads.test_download import (
 )
 from tests.support.counting_engine import ROOT
 from tinkex import Config, Dialect, RestClient
-from tinkex.claimed_folder import ClaimedFolder, left_behind
+from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 
 _DOWNLOAD = """
 import sys, tinkex
@@ -102,11 +102,11 @@ def test_the_next_download_removes_what_a_killed_one_left(
 
 def test_a_folder_for_another_target_or_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     mine = ClaimedFolder.make(tmp_path, "x-", "a")
-    assert left_behind(tmp_path, "x-", "a") == []
+    assert claim_orphans(tmp_path, "x-", "a") == []
     mine._lock.close()  # as at the end of its process
-    assert left_behind(tmp_path, "x-", "b") == []
-    [found] = left_behind(tmp_path, "x-", "a")
-    assert left_behind(tmp_path, "x-", "a") == [], "it is taken"
+    assert claim_orphans(tmp_path, "x-", "b") == []
+    [found] = claim_orphans(tmp_path, "x-", "a")
+    assert claim_orphans(tmp_path, "x-", "a") == [], "it is taken"
     found.remove()
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""What can be done with the futures of a blocking client."""
+"""The futures of a blocking client: waiting, cancelling, callbacks."""
 
 from __future__ import annotations
 

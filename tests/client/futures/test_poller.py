@@ -1,5 +1,6 @@
-"""Every shape of "not yet", "failed" and "lost" that a known server gives, and what becomes of a
-poll that fails. Time is virtual.
+"""Every form of "not yet", "failed" and "lost" that a known server uses, and polls that fail.
+
+Time is virtual.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from tinkex import (
     UnprocessableEntityError,
 )
 from tinkex.dialects.dialect import Dialect
-from tinkex.futures.answers import Failed, Finished, Lost, Pending, classify, pause_after
+from tinkex.futures.answers import Failed, Finished, Pending, ResultLost, classify, pause_after
 from tinkex.futures.poller import NO_RESULT, Payload, wait_for_result
-from tinkex.transport.exchange_stage import progress
+from tinkex.transport.exchange_stage import current_stage
 from tinkex.waiting.wait import RequestState
 
 RESULT = {"path": "tinker://r/weights/a"}
@@ -304,7 +305,7 @@ def test_rule_9_a_result_that_is_lost_has_an_error_by_which_a_sample_can_be_aske
 
 @pytest.mark.rule(9)
 def test_rule_9_what_is_lost() -> None:
-    assert classify(200, {"error": "x", "seen_before": True}) == Lost("x")
+    assert classify(200, {"error": "x", "seen_before": True}) == ResultLost("x")
     assert classify(200, {"metrics": {}}) == Finished({"metrics": {}})
 
 
@@ -315,7 +316,7 @@ def test_rule_9_a_result_that_broke_off_is_lost_only_where_it_is_given_once(
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if len(server.requests) == 1:
-            progress.get().place = "answered"
+            current_stage.get().failure_point = "answered"
             raise httpx.ReadTimeout("stalled")
         return DONE
 

@@ -1,4 +1,4 @@
-"""A loss computed here trains the model as the same loss computed on the server does."""
+"""A loss that is computed in the client trains the model like the same loss on the server."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def of_numpy(*gradients: Any, loss: Any = 1.0) -> CustomLoss:
         (of_torch(lambda x: (x[0].sum(), {"a": "b"})), "the metric 'a' must hold numbers"),
         (
             of_torch(lambda x: (x[0].sum(), {"a": x[1]})),
-            r"the metric 'a' must be one number, not of shape \[2\]",
+            r"the metric 'a' must be one number, not an array of shape \[2\]",
         ),
         (of_torch(lambda x: (x[0].sum(), None)), "metrics must be a mapping, not NoneType"),
         (of_torch(lambda x: (x[0].sum() * float("nan"), {})), "the custom loss is nan"),
@@ -291,7 +291,7 @@ def of_numpy(*gradients: Any, loss: Any = 1.0) -> CustomLoss:
         ),
         (of_numpy(None, None), "does not depend on the logprobs"),
         (of_numpy(np.ones(1)), "1 gradients for 2 datums"),
-        (of_numpy(np.ones(1), np.ones(3)), r"data\[1\] is of shape \[3\], not \[2\]"),
+        (of_numpy(np.ones(1), np.ones(3)), r"data\[1\] has the shape \[3\], not \[2\]"),
         (of_numpy(np.ones(1), np.array([1.0, np.inf])), r"data\[1\] at position \[1\] is inf"),
         (of_numpy(np.ones(1), np.array([1.0, 1e300])), r"data\[1\] at position \[1\] is inf"),
         (of_numpy(np.ones(1), ["a", "b"]), r"data\[1\] must hold numbers"),
@@ -368,7 +368,8 @@ def test_a_loss_without_torch_does_not_import_it() -> None:
         data = [Datum(model_input=[1], loss_fn_inputs={"target_tokens": [2]})]
         loss_fn = NumpyLoss(lambda data, logprobs: (1.0, [np.full(1, 0.25)], {}))
         evaluated = evaluate(data, [{"logprobs": TensorData([-1.0])}], loss_fn)
-        print(linearized(data, evaluated.gradients)[0].loss_fn_inputs["weights"].tolist(), "torch" in sys.modules)
+        weights = linearized(data, evaluated.gradients)[0].loss_fn_inputs["weights"]
+        print(weights.tolist(), "torch" in sys.modules)
     """
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True

@@ -1,5 +1,5 @@
-"""A loss that was traced trains the same whoever runs it, and what cannot be traced is refused
-before anything is sent.
+"""A traced loss trains the same on the server and in the client. One that cannot be traced is
+refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -356,23 +356,23 @@ def second_is_first(x: Any, logprobs: Any) -> Any:
     [
         (branches, r"line \d+ of .* branches or loops"),
         (loops, "branches or loops"),
-        (captures, r"tensor of shape \[4\] that is none of its inputs"),
-        (has_module, "none of its inputs"),
+        (captures, r"tensor of shape \[4\] that is not one of its inputs"),
+        (has_module, "not one of its inputs"),
         (leaves, r"calls \.item\(\)"),
         (reads_gradient, r"attribute \.grad"),
         (not_in_torch, "raises TypeError"),
         (is_complex, "type complex"),
         (no_scalar, r"scalar tensors: its loss is a tensor of shape \[4\]"),
         (no_tuple, r"must return \(loss, metrics\), not Proxy"),
-        (no_tensor, "no tensor made of its inputs, but float"),
+        (no_tensor, "not a tensor computed from its inputs, but float"),
         (independent, "does not depend on the logprobs"),
         (badly_named, "'Ratio' of badly_named must be named"),
-        (metric_of_a_number, "'custom/x:sum' of metric_of_a_number is no tensor"),
+        (metric_of_a_number, "'custom/x:sum' of metric_of_a_number is not a tensor"),
         (metric_of_a_size, "custom/x:sum is a Python int"),
         (has_default, "'x' of the custom loss has_default has a default"),
-        (takes_any, "'x' of the custom loss takes_any is not a plain positional"),
+        (takes_any, "'x' of the custom loss takes_any is not an ordinary positional"),
         (second_is_first, "the first parameter must be 'logprobs'"),
-        (lambda logprobs, X: (logprobs.sum(), {}), "'X' .* must be of a-z"),
+        (lambda logprobs, X: (logprobs.sum(), {}), "'X' .* must consist of at most 64 of a-z"),
         (lambda logprobs, y: (logprobs.sum(), {}), "input_ranks has"),
         (
             eval(
@@ -380,7 +380,7 @@ def second_is_first(x: Any, logprobs: Any) -> Any:
                 + ", ".join(f"x{i}" for i in range(16))
                 + ": (logprobs.sum(), {})"
             ),
-            "16 at most",
+            "at most 16",
         ),
     ],
 )

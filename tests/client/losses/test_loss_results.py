@@ -1,4 +1,4 @@
-"""A loss's result is read whatever a server leaves out of it, or adds: rule 17 of the servers'
+"""The result of a loss can be read whatever fields a server omits or adds: rule 17 of the servers'
 differences.
 """
 
@@ -25,7 +25,8 @@ TENSOR = {"data": [-1.5, -2.5], "dtype": "float32", "shape": [2]}
         ({"data": [0, 0], "dtype": None, "shape": None}, "float32", [0.0, 0.0]),
         ({"data": [1, 2, 3, 4], "dtype": "int32", "shape": [2, 2]}, "int64", [[1, 2], [3, 4]]),
         ({"data": [0.5], "dtype": "bfloat16", "shape": []}, "float32", [0.5]),
-        ({"data": [2.0], "dtype": "float32", "shape": [2, 2], "sparse_crow_indices": [0, 0, 1], "sparse_col_indices": [1]},
+        ({"data": [2.0], "dtype": "float32", "shape": [2, 2],
+          "sparse_crow_indices": [0, 0, 1], "sparse_col_indices": [1]},
          "float32", [[0.0, 0.0], [0.0, 2.0]]),
     ],
     ids=["whole", "bare", "nulls", "int32", "one value", "sparse"],

@@ -1,6 +1,4 @@
-"""Regularizers have the values that their formulas say, and the gradients that finite differences
-find.
-"""
+"""Regularizers have the values of their formulas, and the gradients of finite differences."""
 
 from __future__ import annotations
 
@@ -366,10 +364,10 @@ def test_it_is_a_custom_loss(track: bool) -> None:
         (lambda: Weighted(l1(), -0.1, "a"), "weight of 'a'.*0 or more, not -0.1"),
         (lambda: Weighted(l1(), math.nan, "a"), "weight of 'a'"),
         (lambda: Weighted(l1(), math.inf, "a"), "weight of 'a'"),
-        (lambda: Weighted(l1(), 1.0, ""), "name is empty"),
+        (lambda: Weighted(l1(), 1.0, ""), "name of a regularizer is empty"),
         (
             lambda: regularized(squares, [Weighted(l1(), 1.0, "a"), Weighted(l2(), 1.0, "a")]),
-            "one name",
+            "the same name",
         ),
         (lambda: elastic_net(1.5), "l1_ratio.*from 0 to 1"),
         (lambda: entropy("more"), "mode must be one of 'minimize', 'maximize', not 'more'"),  # type: ignore[arg-type]

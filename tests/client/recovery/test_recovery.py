@@ -386,7 +386,7 @@ def test_a_server_that_keeps_no_state_is_refused_at_once(
 ) -> None:
     instead = {"load_weights": DIALECTS["arctic"].missing["load_weights"]}
     dialect = evolve(DIALECTS["tinkex"], resume="never", missing=instead)
-    with pytest.raises(UnsupportedByServer, match="begin anew"):
+    with pytest.raises(UnsupportedByServer, match="start again"):
         begin(connect, counting.base_url, dialect=dialect)
 
 
@@ -418,4 +418,4 @@ def test_the_example_survives_the_death_of_its_server_with_the_same_losses() -> 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same, bit for bit" in done.stdout
-    assert "training goes on with step 8" in done.stderr
+    assert "training continues with step 8" in done.stderr

@@ -1,4 +1,4 @@
-"""What a recovery policy decides, and a run's waits and saves by a clock that is moved by hand; no
+"""The decisions of a recovery policy, and the waits and saves of a run, with a manual clock; no
 server.
 """
 
@@ -267,7 +267,7 @@ def test_a_server_that_stays_away_ends_the_run_in_bounded_time(
 
     world.run(RecoveryPolicy(wait_minutes=2.0), work)
     assert 60.0 <= world.clock.time <= 120.0
-    assert "reload 3 failed, again in 4 s: refused" in caplog.text
+    assert "reload 3 failed, retrying in 4 s: refused" in caplog.text
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_passed_over_for_good() -> None:
@@ -334,7 +334,7 @@ def test_a_save_that_fails_is_said_and_the_run_goes_on(caplog: pytest.LogCapture
         assert await run.recover(UNKNOWN) == 4
 
     world.run(RecoveryPolicy(save_every_steps=2), work, model)
-    assert "not saved before step 2: the disk is full" in caplog.text
+    assert "could not save the model before step 2: the disk is full" in caplog.text
 
 
 def test_a_save_that_comes_back_after_the_run_went_back_does_not_count_and_is_deleted() -> None:

@@ -19,7 +19,7 @@ from tinkex import AuthenticationError, RequestFailedError, TinkexError, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
 from tinkex.local import Server
-from tinkex.sampling.results import NUMBERS_OF_A_COPY, SampleResults
+from tinkex.sampling.results import SEQ_IDS_PER_COPY, SessionResults
 from tinkex.waiting.wait import RequestState
 from tinkex_server.routes import server as routes
 
@@ -138,8 +138,8 @@ class Bulk:
         self.ids: list[str] = []
         self.http = Answering(self.answer)
         self.transport = transport_to(self.http, dialect=Dialect(bulk_results=True))
-        self.results = SampleResults(self.transport)
-        self.sampler = self.results.of("s")
+        self.results = SessionResults(self.transport)
+        self.sampler = self.results.for_sampler("s")
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content)
@@ -163,7 +163,7 @@ class Bulk:
     def wait(self, name: str, seq_id: int = 0) -> asyncio.Future[Payload]:
         self.ids.append(name)
         return asyncio.ensure_future(
-            self.sampler.result(RequestState("sample", name), seq_id, as_it_is)
+            self.sampler.wait_for(RequestState("sample", name), seq_id, as_it_is)
         )
 
     @property
@@ -214,7 +214,7 @@ def test_a_client_that_is_closed_acknowledges_what_it_fetched_last() -> None:
 def test_each_copy_of_a_client_has_a_poller_of_its_own() -> None:
     async def work() -> None:
         bulk = Bulk()
-        await asyncio.gather(bulk.wait("r1", 5), bulk.wait("r1", 7 * NUMBERS_OF_A_COPY + 5))
+        await asyncio.gather(bulk.wait("r1", 5), bulk.wait("r1", 7 * SEQ_IDS_PER_COPY + 5))
         assert {poll["target"]["cloned_sampler_id"] for poll in bulk.polls} == {0, 7}
         await bulk.results.close()
 

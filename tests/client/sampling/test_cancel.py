@@ -20,7 +20,7 @@ from tests.support.virtual_time import Answering, as_it_is, run, transport_to
 from tinkex import AsyncServiceClient, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
-from tinkex.sampling.results import SampleResults
+from tinkex.sampling.results import SessionResults
 from tinkex.waiting.wait import RequestState
 
 
@@ -125,12 +125,12 @@ def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(
 
     async def work() -> None:
         server = Answering(answer)
-        results = SampleResults(
+        results = SessionResults(
             transport_to(server, dialect=Dialect(cancels=cancels, cancels_at_once=16))
         )
         states = [RequestState("sample", f"r{number}") for number in range(100)]
         tasks = [
-            asyncio.ensure_future(results.of("s").result(state, number, as_it_is))
+            asyncio.ensure_future(results.for_sampler("s").wait_for(state, number, as_it_is))
             for number, state in enumerate(states)
         ]
         await asyncio.sleep(1)
@@ -154,9 +154,9 @@ def test_a_server_that_does_not_answer_holds_up_nothing() -> None:
         raise AssertionError
 
     async def work() -> None:
-        results = SampleResults(transport_to(Answering(never), dialect=Dialect(cancels=True)))
+        results = SessionResults(transport_to(Answering(never), dialect=Dialect(cancels=True)))
         task = asyncio.ensure_future(
-            results.of("s").result(RequestState("sample", "r1"), 1, as_it_is)
+            results.for_sampler("s").wait_for(RequestState("sample", "r1"), 1, as_it_is)
         )
         await asyncio.sleep(1)
         task.cancel()

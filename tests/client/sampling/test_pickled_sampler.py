@@ -22,7 +22,7 @@ from tinkex import AsyncSamplingClient, ClientClosedError, Config, SamplingClien
 from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
 from tinkex.portal import portal
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 
 SCRIPTS = {
     "blocking": """
@@ -145,7 +145,7 @@ class _Sent(httpx.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
-        self._inner = Connections()
+        self._inner = ConnectionPool()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content)
@@ -161,7 +161,7 @@ def _numbers(copies: list[AsyncSamplingClient]) -> list[list[int]]:
     """Under which numbers each samples twice."""
 
     async def sample(copied: AsyncSamplingClient) -> list[int]:
-        copied._session.transport.carrier._handler = sent = _Sent()
+        copied._session.transport._sender._pool = sent = _Sent()
         async with copied:
             await asyncio.gather(*(copied.sample([5], 1, {"max_tokens": 1}) for _ in range(2)))
         return sorted(sent.numbers)
@@ -190,7 +190,7 @@ def test_where_the_server_numbers_no_copies_chance_does(
         config=Config(base_url=server.base_url, api_key="tml-x", dialect=UNKNOWN)
     ) as service:
         sampler = service.create_sampling_client(base_model="fake/base")
-        sampler._client._session.transport.server.learn(joins_samplers=False)
+        sampler._client._session.transport.server.update_dialect(joins_samplers=False)
         before = server_engine.count("sample")
         first, second = (pickle.loads(pickle.dumps(sampler._client)) for _ in range(2))
         numbers = [number for pair in _numbers([first, second]) for number in pair]

@@ -14,7 +14,7 @@ from tinkex_api.models import UntypedAPIFuture
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import SampleResponse
-from tinkex.sampling.request import text_length
+from tinkex.sampling.plan import text_length
 from tinkex.types import EncodedTextChunk, ImageAssetPointerChunk, ModelInput
 from tinkex.wire import json, protobuf
 

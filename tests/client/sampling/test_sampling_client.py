@@ -33,7 +33,7 @@ from tinkex import (
     UnsupportedByServer,
     WaitTimeoutError,
 )
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex.local import Server
 
@@ -252,7 +252,7 @@ def test_more_samples_than_the_server_gives_at_once(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine
 ) -> None:
     server_engine.gate.set()
-    few = evolve(DIALECTS["tinkex"], sampling=SamplingWays(max_samples=2, default_max_tokens=None))
+    few = evolve(DIALECTS["tinkex"], sampling=SamplingRules(max_samples=2, default_max_tokens=None))
     sampler = connect(
         server.base_url, config=Config(dialect=few, api_key="tml-test")
     ).create_sampling_client(base_model="fake/base")
@@ -291,13 +291,13 @@ def test_a_seed_without_effect_is_warned_of_once(
     server_engine: FakeEngine,
 ) -> None:
     server_engine.gate.set()
-    deaf = evolve(DIALECTS["tinkex"], name="deaf", sampling=SamplingWays(seeds=False))
+    deaf = evolve(DIALECTS["tinkex"], name="deaf", sampling=SamplingRules(seeds=False))
     sampler = connect(
         server.base_url, config=Config(dialect=deaf, api_key="tml-test")
     ).create_sampling_client(base_model="fake/base")
     for _ in range(3):
         sampler.sample([5], 1, {"max_tokens": 1, "seed": 1}).result()
-    assert sum("deaf: a seed" in record.message for record in caplog.records) == 1
+    assert sum("deaf: seed is ignored" in record.message for record in caplog.records) == 1
 
 
 PROMISE = (200, b'{"request_id": "r"}')

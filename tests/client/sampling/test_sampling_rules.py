@@ -17,23 +17,25 @@ from tinkex import (
     TensorData,
     UnsupportedByServer,
 )
-from tinkex.dialects.dialect import Dialect, SamplingWays
+from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import DIALECTS, UNKNOWN
-from tinkex.sampling import handle, ways
-from tinkex.sampling.request import Ask, Questions, check_answer
+from tinkex.sampling import handle
+from tinkex.sampling.params import read_params
+from tinkex.sampling.plan import ExtraOutputs, SamplePlan, plan_samples
+from tinkex.sampling.sampling_session import check_weights
 from tinkex.types import ImageChunk
 
 HATCHERY, TWINKLE, MILES = (DIALECTS[name] for name in ("hatchery", "twinkle", "miles"))
 
 
-def ask(
-    num_samples: int = 1, params: Any = None, dialect: Dialect = UNKNOWN, **questions: Any
-) -> Ask:
-    return Ask.prepared(num_samples, ways.read_params(params), Questions(**questions), dialect)
+def planned(
+    num_samples: int = 1, params: Any = None, dialect: Dialect = UNKNOWN, **extras: Any
+) -> SamplePlan:
+    return plan_samples(num_samples, params, ExtraOutputs(**extras), dialect)
 
 
 def sent(params: Any, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
-    request = ask(1, params, dialect).request(ModelInput.from_ints([1]), 0)
+    request = planned(1, params, dialect).request(ModelInput.from_ints([1]), 0)
     return request.to_dict()["sampling_params"]
 
 
@@ -100,7 +102,7 @@ def test_stop_is_sent_as_a_list(stop: Any, expected: Any) -> None:
 )
 def test_a_wrong_parameter_is_named(params: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInputError, match=field):
-        ways.read_params(params)
+        read_params(params)
 
 
 def test_the_users_own_parameters_are_left_alone() -> None:
@@ -117,11 +119,11 @@ def test_more_tokens_than_a_server_gives_are_refused() -> None:
 
 @pytest.mark.rule(18)
 def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> None:
-    asked = ask(
+    plan = planned(
         150, {"seed": 5, "max_tokens": 1}, MILES, prompt_logprobs=True, topk_sample_logprobs=2
     )
     requests = [
-        asked.request(ModelInput.from_ints([1, 2]), part) for part in range(len(asked.parts))
+        plan.request(ModelInput.from_ints([1, 2]), part) for part in range(len(plan.part_sizes))
     ]
     assert [request.num_samples for request in requests] == [64, 64, 22]
     assert [request.sampling_params.seed for request in requests] == [5, 6, 7], (
@@ -133,7 +135,7 @@ def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> No
 
 @pytest.mark.rule(2)
 def test_fewest_fields_are_sent() -> None:
-    request = ask(1, {"max_tokens": 1}).request(ModelInput.from_ints([1]), 0)
+    request = planned(1, {"max_tokens": 1}).request(ModelInput.from_ints([1]), 0)
     fields = {
         "prompt",
         "sampling_params",
@@ -168,7 +170,7 @@ def test_texts_side_by_side_become_one() -> None:
         ({"topk_prompt_logprobs": -1}, "topk_prompt_logprobs"),
         ({"topk_sample_logprobs": -1}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": -1}, "prompt_alt_tokens_k"),
-        ({"prompt_logprobs_last_n": 1}, "needs prompt logprobs"),
+        ({"prompt_logprobs_last_n": 1}, "needs prompt_logprobs"),
         ({"prompt_logprobs_last_n": 0, "prompt_logprobs": True}, "1 or more"),
         ({"prompt_logprobs_last_n": 3, "prompt_logprobs": True}, "less than the prompt's 3"),
         ({"target_prompt_logprobs": [1, 2]}, "int64"),
@@ -179,12 +181,12 @@ def test_texts_side_by_side_become_one() -> None:
 )
 def test_a_wrong_question_is_refused(questions: dict[str, Any], match: str) -> None:
     with pytest.raises(InvalidInputError, match=match):
-        Questions(**questions).check(ModelInput.from_ints([1, 2, 3]))
+        planned(**questions).check_prompt(ModelInput.from_ints([1, 2, 3]))
 
 
 def test_targets_are_taken_as_any_array() -> None:
     for targets in ([[1], [-1]], np.array([[1], [-1]], np.int32), TensorData([[1], [-1]])):
-        tensor = Questions(target_prompt_logprobs=targets).target_prompt_logprobs
+        tensor = ExtraOutputs(target_prompt_logprobs=targets).target_prompt_logprobs
         assert tensor is not None
         assert tensor.tolist() == [[1], [-1]]
 
@@ -194,28 +196,28 @@ def test_targets_are_taken_as_any_array() -> None:
 )
 def test_prompt_logprobs_that_are_never_given_are_refused(question: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedByServer, match="twinkle") as caught:
-        ask(1, None, TWINKLE, **question)
+        planned(1, None, TWINKLE, **question)
     assert caught.value.operation == "sample"
     assert caught.value.advice
 
 
 def test_weights_that_cannot_be_sampled_are_refused() -> None:
     with pytest.raises(UnsupportedByServer, match="base model"):
-        ways.require_weights(DIALECTS["open-rl-old"], base_model="b", model_path=None)
+        check_weights(DIALECTS["open-rl-old"], base_model="b", model_path=None)
     with pytest.raises(UnsupportedByServer, match="by name"):
-        ways.require_weights(HATCHERY, base_model=None, model_path="tinker://run/sampler_weights/x")
-    ways.require_weights(HATCHERY, base_model=None, model_path="tinker://run/checkpoints/x")
-    ways.require_weights(DIALECTS["open-rl-old"], base_model="b", model_path="/absolute/folder")
+        check_weights(HATCHERY, base_model=None, model_path="tinker://run/sampler_weights/x")
+    check_weights(HATCHERY, base_model=None, model_path="tinker://run/checkpoints/x")
+    check_weights(DIALECTS["open-rl-old"], base_model="b", model_path="/absolute/folder")
     with pytest.raises(InvalidInputError):
-        ways.require_weights(UNKNOWN, base_model=None, model_path=None)
+        check_weights(UNKNOWN, base_model=None, model_path=None)
 
 
 @pytest.mark.rule(20)
 def test_what_has_no_effect_is_remarked() -> None:
-    params = ways.read_params({"seed": 1, "max_tokens": 2})
-    assert ["seed" in remark for remark in ways.remarks(params, TWINKLE.sampling)] == [True]
-    assert list(ways.remarks(params, DIALECTS["hosted"].sampling)) == []
-    assert "256" in next(ways.remarks(ways.read_params({}), UNKNOWN.sampling))
+    params = {"seed": 1, "max_tokens": 2}
+    assert ["seed" in warning for warning in planned(1, params, TWINKLE).warnings] == [True]
+    assert planned(1, params, DIALECTS["hosted"]).warnings == []
+    assert "256" in planned().warnings[0]
 
 
 def response(**fields: Any) -> SampleResponse:
@@ -238,14 +240,12 @@ def test_what_a_server_passed_over_is_an_error(
     questions: dict[str, Any], answer: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(UnsupportedByServer, match=name):
-        check_answer(response(**answer), Questions(**questions), UNKNOWN)
+        planned(**questions).check_response(response(**answer), UNKNOWN)
 
 
 def test_an_answer_to_all_that_was_asked_is_none() -> None:
-    questions = Questions(prompt_logprobs=True, prompt_logprobs_last_n=1)
-    check_answer(
-        response(prompt_logprobs_np=np.array([np.nan, np.nan, -1], np.float32)), questions, UNKNOWN
-    )
+    answer = response(prompt_logprobs_np=np.array([np.nan, np.nan, -1], np.float32))
+    planned(prompt_logprobs=True, prompt_logprobs_last_n=1).check_response(answer, UNKNOWN)
 
 
 def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.Mo
         name="mine",
         joins_samplers=True,
         missing={"get_sampler": "ask"},
-        sampling=SamplingWays(max_samples=2),
+        sampling=SamplingRules(max_samples=2),
     )
     text = handle.pack("http://there", "S1", "S1:sample:0", "base", dialect)
     known = handle.unpack(text)

@@ -36,7 +36,7 @@ class SeededClock(Clock):
     def random(self) -> float:
         return self.chance.random()
 
-    def below(self, limit: int) -> int:
+    def random_below(self, limit: int) -> int:
         return self.chance.randrange(limit)
 
 

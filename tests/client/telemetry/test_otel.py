@@ -22,12 +22,12 @@ from tests.support.recording_engine import FakeEngine
 from tinkex import Config, TinkexError, events
 from tinkex.local import Server
 from tinkex.telemetry import otel
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 
 
 @define
 class Wire(httpx.AsyncBaseTransport):
-    inner: Connections = field(factory=Connections)
+    inner: ConnectionPool = field(factory=ConnectionPool)
     traceparents: dict[str, str] = field(factory=dict)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

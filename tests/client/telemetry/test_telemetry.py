@@ -33,7 +33,7 @@ from tinkex import (
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.local import Server
 from tinkex.session.reporter import Reporter
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 
 KINDS = get_args(events.Event)
 
@@ -235,7 +235,7 @@ class Telemetry(httpx.AsyncBaseTransport):
     """Keeps what a server is told, and answers as it is to."""
 
     status: int = 200
-    inner: Connections = field(factory=Connections)
+    inner: ConnectionPool = field(factory=ConnectionPool)
     batches: list[dict[str, Any]] = field(factory=list)
     headers: list[httpx.Headers] = field(factory=list)
 
@@ -346,7 +346,7 @@ def told(status: int, count: int, seconds: float) -> list[int]:
         reporter = Reporter(transport_to(Answering(answer)), "S1")
         reporter.begin()
         for _ in range(count):
-            reporter.heard(
+            reporter.record(
                 events.SamplingDone(request_id=None, sequences=1, tokens=1, seconds=1.0, error=None)
             )
         await asyncio.sleep(seconds)

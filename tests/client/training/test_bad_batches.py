@@ -1,5 +1,5 @@
-"""A batch that no server can train on is refused before anything is sent: which datum, which field,
-expected and found.
+"""A batch that no server can train on is refused before anything is sent. The error names the
+datum, the field, and what was expected and found.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinkex import Datum, InvalidInputError, ModelInput, TensorData
-from tinkex.losses.validation import check_batch
+from tinkex.losses.batch_checks import check_batch
 
 
 def datum(**inputs: Any) -> Datum:
@@ -35,15 +35,17 @@ def overwritten(name: str, value: Any) -> Datum:
         (7, r"data\[1\] must be a Datum, found int"),
         (
             Datum(ModelInput()),
-            r"data\[1\]\.model_input is empty: expected one token at least, found none",
+            r"data\[1\]\.model_input is empty: expected at least one token",
         ),
         (
             Datum([1]),
-            r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; found none",
+            r"data\[1\]\.loss_fn_inputs lacks 'target_tokens', which cross_entropy needs; "
+            "found none",
         ),
         (
             datum(wieghts=[1.0, 1.0]),
-            r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n  Did you mean 'weights'\?",
+            r"data\[1\]\.loss_fn_inputs has the unknown input 'wieghts'\n"
+            r"  Did you mean 'weights'\?",
         ),
         (
             changed("weights", np.ones(2)),
@@ -81,7 +83,7 @@ def test_the_datum_and_the_field_are_named(wrong: Any, words: str) -> None:
 
 
 def test_an_empty_batch_and_a_loss_without_a_name() -> None:
-    with pytest.raises(InvalidInputError, match="the batch is empty: expected one datum at least"):
+    with pytest.raises(InvalidInputError, match="the batch is empty: expected at least one datum"):
         check_batch([], "cross_entropy")
     with pytest.raises(InvalidInputError, match="loss_fn is empty"):
         check_batch([datum()], "")

@@ -1,5 +1,5 @@
-"""A call that is cancelled gives its place up, whenever that is: every later call of the model goes
-on, and the order holds.
+"""A cancelled call gives up its place in the order at any time, and every later call of the model
+is still sent in order.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Loads are proved by what they do to a model, and the proof changes nothing; over sockets, in both
-facades.
+"""Loads are checked by the logprobs of the loaded model, and the check changes nothing; over
+sockets, in both facades.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinkex import (
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
-from tinkex.training.fingerprint import MOST_TOKENS, NO_FINGERPRINT, are_taken, short
+from tinkex.training.fingerprint import MAX_TOKENS, NO_FINGERPRINT, are_taken, shortened
 from tinkex.types import Datum, ModelInput
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -369,12 +369,12 @@ def test_of_an_unknown_server_a_forward_with_a_route_of_its_own_is_believed(
 
 
 def test_a_long_datum_is_cut_to_its_end() -> None:
-    datum = short(
+    datum = shortened(
         Datum(
             ModelInput.from_ints(list(range(100))),
             {"target_tokens": list(range(1, 101)), "weights": [0.0] * 100},
         )
     )
-    assert datum.model_input.to_ints() == list(range(100 - MOST_TOKENS, 100))
+    assert datum.model_input.to_ints() == list(range(100 - MAX_TOKENS, 100))
     assert datum.loss_fn_inputs["target_tokens"].tolist()[-1] == 100
-    assert datum.loss_fn_inputs["weights"].tolist() == [1.0] * MOST_TOKENS
+    assert datum.loss_fn_inputs["weights"].tolist() == [1.0] * MAX_TOKENS

@@ -1,5 +1,5 @@
-"""What loads bring back is found out by its effect, on profiles that do as real servers did; over
-sockets, in both facades.
+"""A probe finds out what loads restore, on profiles that behave as real servers did; over sockets,
+in both facades.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.job import ADAM, BATCH
 from tinkex import Config, UnsupportedByServer
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
-from tinkex.training.load_probe import Resumed, Seen
+from tinkex.training.load_probe import LoadedModel, LoadEffects
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -67,7 +67,7 @@ def test_what_a_load_brings_back(connect: Callable[..., Any], engine: Engine, ca
             )
         path = trainer.save_state("one").result().path
         if dialect.loads_begin_anew:
-            with pytest.raises(UnsupportedByServer, match="begin the optimizer anew"):
+            with pytest.raises(UnsupportedByServer, match="reset the optimizer at every load"):
                 trainer.load_state_with_optimizer(path).result()
             with pytest.raises(UnsupportedByServer):
                 service.create_recoverable_run(trainer)
@@ -75,33 +75,33 @@ def test_what_a_load_brings_back(connect: Callable[..., Any], engine: Engine, ca
 
 
 ONE, OTHER, THIRD = (np.array([value, value]) for value in (-1.0, -2.0, -3.0))
-KEPT = Resumed(ONE, OTHER)
+KEPT = LoadedModel(ONE, OTHER)
 
 
 @pytest.mark.parametrize(
     ("warm", "cold", "noise", "expected"),
     [
-        (KEPT, Resumed(ONE, THIRD), 0.0, FAITHFUL),
+        (KEPT, LoadedModel(ONE, THIRD), 0.0, FAITHFUL),
         (KEPT, KEPT, 0.0, {"loads_are_true": True, "loads_keep_optimizer": True}),
         (
-            Resumed(ONE, THIRD),
-            Resumed(ONE, THIRD),
+            LoadedModel(ONE, THIRD),
+            LoadedModel(ONE, THIRD),
             0.0,
             {"loads_are_true": True, "loads_begin_anew": True},
         ),
-        (Resumed(ONE, THIRD), KEPT, 0.0, {"loads_are_true": True}),  # nobody knows what that is
-        (Resumed(THIRD, OTHER), KEPT, 0.0, {"loads_are_true": False}),
+        (LoadedModel(ONE, THIRD), KEPT, 0.0, {"loads_are_true": True}),  # nobody knows what that is
+        (LoadedModel(THIRD, OTHER), KEPT, 0.0, {"loads_are_true": False}),
         (KEPT, None, 0.0, {"loads_are_true": True}),
         (None, None, 0.0, {}),
         (
-            Resumed(OTHER, THIRD),
-            Resumed(OTHER, OTHER),
+            LoadedModel(OTHER, THIRD),
+            LoadedModel(OTHER, OTHER),
             0.3,
             {"loads_are_true": True, "loads_keep_optimizer": True},
         ),
     ],
 )
 def test_what_is_found_of_what_is_seen(
-    warm: Resumed | None, cold: Resumed | None, noise: float, expected: dict[str, bool]
+    warm: LoadedModel | None, cold: LoadedModel | None, noise: float, expected: dict[str, bool]
 ) -> None:
-    assert Seen(KEPT, noise, warm, cold).findings() == expected
+    assert LoadEffects(KEPT, noise, warm, cold).findings() == expected

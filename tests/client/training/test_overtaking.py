@@ -1,4 +1,4 @@
-"""A server that may run a step before batches that came earlier is sent it when they are done;
+"""A server that may run a step before earlier batches gets the step only after they are done;
 batches wait for nothing.
 """
 

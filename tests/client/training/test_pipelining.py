@@ -1,4 +1,4 @@
-"""Whoever awaits each call before the next is told so, once."""
+"""A training loop that awaits each call before the next one gets one warning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def steps(check: PipelineCheck, count: int, *, awaited: bool, gap: float = 0.5) 
 def test_steps_that_are_awaited_one_by_one_are_told_of_once() -> None:
     [message] = steps(PipelineCheck(), 50, awaited=True)
     assert "train_step" in message
-    assert "0.50 s of 3.00 s a step" in message
+    assert "0.50 s of the 3.00 s of a step" in message
 
 
 def test_pipelined_steps_are_fine() -> None:

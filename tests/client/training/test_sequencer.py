@@ -1,4 +1,4 @@
-"""Turns: the order of calls, and what becomes of those behind one that fails."""
+"""The order of calls, and which calls are skipped after one that fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequ
     async def take(sequencer: Sequencer, turn: Turn, name: int) -> None:
         async with turn:
             ran.append((name, sequencer.next_seq_id))
-            sequencer.accepted()
+            sequencer.take_numbers()
 
     async def run() -> None:
         sequencer = Sequencer()
@@ -41,7 +41,7 @@ def test_a_cancelled_call_leaves_no_hole() -> None:
         async def take(turn: Turn) -> int:
             async with turn:
                 number = sequencer.next_seq_id
-                sequencer.accepted()
+                sequencer.take_numbers()
                 return number
 
         waiting = asyncio.create_task(take(second))
@@ -62,7 +62,7 @@ def test_a_refusal_skips_what_is_called_until_somebody_has_seen_it_and_no_more()
         refused, queued = sequencer.turn("first", 1), sequencer.turn("second", 1)
         async with refused:
             refusal = TinkexError("no such loss")
-            sequencer.refused(refusal, changes=True)
+            sequencer.note_refusal(refusal, changes=True)
         with pytest.raises(RequestSkippedError, match="no such loss"):
             async with queued:
                 pytest.fail("its turn must not come")
@@ -93,17 +93,17 @@ def test_an_unknown_outcome_ends_the_line_for_good() -> None:
 def test_a_number_that_was_left_free_is_taken_once_all_under_way_are_settled() -> None:
     async def run() -> None:
         sequencer = Sequencer()
-        sequencer.accepted(3)
-        with sequencer.unsettled():
-            sequencer.number_free(3)
-            sequencer.number_free(2)
-            sequencer.number_free(3)
-            settling = asyncio.create_task(sequencer.settle())
+        sequencer.take_numbers(3)
+        with sequencer.awaiting_result():
+            sequencer.free_number(3)
+            sequencer.free_number(2)
+            sequencer.free_number(3)
+            settling = asyncio.create_task(sequencer.reclaim_numbers())
             await asyncio.sleep(0)
             assert (settling.done(), sequencer.next_seq_id) == (False, 4)
         await settling
         assert sequencer.next_seq_id == 2
-        await sequencer.settle()
+        await sequencer.reclaim_numbers()
         assert sequencer.next_seq_id == 2
 
     asyncio.run(run())
@@ -118,13 +118,13 @@ def test_what_is_called_before_a_loss_can_be_known_is_skipped() -> None:
         sequencer = Sequencer()
         queued = sequencer.turn("step", 1)
         first, second = lost(1), lost(1)
-        sequencer.lost(first)
+        sequencer.note_state_loss(first)
         unaware, unload = sequencer.turn("step", 1), sequencer.turn("unload_model")
         second.delivered = True
-        sequencer.lost(second)
+        sequencer.note_state_loss(second)
         aware = sequencer.turn("step", 1)
         skipped = [is_skipped(sequencer, turn) for turn in (queued, unaware, unload, aware)]
-        sequencer.lost(lost(2))
+        sequencer.note_state_loss(lost(2))
         return [*skipped, is_skipped(sequencer, aware)]
 
     assert asyncio.run(run()) == [True, True, False, False, True]
@@ -134,7 +134,7 @@ def test_a_failure_without_a_loss_skips_nothing() -> None:
     async def run() -> bool:
         sequencer = Sequencer()
         turn = sequencer.turn("step", 1)
-        sequencer.lost(RequestFailedError("broke", category="server"))
+        sequencer.note_state_loss(RequestFailedError("broke", category="server"))
         return is_skipped(sequencer, turn)
 
     assert asyncio.run(run()) is False

@@ -547,7 +547,9 @@ def test_in_flight_weights_are_refused_where_they_would_be_a_snapshot(
     trainer = connect(server.base_url, config=config).create_lora_training_client(
         "fake/base", rank=4
     )
-    with pytest.raises(UnsupportedByServer, match="open-rl is not known to have in-flight weights"):
+    with pytest.raises(
+        UnsupportedByServer, match="open-rl is not known to support in-flight weights"
+    ):
         trainer.save_weights_and_get_sampling_client(kind="inflight")
 
 

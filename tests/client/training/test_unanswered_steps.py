@@ -1,5 +1,5 @@
-"""A training request whose answer does not come: what is sent again, and what the user is told.
-Nothing is lost or applied twice unsaid.
+"""A training request whose answer does not come is sent again where that is safe; otherwise the
+user gets an error. No step is silently lost or applied twice.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from tests.support.recording_engine import FakeEngine
 from tinkex import AdamParams, ClientPoisonedError, Config, RetrySettings, StepOutcomeUnknown
 from tinkex.dialects import resend
 from tinkex.dialects.dialect import SeqIdRepeats
-from tinkex.errors import Place
+from tinkex.errors import FailurePoint
 from tinkex.local import Server
 
 CHANGING = ("forward_backward", "optim_step", "load_weights")
 READING = ("forward", "save_weights", "save_weights_for_sampler", "save_weights_external")
 
 
-def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> resend.Verdict:
+def expected_decision(
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> resend.Decision:
     """The table, written out once more."""
-    if place in ("connecting", "unsent"):
+    if failure_point in ("connecting", "unsent"):
         return "resend"
-    table: dict[SeqIdRepeats, dict[str, resend.Verdict]] = {
+    table: dict[SeqIdRepeats, dict[str, resend.Decision]] = {
         "repeats": {"changing": "resend", "reading": "resend"},
         "refuses": {"changing": "resend_once", "reading": "resend_once"},
         "ignores": {"changing": "unknown", "reading": "resend"},
@@ -40,11 +42,15 @@ def expected_verdict(place: Place, operation: str, repeats: SeqIdRepeats) -> res
 
 @pytest.mark.rule(11)
 @pytest.mark.parametrize(
-    ("place", "operation", "repeats"),
-    list(itertools.product(get_args(Place), CHANGING + READING, get_args(SeqIdRepeats))),
+    ("failure_point", "operation", "repeats"),
+    list(itertools.product(get_args(FailurePoint), CHANGING + READING, get_args(SeqIdRepeats))),
 )
-def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepeats) -> None:
-    assert resend.verdict(place, operation, repeats) == expected_verdict(place, operation, repeats)
+def test_what_may_be_sent_again(
+    failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
+) -> None:
+    assert resend.decide(failure_point, operation, repeats) == expected_decision(
+        failure_point, operation, repeats
+    )
 
 
 @pytest.mark.rule(10, 11)
@@ -58,7 +64,7 @@ def test_what_may_be_sent_again(place: Place, operation: str, repeats: SeqIdRepe
     ],
 )
 def test_what_the_refusal_of_a_repeat_says_of_the_first_request(text: str, meaning: str) -> None:
-    assert resend.read_refusal(text, 5) == meaning
+    assert resend.meaning_of_refusal(text, 5) == meaning
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def train(
 
 
 def applied(engine: FakeEngine, trainer: Any, operation: str, at_least: int = 0) -> int:
-    """How often the server carried it out, which nobody may have waited for."""
+    """Counts how often the server executed an operation, whose result nobody may have awaited."""
     deadline = time.monotonic() + 5
     while engine.count(operation, trainer.model_id) < at_least and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -131,7 +137,9 @@ def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
     trainer.forward_backward([datum(5)], "cross_entropy").result()
     with pytest.raises(StepOutcomeUnknown, match="last saved state"):
         trainer.optim_step(AdamParams()).result()
-    with pytest.raises(ClientPoisonedError, match="optim_step ended in doubt"):
+    with pytest.raises(
+        ClientPoisonedError, match="the outcome of an earlier optim_step is unknown"
+    ):
         trainer.forward_backward([datum(5)], "cross_entropy").result()
     assert applied(server_engine, trainer, "optim_step", at_least=arrived) == arrived
     assert proxied.count("optim_step") == 1
@@ -158,5 +166,5 @@ def test_a_server_that_is_not_there_leaves_no_doubt(
     with FACADES["blocking"](base_url=base_url, api_key="tml-x", config=config) as service:
         with pytest.raises(APIConnectionError) as caught:
             service.get_server_capabilities()
-        assert caught.value.place == "connecting"
+        assert caught.value.failure_point == "connecting"
         assert not caught.value.sent

@@ -1,5 +1,5 @@
-"""What a server says that the maker of a model should know is logged by both sides, by the client
-once for all such models.
+"""Warnings in the answer of create_model are logged by both sides, by the client once for each
+server.
 """
 
 from __future__ import annotations

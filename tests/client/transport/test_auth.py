@@ -33,7 +33,7 @@ from tinkex import (
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
-from tinkex.transport.connection import Connections
+from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.transport import Transport
 from tinkex.wire import jwt
 
@@ -224,7 +224,7 @@ def test_without_a_token_to_be_had_the_error_says_so() -> None:
     error = run(server, send, retry=RetrySettings(max_attempts=3))
     assert isinstance(error, APIConnectionError)
     assert not error.sent
-    assert "no token could be had" in str(error)
+    assert "could not be exchanged for a token" in str(error)
     assert isinstance(error.__cause__, InternalServerError)
 
 
@@ -278,7 +278,7 @@ def test_a_session_whose_tokens_are_withdrawn_goes_on(
     connect: Callable[..., Any], server: Server, server_engine: FakeEngine
 ) -> None:
     server_engine.gate.set()
-    tokens = TokenServer(inner=Connections())
+    tokens = TokenServer(inner=ConnectionPool())
     trainer = connect(
         server.base_url,
         config=Config(

@@ -92,11 +92,11 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_the_variable_to_set
     authority: Authority, how: dict[str, Any], words: str, advice: str
 ) -> None:
     error, seen = asked_over_tls(authority.server_context("localhost", **how))
-    assert f"cannot be reached: its certificate is not accepted: {words}" in error.message
+    assert f"cannot be reached: its certificate is not trusted: {words}" in error.message
     assert "tried" not in error.message, "another try would be in vain"
     assert advice in error.advice
-    assert "Trusted is what the system and certifi has" in error.advice
-    assert (error.place, error.sent, error.retryable, error.fault, seen) == (
+    assert "Trusted are the certificates of the system and certifi" in error.advice
+    assert (error.failure_point, error.sent, error.retryable, error.fault, seen) == (
         "connecting",
         False,
         False,
@@ -113,7 +113,7 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_the_variable_to_set
             "other.example",
             2,
             "Hostname mismatch, certificate is not valid for 'localhost'",
-            "a name that the certificate has",
+            "a host name that the certificate covers",
             "user",
         ),
     ],
@@ -142,7 +142,7 @@ def test_a_variable_that_names_no_certificates_is_an_error_by_its_name(
         (tmp_path / "ca.pem").write_text(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with pytest.raises(
-        ConfigError, match=r"SSL_CERT_FILE is .*ca.pem.*cannot be read as certificates"
+        ConfigError, match=r"no certificates can be read from SSL_CERT_FILE=.*ca.pem"
     ):
         ask("https://127.0.0.1:1")
 
@@ -168,7 +168,7 @@ def refused(write: bytes, *, https: bool) -> APIConnectionError | APIStatusError
 
 def test_https_to_a_port_that_speaks_http_says_so() -> None:
     error = refused(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", https=True)
-    assert "what answers there speaks no TLS" in error.message
+    assert "the server at this address does not speak TLS" in error.message
     assert "http://…" in str(error.advice)
     assert not error.retryable
 

@@ -7,8 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from tinkex.transport.connection import Connections
-from tinkex.transport.exchange_stage import Progress, progress
+from tinkex.transport.connection import ConnectionPool
+from tinkex.transport.exchange_stage import ExchangeStage, current_stage
 
 
 async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int:
@@ -29,9 +29,9 @@ async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    async with server, Connections() as connections:
+    async with server, ConnectionPool() as connections:
         for _ in range(2):
-            progress.set(Progress())
+            current_stage.set(ExchangeStage())
             response = await connections.handle_async_request(
                 httpx.Request("GET", f"http://{host}:{port}/")
             )

@@ -55,13 +55,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     made: list[Watch] = []
 
     def watch(refused: str, status: int = 415) -> list[Watch]:
-        handler = carrier.default_handler
+        handler = carrier.connection_pool
 
         def watched(config: Config) -> Watch:
             made.append(Watch(handler(config), refused, status))
             return made[-1]
 
-        monkeypatch.setattr(carrier, "default_handler", watched)
+        monkeypatch.setattr(carrier, "connection_pool", watched)
         return made
 
     return watch

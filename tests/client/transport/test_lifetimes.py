@@ -60,8 +60,9 @@ def test_every_call_on_another_event_loop_says_so(name: str, server: Server) -> 
 
 @pytest.mark.parametrize("name", REST_CALLS)
 def test_a_client_without_a_session_says_so_too_and_can_be_closed(
-    name: str, server: Server
+    name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # a download makes its folder there
     rest = AsyncRestClient(base_url=server.base_url)
     asyncio.run(awaited(rest.get_server_capabilities))
     with pytest.raises(ClientClosedError, match="belongs to another event loop, which has ended"):

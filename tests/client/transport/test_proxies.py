@@ -160,7 +160,7 @@ def test_redirects_and_signed_downloads_go_through_the_proxy_of_their_own_server
                     await list_runs(here)
                     transport = Transport(Config(base_url=here))
                     signed = f"{away(elsewhere, 'bucket.example.test')}/archive?sig=1"
-                    async with transport.open(signed, "download", with_key=False) as response:
+                    async with transport.open_url(signed, "download", with_key=False) as response:
                         assert response.status_code == 200
                     await transport.aclose()
                 return proxy

@@ -57,7 +57,7 @@ class Crowd:
         self.under_way -= 1
         if counted:
             self.window.leave(succeeded=True)
-        self.window.succeeded()
+        self.window.record_success()
 
 
 def in_crowd(work: Callable[[Crowd], Coroutine[Any, Any, None]]) -> Crowd:
@@ -68,7 +68,7 @@ def in_crowd(work: Callable[[Crowd], Coroutine[Any, Any, None]]) -> Crowd:
 
 def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.refused(0, 10.0, crowd.clock)
+        crowd.window.record_refusal(0, 10.0, crowd.clock)
         await asyncio.gather(*(crowd.send(number) for number in range(500)))
         assert crowd.window.is_open
 
@@ -82,10 +82,10 @@ def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
 
 def test_a_success_clears_the_window() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.refused(0, 60.0, crowd.clock)
+        crowd.window.record_refusal(0, 60.0, crowd.clock)
         waiting = asyncio.ensure_future(crowd.send(1))
         await asyncio.sleep(5)
-        crowd.window.succeeded()
+        crowd.window.record_success()
         await waiting
         assert crowd.clock.now() == 6
 
@@ -94,10 +94,10 @@ def test_a_success_clears_the_window() -> None:
 
 def test_a_429_while_requests_are_let_in_holds_the_others_and_loses_none() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.refused(0, 1.0, crowd.clock)
+        crowd.window.record_refusal(0, 1.0, crowd.clock)
         sending = asyncio.gather(*(crowd.send(number) for number in range(100)))
         await asyncio.sleep(2.5)
-        crowd.window.refused(0, 20.0, crowd.clock)
+        crowd.window.record_refusal(0, 20.0, crowd.clock)
         crowd.window._streak = 0  # the successes under way say nothing of it
         await sending
 
@@ -108,7 +108,7 @@ def test_a_429_while_requests_are_let_in_holds_the_others_and_loses_none() -> No
 
 def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.refused(0, 5.0, crowd.clock)
+        crowd.window.record_refusal(0, 5.0, crowd.clock)
         tasks = [asyncio.ensure_future(crowd.send(number)) for number in range(20)]
         await asyncio.sleep(1)
         for task in tasks[:10]:
@@ -122,7 +122,7 @@ def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
 def test_failures_do_not_widen_the_gate_and_give_their_places_back() -> None:
     async def work(crowd: Crowd) -> None:
         window, clock = crowd.window, crowd.clock
-        window.refused(0, 1.0, clock)
+        window.record_refusal(0, 1.0, clock)
         for _ in range(20):
             assert await window.enter(clock)
             window.leave(succeeded=False)
@@ -151,7 +151,7 @@ def test_it_holds_event_loops_in_several_threads() -> None:
     async def many(first: int) -> None:
         await asyncio.gather(*(send(first + number) for number in range(100)))
 
-    window.refused(0, 0.05, clock)
+    window.record_refusal(0, 0.05, clock)
     threads = [
         threading.Thread(target=lambda first=first: asyncio.run(many(first)))
         for first in (0, 100, 200)
@@ -166,7 +166,7 @@ def test_it_holds_event_loops_in_several_threads() -> None:
 def test_it_says_for_a_while_that_requests_should_be_smaller() -> None:
     async def work(crowd: Crowd) -> None:
         assert not crowd.window.recently_refused(crowd.clock)
-        crowd.window.refused(0, 1.0, crowd.clock)
+        crowd.window.record_refusal(0, 1.0, crowd.clock)
         assert crowd.window.recently_refused(crowd.clock)
         await asyncio.sleep(11)
         assert not crowd.window.recently_refused(crowd.clock)

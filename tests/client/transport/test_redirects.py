@@ -14,7 +14,7 @@ from tinkex_api.models import ClientConfigRequest
 
 from tests.support.answering import Answer, Answering, Call, answering, as_json
 from tinkex import APIStatusError, Config
-from tinkex.transport.redirects import REDIRECTS, next_url
+from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.transport import Transport
 
 FLAGS = as_json({"parallel_fwdbwd_chunks": True})
@@ -72,7 +72,7 @@ def test_redirects_that_go_in_a_circle_end() -> None:
         pytest.raises(APIStatusError, match="307"),
     ):
         post(server)
-    assert len(server.calls) == 1 + REDIRECTS
+    assert len(server.calls) == 1 + MAX_REDIRECTS
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_what_goes_on_for_ever_ends_in_an_error_by_name(body: bytes) -> None:
     async def work() -> None:
         server = Answering(lambda request: httpx.Response(200, content=body))
         with pytest.raises(
-            APIResponseValidationError, match="no answer about its result can be read"
+            APIResponseValidationError, match="all answers to polls for its result are malformed"
         ) as caught:
             await wait_for_result(
                 transport_to(server, retry=QUICK),
@@ -199,12 +199,12 @@ def test_every_status_has_its_meaning() -> None:
         range(200, 300)
     )
     assert {
-        status for status, meaning in meanings.items() if meaning == "doubt"
+        status for status, meaning in meanings.items() if meaning == "unknown"
     } == DOUBTFUL_STATUSES
     for status, meaning in meanings.items():
         if meaning != "taken":
             error = APIStatusError("x", status_code=status, body=None, headers={})
-            assert (resend.place_of(error) == "answered") == (meaning == "doubt")
+            assert (resend.failure_point_of(error) == "answered") == (meaning == "unknown")
 
 
 @pytest.mark.rule(11)

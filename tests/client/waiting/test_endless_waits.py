@@ -33,7 +33,7 @@ from tinkex import (
     WaitTimeoutError,
 )
 from tinkex.futures.poller import wait_for_result
-from tinkex.sampling.results import SampleResults
+from tinkex.sampling.results import SessionResults
 from tinkex.session.session import Session
 from tinkex.transport.transport import Transport
 from tinkex.waiting import stalls
@@ -152,12 +152,14 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
         return RESULT if orjson.loads(request.content)["request_id"].startswith("base") else PAUSED
 
     async def work() -> None:
-        results = SampleResults(transport_to(Answering(by_sampler)))
+        results = SessionResults(transport_to(Answering(by_sampler)))
         adapter = asyncio.ensure_future(
-            results.of("adapter").result(RequestState("sample", "adapter-1"), 0, as_it_is)
+            results.for_sampler("adapter").wait_for(
+                RequestState("sample", "adapter-1"), 0, as_it_is
+            )
         )
         for number in range(100):
-            await results.of("base").result(
+            await results.for_sampler("base").wait_for(
                 RequestState("sample", f"base-{number}"), number, as_it_is
             )
             await asyncio.sleep(10)
@@ -196,7 +198,7 @@ def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) ->
         session = await Session.begin(transport_to(Answering(half_open)))
         await asyncio.sleep(1000)
         assert await session.transport.send(health.request()), "all else goes on"
-        await session.life.finish("success")
+        await session.lifecycle.finish("success")
 
     run(work())
     assert re.findall(r"no heartbeat came through for (\d+) s", caplog.text) == [
@@ -322,11 +324,11 @@ def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(
         watch = stalls.running_loop_watch()
         watch.hold()
         watch._last_beat -= 12  # as if it had stood still for so long
-        await asyncio.to_thread(watch.listen)
+        await asyncio.to_thread(watch.check)
         watch.release()
 
     asyncio.run(work())
-    assert "the event loop has stood still for 12 s, held up by" in first_line(caplog)
+    assert "the event loop has been blocked for 12 s by" in first_line(caplog)
 
 
 def test_virtual_time_is_what_a_wait_goes_by() -> None:

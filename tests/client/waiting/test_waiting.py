@@ -33,10 +33,10 @@ from tinkex.session.session import Session
 from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.waiting import stalls
 from tinkex.waiting.clock import Clock
-from tinkex.waiting.schedule import WaitLines
-from tinkex.waiting.wait import Bound, RequestState, Waits
+from tinkex.waiting.schedule import LogSchedule
+from tinkex.waiting.wait import RequestState, WaitBound, Waits
 
-FOREVER = Bound(1e6, "nothing")
+FOREVER = WaitBound(1e6, "nothing")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_lines_come_after_10_seconds_and_then_ever_more_rarely() -> None:
-    said = WaitLines()
+    said = LogSchedule()
     times = [second for second in range(5000) if said.due(second)]
     assert times[:7] == [10, 20, 40, 80, 160, 320, 640]
     assert {later - earlier for earlier, later in itertools.pairwise(times[7:])} == {600}
@@ -62,11 +62,11 @@ def test_lines_come_after_10_seconds_and_then_ever_more_rarely() -> None:
 def test_a_wait_tells_what_it_waits_for_and_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         state = RequestState("sample", "r1", "paused_capacity", "no free slot")
-        with Waits(VirtualClock()).begin(state, "its result", FOREVER) as wait:
-            wait.becomes("network", "no answer yet")
+        with Waits(VirtualClock()).create(state, "its result", FOREVER) as wait:
+            wait.set_owner("network", "no answer yet")
             await asyncio.sleep(6)
             wait.last_status, wait.tries = 200, 7
-            wait.becomes("queue")
+            wait.set_owner("queue")
             await asyncio.sleep(6)
 
     run(work())
@@ -88,7 +88,7 @@ def test_a_short_wait_says_nothing(
     caplog: pytest.LogCaptureFixture, heard: list[events.Event]
 ) -> None:
     async def work() -> None:
-        with Waits(VirtualClock()).begin(RequestState("sample"), "its result", FOREVER):
+        with Waits(VirtualClock()).create(RequestState("sample"), "its result", FOREVER):
             await asyncio.sleep(9)
         await asyncio.sleep(100)
 
@@ -104,11 +104,11 @@ def test_a_thousand_like_waits_share_a_line(
 
         async def one(number: int) -> None:
             await asyncio.sleep(number / 2000)
-            with waits.begin(RequestState("sample", f"r{number}"), "its result", FOREVER):
+            with waits.create(RequestState("sample", f"r{number}"), "its result", FOREVER):
                 await asyncio.sleep(15)
 
         async def other() -> None:
-            with waits.begin(RequestState("optim_step"), "its result", FOREVER):
+            with waits.create(RequestState("optim_step"), "its result", FOREVER):
                 await asyncio.sleep(15)
 
         await asyncio.gather(other(), *(one(number) for number in range(1000)))
@@ -126,12 +126,12 @@ def test_a_thousand_like_waits_share_a_line(
 def test_the_error_at_the_bound_holds_the_facts(heard: list[events.Event]) -> None:
     async def work() -> None:
         state = RequestState("sample", "r1", "paused_capacity")
-        with Waits(VirtualClock()).begin(
-            state, "its result", Bound(30.0, "Config.poll.max_wait")
+        with Waits(VirtualClock()).create(
+            state, "its result", WaitBound(30.0, "Config.poll.max_wait")
         ) as wait:
-            wait.becomes("network", "no answer yet")
+            wait.set_owner("network", "no answer yet")
             await asyncio.sleep(5)
-            wait.becomes("queue")
+            wait.set_owner("queue")
             await asyncio.sleep(1e5)
 
     with pytest.raises(WaitTimeoutError) as caught:
@@ -151,10 +151,10 @@ def test_the_error_at_the_bound_holds_the_facts(heard: list[events.Event]) -> No
 def test_a_bound_under_10_seconds_is_kept() -> None:
     async def work() -> None:
         waits = Waits(VirtualClock())
-        with waits.begin(RequestState("long"), "its result", FOREVER):
+        with waits.create(RequestState("long"), "its result", FOREVER):
             with (
                 pytest.raises(WaitTimeoutError),
-                waits.begin(RequestState("short"), "its result", Bound(0.5, "x")),
+                waits.create(RequestState("short"), "its result", WaitBound(0.5, "x")),
             ):
                 await asyncio.sleep(100)
             assert waits.clock.now() == pytest.approx(0.5)
@@ -165,8 +165,8 @@ def test_a_bound_under_10_seconds_is_kept() -> None:
 def test_who_cancels_a_wait_gets_a_cancellation_not_a_timeout() -> None:
     async def work() -> None:
         async def wait() -> None:
-            with Waits(VirtualClock()).begin(
-                RequestState("sample"), "its result", Bound(10.0, "x")
+            with Waits(VirtualClock()).create(
+                RequestState("sample"), "its result", WaitBound(10.0, "x")
             ):
                 await asyncio.sleep(100)
 
@@ -193,8 +193,8 @@ def hold_up_the_loop(seconds: float) -> None:
 
 def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_stalls: None) -> None:
     async def work() -> Any:
-        with Waits(Clock()).begin(RequestState("sample"), "its result", FOREVER) as wait:
-            wait.becomes("computation")
+        with Waits(Clock()).create(RequestState("sample"), "its result", FOREVER) as wait:
+            wait.set_owner("computation")
             await asyncio.sleep(0.05)
             hold_up_the_loop(0.5)
             await asyncio.sleep(0.05)
@@ -211,10 +211,10 @@ def test_no_thread_watches_when_nothing_waits(quick_stalls: None) -> None:
     async def work() -> None:
         watch = stalls.running_loop_watch()
         watch.hold()
-        assert watch.listening
+        assert watch.expects_beat
         watch.release()
         await asyncio.sleep(0.3)
-        assert not watch.listening
+        assert not watch.expects_beat
 
     asyncio.run(work())
 
@@ -290,8 +290,8 @@ def test_a_step_on_a_slow_server_has_one_line_however_many_calls_wait_for_their_
 
         async def call(awaited: str, since: float, until: float) -> None:
             await clock.sleep(since)
-            with waits.begin(RequestState("optim_step"), awaited, FOREVER) as wait:
-                wait.becomes("turn" if awaited == "its turn" else "computation")
+            with waits.create(RequestState("optim_step"), awaited, FOREVER) as wait:
+                wait.set_owner("turn" if awaited == "its turn" else "computation")
                 await clock.sleep(until - since)
 
         # three steps of 12 s, each of two calls, all sent at once
@@ -309,7 +309,9 @@ def test_a_wait_ends_at_its_bound_also_where_the_first_cancelling_is_swallowed()
         clock = VirtualClock()
 
         async def stubborn() -> None:
-            with Waits(clock).begin(RequestState("sample"), "its result", Bound(14.0, "a test")):
+            with Waits(clock).create(
+                RequestState("sample"), "its result", WaitBound(14.0, "a test")
+            ):
                 try:
                     await clock.sleep(1000.0)
                 except asyncio.CancelledError:

@@ -194,7 +194,7 @@ def test_a_sample_comes_back_as_from_json() -> None:
     [protobuf.decode_forward_backward, lambda raw: protobuf.decode_sample(raw, PROMISE, None)],
 )
 def test_bytes_that_are_no_message(decode: Any) -> None:
-    with pytest.raises(ValueError, match="are no "):
+    with pytest.raises(ValueError, match="are not a valid "):
         decode(b"\xff\xff\xff")
 
 
@@ -213,10 +213,10 @@ ONE_TO_FOUR = np.array([1, 2, 3, 4], "<f4").tobytes()
 @pytest.mark.parametrize(
     ("data", "offsets", "trailing", "words"),
     [
-        (ONE_TO_FOUR, [0, 8, 4000], (), "at most, by whole"),  # past the end
+        (ONE_TO_FOUR, [0, 8, 4000], (), "at most 16 bytes, in multiples"),  # past the end
         (ONE_TO_FOUR, [0, 16, 8], (), "must rise"),
         (ONE_TO_FOUR, [-8, 16], (), "must rise from 0"),
-        (ONE_TO_FOUR, [0, 6, 16], (), "whole 4-byte values"),  # inside a value
+        (ONE_TO_FOUR, [0, 6, 16], (), "in multiples of 4"),  # inside a value
         (ONE_TO_FOUR, [0, 16, 16], (), r"2 arrays for 1 datums"),
         (ONE_TO_FOUR, [], (), r"0 arrays for 1 datums"),
         (ONE_TO_FOUR[:-1], [0, 15], (), r"'a'\] has 15 bytes"),

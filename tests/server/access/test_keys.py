@@ -17,7 +17,7 @@ from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import API, Api, new_model, sample, step
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex_server.access.keyring import BadKeys, Exposed
+from tinkex_server.access.api_keys import ApiKeyRequired, InvalidApiKeys
 from tinkex_server.app.app import ROUTES
 from tinkex_server.store import Store
 
@@ -356,12 +356,12 @@ def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", "eyJhbGciOi"])
 def test_what_could_not_be_told_for_a_key_is_none(key: str) -> None:
-    with pytest.raises(BadKeys, match="API key"):
+    with pytest.raises(InvalidApiKeys, match="API key"):
         serve(engine=FakeEngine(), api_key=key)
 
 
 def test_a_server_that_imitates_another_takes_one_key() -> None:
-    with pytest.raises(BadKeys, match="one API key"):
+    with pytest.raises(InvalidApiKeys, match="one API key"):
         serve(engine=FakeEngine(), api_key=[HERS, HIS], profile="skyrl")
 
 
@@ -383,7 +383,9 @@ def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
 def test_an_address_for_all_needs_a_key(host: str) -> None:
-    with pytest.raises(Exposed, match=r"0\.0\.0\.0 can be reached from other machines.*API key"):
+    with pytest.raises(
+        ApiKeyRequired, match=r"0\.0\.0\.0 can be reached from other machines.*API key"
+    ):
         serve(engine=FakeEngine(), host=host)
     with serve(engine=FakeEngine(), host=host, api_key=HERS) as server:
         port = int(server.base_url.rpartition(":")[2])

@@ -12,7 +12,7 @@ import pytest
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import API
 from tinkex.local import Server, serve
-from tinkex_server.access.origin_check import strange
+from tinkex_server.access.origin_check import refusal_reason
 
 
 @pytest.fixture(scope="module", params=["tinkex", "skyrl"])
@@ -79,8 +79,8 @@ def test_with_a_key_any_name_will_do() -> None:
     ],
 )
 def test_names(host: str, passes: bool) -> None:
-    assert (strange(host, None) is None) == passes
-    assert (strange(host, f"http://{host}") is None) == passes
+    assert (refusal_reason(host, None) is None) == passes
+    assert (refusal_reason(host, f"http://{host}") is None) == passes
 
 
 def test_a_name_that_the_local_network_makes_up_starts_nothing(open_server: Server) -> None:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api, new_model, sample, saved_folder, started, step
+from tests.support.wait_until import wait_until
 from tinkex.cli import main
 from tinkex.local import Limits, Server, gc, serve
 from tinkex_server.app import expiry
@@ -56,7 +57,7 @@ def test_a_result_is_410_after_its_time_and_404_after_that(api: Api, own: Server
     assert api.result(promise) == result
     own.sweep(time.time() + 1.1 * DAY)
     response = api.send("retrieve_future", request_id=promise["request_id"])
-    assert (response.status_code, "dropped" in response.json()["detail"]) == (410, True)
+    assert (response.status_code, "expired" in response.json()["detail"]) == (410, True)
     assert api.step(model_id, 1) == promise, "it is still known what was asked"
     own.sweep(time.time() + 8 * DAY)
     assert api.send("retrieve_future", request_id=promise["request_id"]).status_code == 404
@@ -80,7 +81,7 @@ def test_many_results_go_in_one_sweep(
     promises = [api.ok("asample", **sample(sampler, number)) for number in range(30)]
     for promise in promises:
         api.result(promise)
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     own.sweep(time.time() + 2 * DAY)
     assert {
         api.send("retrieve_future", request_id=promise["request_id"]).status_code
@@ -96,7 +97,7 @@ def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
             FutureRow(f"r{number}", "s", number, "sample", "", owner=""), float(number)
         )
         store.futures.end(f"r{number}", Ending("done", b"x" * size), float(number), float(number))
-        await store.kept()
+        await store.flush()
 
     def expired(store: Store) -> list[int]:
         while expiry.expire(store, Limits(result_bytes=50), 10.0):
@@ -141,7 +142,7 @@ def records(server: Server) -> tuple[int, int]:
 def test_so_many_records_are_kept_whatever_their_age(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_PIECE", 7)
+    monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
         for number in range(50):
@@ -160,7 +161,7 @@ def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
         for hour in range(5):
             for model in ("a", "b"):
                 store.usage.add("", "s", model, {"training": 1}, hour * 3600.0)
-        await store.kept()
+        await store.flush()
         expiry.expire(store, Limits(records=5), 5 * 3600.0)
         return [row.hour / 3600 for row in store.usage.between(None, 0.0, 1e6)]
 
@@ -217,7 +218,7 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
     )
     api.result(api.ok("asample", **sample(saved["sampling_session_id"], 0)))
     never = api.step(model_id, 7)
-    own._state._started_at -= 2000  # the server has been there for long
+    own._state.activity._started_at -= 2000  # the server has been there for long
     own.sweep(time.time() + 500)
     assert api.ok("session_heartbeat", session_id=session_id) is not None
     own.sweep(time.time() + 700)
@@ -241,8 +242,8 @@ def test_a_session_without_a_heartbeat_ends_and_its_memory_is_freed(api: Api, ow
 def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None:
     session_id = api.session()
     model_id, sampler_id = api.model(session_id), api.sampler(api.session())
-    own._state._started_at -= 2000
-    silent = lambda: own._state.silent_sessions(time.time() - 0.001)  # noqa: E731
+    own._state.activity._started_at -= 2000
+    silent = lambda: own._state.activity.silent(time.time() - 0.001)  # noqa: E731
     time.sleep(0.01)
     assert len(silent()) == 2
     api.step(model_id, 1)
@@ -257,7 +258,7 @@ def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
     with serve(
         engine=FakeEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
     ) as server:
-        assert server._state.silent_sessions(time.time() - 1) == []
+        assert server._state.activity.silent(time.time() - 1) == []
 
 
 def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) -> None:
@@ -299,14 +300,14 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
         api.ok("copy_weights", source_path=path, destination_project_id="p")
         api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
     own.sweep()
-    backend = own._state
-    assert not backend.lanes._turns
-    assert not backend.lanes._running
-    assert not backend.futures._waiting
-    assert not backend.futures._logs
-    assert not backend.samplers._loading
-    assert not backend._last_request
-    assert not backend.folders._held
+    state = own._state
+    # a sweep does not wait for the engine to unload the models of a session that ended
+    wait_until(lambda: not state.lanes._turns and not state.lanes._running)
+    assert not state.futures._active
+    assert not state.futures._logs
+    assert not state.samplers._loading
+    assert not state.activity._last_request
+    assert not state.folders._held
 
 
 @define(eq=False)
@@ -334,7 +335,7 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
         while server._state.lanes._running:
             api.get("healthz")
         assert engine.models == set()
-        assert server._state.revival._progress == {}
+        assert server._state.recovery._saved_states == {}
 
 
 def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ def test_a_checkpoint_that_is_written_anew_while_it_is_read_stays_until_then(
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     before = saved_folder(own.data_dir, model_id, "weights", "a")
-    with own._state.folders.held(before.relative_to(own.data_dir).as_posix()):
+    with own._state.folders.hold(before.relative_to(own.data_dir).as_posix()):
         api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="a", overwrite=True))
         assert before.is_dir()
     own.sweep()

@@ -106,7 +106,7 @@ def test_it_answers_as_the_engine_in_it_does(
     assert engine.base_models == inside.base_models
     data = [example(5, 6), example(7, 8, 9)]
     theirs, ours = (
-        one.forward_backward("x", data, "cross_entropy", {}, backward=True)  # type: ignore[attr-defined]
+        one.forward_backward("x", data, "cross_entropy", {}, backward=True)
         for one in (engine, inside)
     )
     assert theirs.metrics == ours.metrics

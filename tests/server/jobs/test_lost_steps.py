@@ -1,5 +1,5 @@
-"""A client that sends ahead: when the engine dies, what it sent on top of lost steps, not knowing
-of it, fails as they do.
+"""Pipelined requests when the engine dies: those that a client sent after the lost steps, before it
+could know of the loss, fail as the steps do.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -17,20 +17,17 @@ import tinkex.local
 from tests.support.mortal_engine import BASES, WAITS, MortalEngine
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import Api
-from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.jobs.saved_states import Loss
+from tinkex_server.jobs.saved_states import LostSteps
 
 
-class Ahead(Api):
-    """A client that sends its steps without waiting, and asks for results only when it is told
-    to.
-    """
+class PipeliningClient(Api):
+    """A client that sends its steps without waiting, and polls only on request."""
 
     mortal: ProcessEngine
 
     def pair(self, model_id: str, seq_id: int, *tokens: int) -> list[dict[str, Any]]:
-        """A batch and its update."""
+        """Sends a batch and its optim_step."""
         update = {
             "model_id": model_id,
             "seq_id": seq_id + 1,
@@ -42,31 +39,31 @@ class Ahead(Api):
         return self.result(self.step(model_id, seq_id, path="forward"))["metrics"]["loss:sum"]
 
     def kill_engine(self) -> None:
-        """Returns when another process has taken its place."""
+        """Kills the process, and waits for the next one."""
         dead = self.mortal.pid
         os.kill(dead, signal.SIGKILL)
         deadline = time.monotonic() + 10
         while self.mortal.pid == dead:
-            assert time.monotonic() < deadline, "no other process came in 10 s"
+            assert time.monotonic() < deadline, "no other process was started within 10 s"
             time.sleep(0.01)
 
 
 @pytest.fixture
-def ahead() -> Iterator[Ahead]:
+def ahead() -> Iterator[PipeliningClient]:
     engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0))
     with (
-        tinkex.local.serve(engine=cast("Engine", engine)) as server,
+        tinkex.local.serve(engine=engine) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,
     ):
-        client = Ahead(http, FakeEngine())
+        client = PipeliningClient(http, FakeEngine())
         client.mortal = engine
         yield client
     engine.close()
 
 
-def saved_model(ahead: Ahead) -> tuple[str, float]:
-    """A model that was trained and saved, and trained on; and what its loss was when it was saved.
-    The next number is 7.
+def saved_model(ahead: PipeliningClient) -> tuple[str, float]:
+    """Returns a model that was trained, saved and trained again, and its loss at the save. The next
+    seq_id is 7.
     """
     model_id = ahead.model()
     ahead.pair(model_id, 1)
@@ -77,23 +74,25 @@ def saved_model(ahead: Ahead) -> tuple[str, float]:
     return model_id, known
 
 
-def told(ahead: Ahead, promises: list[dict[str, Any]]) -> set[str]:
+def told(ahead: PipeliningClient, promises: list[dict[str, Any]]) -> set[str]:
     return {ahead.result(promise)["error"] for promise in promises}
 
 
-def test_what_was_sent_before_its_client_could_know_fails_with_the_same_words(ahead: Ahead) -> None:
+def test_what_was_sent_before_its_client_could_know_fails_with_the_same_words(
+    ahead: PipeliningClient,
+) -> None:
     model_id, known = saved_model(ahead)
     before = [*ahead.pair(model_id, 7, WAITS, 6), *ahead.pair(model_id, 9)]
-    time.sleep(0.3)  # for the first to be in the engine
+    time.sleep(0.3)  # the first request is in the engine by then
     ahead.kill_engine()
     after = [*ahead.pair(model_id, 11), *ahead.pair(model_id, 13)]
     [words] = told(ahead, before + after)
-    assert "goes back to" in words
-    assert "saved at seq_id 3; the steps since are lost: go on from there" in words
+    assert "is restored from" in words
+    assert "saved at seq_id 3; the steps since then are lost: continue from that state" in words
     assert ahead.loss(model_id, 15) == known
 
 
-def test_a_repeat_of_what_failed_is_known_again(ahead: Ahead) -> None:
+def test_a_repeat_of_what_failed_is_known_again(ahead: PipeliningClient) -> None:
     model_id, _ = saved_model(ahead)
     ahead.kill_engine()
     first = ahead.step(model_id, 7)
@@ -102,7 +101,7 @@ def test_a_repeat_of_what_failed_is_known_again(ahead: Ahead) -> None:
 
 
 def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_was_told(
-    ahead: Ahead,
+    ahead: PipeliningClient,
 ) -> None:
     model_id, known = saved_model(ahead)
     ahead.kill_engine()
@@ -112,7 +111,7 @@ def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_w
 
 
 def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too(
-    ahead: Ahead,
+    ahead: PipeliningClient,
 ) -> None:
     model_id, _ = saved_model(ahead)
     ahead.result(ahead.ok("save_weights", model_id=model_id, seq_id=7, path="b"))
@@ -124,11 +123,11 @@ def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too
         "optim_step", model_id=model_id, seq_id=10, adam_params={"learning_rate": 1e-3}
     )
     [words] = told(ahead, [update, under_way])
-    assert "comes back as it was" in words
+    assert "is restored as it was" in words
     assert ahead.loss(model_id, 11) == known
 
 
-def test_one_model_s_loss_is_not_another_s(ahead: Ahead) -> None:
+def test_one_model_s_loss_is_not_another_s(ahead: PipeliningClient) -> None:
     lost, _ = saved_model(ahead)
     fine = ahead.model()
     ahead.result(ahead.ok("save_weights", model_id=fine, seq_id=1, path="a"))
@@ -137,7 +136,7 @@ def test_one_model_s_loss_is_not_another_s(ahead: Ahead) -> None:
     assert len(told(ahead, ahead.pair(lost, 7))) == 1
 
 
-def test_a_second_death_is_told_of_by_itself(ahead: Ahead) -> None:
+def test_a_second_death_is_told_of_by_itself(ahead: PipeliningClient) -> None:
     model_id, known = saved_model(ahead)
     ahead.kill_engine()
     first = ahead.pair(model_id, 7)
@@ -145,15 +144,15 @@ def test_a_second_death_is_told_of_by_itself(ahead: Ahead) -> None:
     for promise in ahead.pair(model_id, 9):
         assert "error" not in ahead.result(promise)
     ahead.kill_engine()
-    told(ahead, first)  # of the first death, once more: it says nothing of the second
+    told(ahead, first)  # a repeated poll of the first exit says nothing about the second
     second = ahead.pair(model_id, 11)
     assert len(told(ahead, second)) == 1
     assert ahead.loss(model_id, 13) == known
 
 
-def test_who_is_told_knows_from_then_on() -> None:
-    loss = Loss(1, "lost")
-    assert loss.was_unknown(1.0)
-    loss.tell(2.0)
-    loss.tell(9.0)
-    assert [loss.was_unknown(came_at) for came_at in (1.0, 2.0, 2.1)] == [True, True, False]
+def test_lost_steps_are_known_once_they_were_told() -> None:
+    lost = LostSteps(1, "lost")
+    assert lost.was_unknown(1.0)
+    lost.note_told(2.0)
+    lost.note_told(9.0)
+    assert [lost.was_unknown(arrived_at) for arrived_at in (1.0, 2.0, 2.1)] == [True, True, False]

@@ -1,5 +1,5 @@
-"""A training request that is refused at its arrival takes its turn as a failure: nobody waits for
-its number.
+"""A training request that is refused on arrival takes its turn as a failure: no other waits for its
+seq_id.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_what_came_and_comes_after_a_refused_request_goes_on(
 ) -> None:
     with started(FakeEngine(), limits=Limits(datums=4)) as api:
         model_id = api.model()
-        early = api.step(model_id, 3, 33)  # is there before
+        early = api.step(model_id, 3, 33)  # exists before
         refused = REFUSED[name](api, model_id)
         assert 400 <= refused.status_code < 500, refused.text
         assert REFUSED[name](api, model_id).json() == refused.json()
@@ -216,14 +216,14 @@ def test_a_setting_out_of_range_is_refused_by_its_name(
     assert not api.engine.count("optim_step", model_id)
 
 
-NOT_TAKEN = "the step was not taken, and the gradients wait for the next optim_step"
+NOT_APPLIED = "the step was not applied, and the gradients are kept for the next optim_step"
 
 
 @pytest.mark.parametrize("params", [{"learning_rate": -1.0}, {"learning_rate": "fast"}, None])
 def test_a_refused_step_leaves_its_gradients_to_the_next(
     torch_server: Server, params: dict[str, Any] | None
 ) -> None:
-    """The numbers are those of the official client, which gives none of them twice."""
+    """The seq_ids are those of the official client, which uses none of them twice."""
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:
         api = Api(http, FakeEngine())
         norms: list[list[float]] = []
@@ -236,10 +236,10 @@ def test_a_refused_step_leaves_its_gradients_to_the_next(
             if is_refused:
                 refused = api.send("optim_step", model_id=model_id, seq_id=2, adam_params=params)
                 assert refused.status_code == 422
-                assert NOT_TAKEN in refused.json()["detail"][0]["msg"]
+                assert NOT_APPLIED in refused.json()["detail"][0]["msg"]
             numbers = itertools.count(3 if is_refused else 2)
             taken: list[float] = []
-            for _ in range(2):  # the second has no gradients left
+            for _ in range(2):  # the second step has no gradients left
                 body = {
                     "model_id": model_id,
                     "seq_id": next(numbers),
@@ -257,7 +257,7 @@ def test_a_step_of_another_optimizer_leaves_its_gradients_and_says_so(api: Api) 
         "optim_step", model_id=api.model(), seq_id=1, sgd_params={"learning_rate": 0.1}
     )
     assert refused.status_code == 400
-    assert NOT_TAKEN in refused.json()["detail"]
+    assert NOT_APPLIED in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_sampling_parameter_out_of_range_is_refused_by_its_name(
 
 
 def raw(body: bytes, **headers: str) -> Refuse:
-    """A body that is sent as it is, with what `body` names put in."""
+    """Sends this body, with the model's id in the place of MODEL."""
 
     def refuse(api: Api, model_id: str) -> httpx.Response:
         content = body.replace(b"MODEL", model_id.encode())
@@ -301,7 +301,7 @@ def raw(body: bytes, **headers: str) -> Refuse:
 
 
 def too_long(*, packed: bool, message: bool) -> Refuse:
-    """Names stand before the data of a message, and after those of the official client's JSON."""
+    """Sends a body over the limit, with its ids before the data in protobuf, after them in JSON."""
 
     def refuse(api: Api, model_id: str) -> httpx.Response:
         if message:
@@ -400,6 +400,6 @@ def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_
         fifth = api.step(model_id, 5, 55)
         time.sleep(0.4)
         api.result(api.step(model_id, 1, 11))
-        time.sleep(0.4)  # longer than it waits, but not for seq_id 2
+        time.sleep(0.4)  # longer than a request waits, but this one does not wait for seq_id 2
         rest = [api.step(model_id, number, 11 * number) for number in (2, 3, 4)]
         assert all("metrics" in api.result(promise) for promise in (*rest, fifth))

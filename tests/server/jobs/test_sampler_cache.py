@@ -1,4 +1,4 @@
-"""Weights come into the engine's memory and leave it in order, however their users come and go."""
+"""Sampler weights are loaded and freed in order, whatever the order of their uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROW = SamplerRow("s", "session", "fake/base", None, None)
 
 @define(eq=False)
 class SlowToFree(FakeEngine):
-    """Each unload begins, and then waits until it is let go."""
+    """An engine whose unloads wait until the test lets them go on."""
 
     begun: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
     go: threading.Semaphore = field(factory=lambda: threading.Semaphore(0))
@@ -38,10 +38,10 @@ async def _freed_twice(engine: SlowToFree, store: Store, folder: Path) -> None:
     samplers.free("s")
     again = asyncio.create_task(samplers.load(ROW))
     await asyncio.to_thread(engine.begun.acquire)
-    samplers.free("s")  # what waits for the first to be gone
+    samplers.free("s")  # waits for the first unload
     engine.go.release()
     await asyncio.to_thread(engine.begun.acquire)
-    await asyncio.sleep(0.05)  # in which it would be loaded, were the second not waited for
+    await asyncio.sleep(0.05)  # enough time for the load, if it did not wait for the second unload
     assert engine.count("load_sampler") == 2
     engine.go.release()
     await again

@@ -1,4 +1,4 @@
-"""Figures in words, and curves as paths."""
+"""Formats of numbers, and loss curves as SVG paths."""
 
 from __future__ import annotations
 

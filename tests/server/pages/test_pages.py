@@ -1,4 +1,4 @@
-"""The pages for people, as a browser gets them."""
+"""The HTML pages, as a browser gets them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def api() -> Iterator[Api]:
 
 
 def text(page: str) -> str:
-    """What stands in the page, without its elements."""
+    """Returns the text of a page without its elements."""
     body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -37,7 +37,7 @@ def test_an_idle_server_tells_how_to_begin(api: Api) -> None:
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "fake/base FakeForCausalLM, 64 tokens of context" in text(page.text)
     assert f"export TINKER_BASE_URL={str(api.http.base_url).rstrip('/')}" in text(page.text)
-    assert "Nothing waits." in text(page.text)
+    assert "No request is waiting." in text(page.text)
 
 
 def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
@@ -64,7 +64,7 @@ def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
         api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=f"at-{number}"))
     page = api.http.get("/").text
     assert re.findall(r"/weights/(at-\d)\"", page) == ["at-7", "at-6", "at-5", "at-4", "at-3"]
-    assert "And 2 older." in text(page)
+    assert "And 2 older ones." in text(page)
 
 
 def test_the_data_folder_is_measured_once_in_a_while(
@@ -197,7 +197,7 @@ class TestKeys:
         assert page.status_code == 401
         assert 'type="password"' in page.text
         assert session_id not in page.text
-        # what is no secret
+        # what needs no key
         assert http.get("/docs").status_code == http.get("/openapi.yaml").status_code == 200
 
     def test_a_browser_shows_its_key_once(self, http: httpx.Client) -> None:
@@ -214,7 +214,7 @@ class TestKeys:
         http.post("/logout")
         assert http.get("/").status_code == 401
         http.cookies.set("tinkex_login", cookie.partition(";")[0].partition("=")[2])
-        assert http.get("/").status_code == 401  # the secret is worth nothing any more
+        assert http.get("/").status_code == 401  # the secret is no longer valid
 
     def test_each_key_shows_its_own(self) -> None:
         with serve(engine=FakeEngine(), api_key=[KEY, "another"]) as server:
@@ -244,7 +244,7 @@ class TestKeys:
     def test_a_wrong_key_is_told_so(self, http: httpx.Client, key: str) -> None:
         answer = http.post("/login", data={"key": key})
         assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
-        assert "That is not a key of this server." in answer.text
+        assert "This key is not valid on this server." in answer.text
 
     def test_a_form_that_is_too_long_is_not_read(self, http: httpx.Client) -> None:
         assert http.post("/login", data={"key": "k" * 5000}).status_code == 413

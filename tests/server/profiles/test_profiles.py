@@ -1,4 +1,4 @@
-"""What each profile does on the wire that the embedded server's own does not."""
+"""The differences between each profile and the embedded server itself, on the wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tinkex_server.app.app import ROUTES
 from tinkex_server.engine.interface import Example, LossResult, OnToken, SampleResult, SampleSpec
 from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profile
 from tinkex_server.profiles.profile import Rule
-from tinkex_server.profiles.warped_engine import warped
+from tinkex_server.profiles.warped_engine import warped_logprob
 
 CONTRACT = Path(__file__).parents[3] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"
@@ -36,7 +36,7 @@ PROTOBUF_ONLY = ("hosted", "hosted-0.25", "skyrl-0.4", "tuft")
 
 @define(eq=False)
 class Watched(FakeEngine):
-    """A fake engine that also keeps what it was asked in full."""
+    """A fake engine that records the whole arguments of its calls."""
 
     specs: list[SampleSpec] = field(factory=list)
     losses: list[str] = field(factory=list)
@@ -57,7 +57,7 @@ class Watched(FakeEngine):
 
 @define
 class Wire:
-    """A client that says plainly what it sends."""
+    """A client that sends plain requests."""
 
     http: httpx.Client
     engine: Watched
@@ -75,7 +75,7 @@ class Wire:
         return self.send("retrieve_future", request_id=promise["request_id"], **more)
 
     def outcome(self, promise: Mapping[str, Any]) -> httpx.Response:
-        """The answer of the first poll that does not say "not yet"."""
+        """Polls until the answer is not "not yet", and returns it."""
         for _ in range(100):
             answer = self.poll(promise)
             is_json = answer.headers["content-type"] == "application/json"
@@ -99,7 +99,7 @@ class Wire:
         )["model_id"]
 
     def batch(self, model_id: str, seq_id: int | None, *tokens: int) -> httpx.Response:
-        """A forward_backward, in the encoding that the server reads."""
+        """Sends a forward_backward in the encoding that the server reads."""
         if self.profile.bodies.json:
             return self.send("forward_backward", **step(model_id, seq_id, *tokens))
         return self.protobuf(message(model_id, seq_id, *tokens))
@@ -160,7 +160,7 @@ def message(
 def started(
     profile: str | Profile, hold: float, limits: Limits | None = None
 ) -> Iterator[tuple[Server, Watched]]:
-    """A server that is over its start."""
+    """A server that has finished its start."""
     engine, value = Watched(), find_profile(profile) if isinstance(profile, str) else profile
     with serve(engine=engine, profile=profile, hold=hold, limits=limits) as server:
         for _ in range(value.starting):
@@ -186,8 +186,8 @@ def _shared_servers() -> Iterator[None]:
 
 @contextmanager
 def serving(profile: str | Profile, hold: float = 0.2) -> Iterator[Wire]:
-    """A client of a server with this profile; one that is given as a value has a server of its
-    own.
+    """Returns a client of a server with this profile. A profile that is not in the table gets a
+    server of its own.
     """
     with ExitStack() as own:
         server, engine = (
@@ -206,7 +206,7 @@ def serving(profile: str | Profile, hold: float = 0.2) -> Iterator[Wire]:
 
 @pytest.fixture
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
-    """A client of the server with the profile that the test names as its parameter."""
+    """A client of the server with the profile that is the test's parameter."""
     with serving(request.param) as wire:
         yield wire
 
@@ -215,7 +215,7 @@ def on(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("wire", names, indirect=True)
 
 
-# ---- all of them ----
+# ---- all profiles ----
 
 
 @on(*OTHERS)
@@ -438,7 +438,7 @@ def test_a_saturated_server_says_when_to_come_again(name: str) -> None:
 def test_protobuf_kills_the_handler_where_it_is_read_as_json(wire: Wire) -> None:
     model_id = wire.model()
     assert wire.protobuf(b"plain text").status_code == 422
-    # the last one, since the connection is dead after it
+    # the last request, since the connection is dead after it
     response = wire.protobuf(message(model_id, 1, 200, 1000))
     assert (response.status_code, response.text) == (500, "Internal Server Error")
     assert "connection" not in response.headers
@@ -732,7 +732,7 @@ def test_a_poll_that_waited_is_told_not_yet_once_more() -> None:
             f"POST {request.url.path} HTTP/1.1\r\n{head}connection: close\r\n\r\n".encode()
             + request.read()
         )
-        for _ in range(3):  # round trips, after which the poll waits
+        for _ in range(3):  # round trips; after that the poll waits
             wire.http.get(f"{API}/healthz")
         wire.engine.gate.set()
         assert b'"still running"' in poll.makefile("rb").readlines()[-1]
@@ -1307,16 +1307,16 @@ def test_named_sampler_weights_kill_the_handler(wire: Wire) -> None:
 
 @on("hatchery")
 def test_logprobs_are_of_what_was_sampled_from(wire: Wire) -> None:
-    """The fake engine's table of likeliest tokens has one, so it is certain."""
+    """The fake engine knows one likely token, which is then certain."""
     result = wire.sampled(5, 6, num_samples=2)
     assert [sequence["logprobs"] for sequence in result["sequences"]] == [[0.0, 0.0]] * 2
 
 
 def test_warped_logprobs() -> None:
     logprobs = {1: np.log(0.4), 2: np.log(0.3), 3: np.log(0.1)}
-    assert warped(logprobs, 2, 1.0, 1.0) == pytest.approx(np.log(0.3 / 0.8))
-    assert warped(logprobs, 1, 1.0, 0.6) == pytest.approx(np.log(0.4 / 0.7))
-    assert warped(logprobs, 1, 0.5, 1.0) == pytest.approx(np.log(0.16 / 0.26))
+    assert warped_logprob(logprobs, 2, 1.0, 1.0) == pytest.approx(np.log(0.3 / 0.8))
+    assert warped_logprob(logprobs, 1, 1.0, 0.6) == pytest.approx(np.log(0.4 / 0.7))
+    assert warped_logprob(logprobs, 1, 0.5, 1.0) == pytest.approx(np.log(0.16 / 0.26))
 
 
 @on("skyrl", "arctic")

@@ -15,13 +15,13 @@ from tests.server.routes.test_checkpoints import saved
 from tests.support.recording_engine import FakeEngine
 from tests.support.server_calls import API, Api, sample, started
 from tinkex_server.access import tokens
-from tinkex_server.routes.storage_hours import stored_hours
+from tinkex_server.routes.support.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
 
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    """A server of its own: what is counted is counted from nothing."""
+    """A client of a new server, on which all counts begin at 0."""
     with started(FakeEngine()) as api:
         yield api
 
@@ -93,7 +93,7 @@ def test_the_audit_log_is_of_a_day(api: Api) -> None:
 
 
 def usage(api: Api) -> list[dict[str, Any]]:
-    """Of this hour and the next, should it come meanwhile."""
+    """Returns the usage of this hour and the next, in case that one begins during the test."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     times = {
         "starting_on": hour.isoformat(),
@@ -114,7 +114,7 @@ def test_tokens_and_checkpoints_are_counted(api: Api) -> None:
     session_id = api.session()
     model_id = api.model(session_id)
     api.result(api.step(model_id, 1, 3, 4, 5))
-    api.result(api.step(model_id, 2, 99))  # it fails, and is not counted
+    api.result(api.step(model_id, 2, 99))  # this one fails, and is not counted
     api.result(api.ok("save_weights", model_id=model_id, seq_id=3, path="x"))
     api.result(api.ok("asample", **sample(api.sampler(session_id), 0, 5, 6, 7, num_samples=2)))
     assert used(api, "training", "token_count") == 3
@@ -136,7 +136,7 @@ def test_a_sample_without_a_session_and_a_stream_are_counted_too(api: Api) -> No
     for _ in range(100):
         if used(api, "sampling_sample", "token_count") == 4:
             break
-        time.sleep(0.02)  # it is counted once the stream has ended
+        time.sleep(0.02)  # counted when the stream has ended
     assert used(api, "sampling_prefill", "token_count") == 4
 
 
@@ -216,7 +216,7 @@ def test_where_no_key_is_asked_for_there_is_none_to_tell_of(api: Api) -> None:
 
 def test_a_token_holds_for_its_time_and_for_its_server() -> None:
     token = tokens.issue(b"secret", tokens.Holder("7", 100), {"sub": "u"}, now=100)
-    assert tokens.is_one(token)
+    assert tokens.is_token(token)
     assert tokens.holder_of(b"secret", token, now=100 + 3599) == tokens.Holder("7", 100)
     assert tokens.holder_of(b"secret", token, now=100 + 3600) is None
     assert tokens.holder_of(b"other", token, now=100) is None

@@ -1,4 +1,4 @@
-"""Finding checkpoints by what is known of them."""
+"""The search for checkpoints."""
 
 from __future__ import annotations
 

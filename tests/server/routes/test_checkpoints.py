@@ -1,4 +1,4 @@
-"""What can be done with saved weights over REST."""
+"""The management of checkpoints over REST."""
 
 from __future__ import annotations
 

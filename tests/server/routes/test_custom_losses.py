@@ -1,4 +1,4 @@
-"""Losses that clients send: what may be in one, how long one lives, and that a hostile one does no
+"""Custom losses: what a graph may contain, how long a loss lives, and that a hostile one does no
 harm.
 """
 
@@ -43,7 +43,7 @@ OUTPUT = output("total")
 
 
 def graph(*nodes: Any) -> CustomLoss:
-    """Of the logprobs; `total` is their sum, and the loss."""
+    """A loss with these nodes, which is the sum of the logprobs."""
     return CustomLoss([("logprobs", 1)], [LOGPROBS, *nodes, TOTAL, OUTPUT])
 
 

@@ -1,5 +1,5 @@
-"""A key told of, exchanged and revoked; and what the holders of two keys see of each other's
-runs.
+"""The routes of keys: description, exchange and revocation; and what the owners of two keys see of
+each other's runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.server_calls import API, Api, started
 
 @frozen
 class Two:
-    """The holders of two keys of one server."""
+    """The clients of two keys of one server."""
 
     ada: Api
     bob: Api
@@ -59,7 +59,7 @@ def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(
     assert two.ada.get(f"sessions/{two.bob.session()}").status_code == 404
     later = time.time() + 3600
     monkeypatch.setattr(
-        "tinkex_server.access.signed_or_token.time", SimpleNamespace(time=lambda: later)
+        "tinkex_server.access.authentication.time", SimpleNamespace(time=lambda: later)
     )
     expired = two.ada.get("sessions")
     assert (expired.status_code, expired.headers["www-authenticate"]) == (

@@ -1,4 +1,4 @@
-"""What is too much for the server is refused, and what is crooked is no fault of the server's."""
+"""Requests that exceed the limits are refused, and malformed ones are the client's fault."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ from tinkex_server.jobs.turns import Turns
 from tinkex_server.wire.raw_body import decompress
 
 SMALL = Limits(
-    body_bytes=20_000, datums=3, tokens=10, rank=8, models=2, num_samples=4, top_tokens=5, told=16
+    body_bytes=20_000,
+    datums=3,
+    tokens=10,
+    rank=8,
+    models=2,
+    num_samples=4,
+    top_tokens=5,
+    top_tokens_per_result=16,
 )
 
 
@@ -117,7 +124,7 @@ def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(
             )
             connection.shutdown(socket.SHUT_WR)
             assert connection.recv(1) == b""
-        api.session()  # which comes after it
+        api.session()  # arrives after it
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -170,16 +177,16 @@ def test_a_batch_is_bounded(data: list[list[int]], words: str | None) -> None:
         ({"topk_sample_logprobs": 6}, "topk_sample_logprobs"),
         ({"prompt_alt_tokens_k": 6}, "prompt_alt_tokens_k"),
         ({"prompt": {"chunks": [{"type": "encoded_text", "tokens": [1] * 11}]}}, "prompt"),
-        # of two tokens a sample
-        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of likely or drawn tokens told"),
+        # two tokens for each sample
+        ({"num_samples": 4, "topk_sample_logprobs": 3}, "number of top-k and alternative tokens"),
         (
             {"topk_prompt_logprobs": 5, "prompt_alt_tokens_k": 4},
-            "number of likely or drawn tokens told",
+            "number of top-k and alternative tokens",
         ),
-        # up to the context
+        # as many as the context holds
         (
             {"topk_sample_logprobs": 1, "sampling_params": {}},
-            "number of likely or drawn tokens told",
+            "number of top-k and alternative tokens",
         ),
     ],
 )
@@ -311,7 +318,7 @@ def test_only_a_number_that_is_missing_is_awaited() -> None:
 
 
 def test_a_client_gets_through_a_burst(connect: Callable[..., Any]) -> None:
-    """Of more than the server takes at once."""
+    """The burst has more requests than the server accepts at a time."""
     engine = FakeEngine()
     engine.gate.set()
     with serve(engine=engine, limits=Limits(pending=4)) as server:
@@ -392,7 +399,7 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
             path = trainer.save_weights_for_sampler("b").result().path
             sampler = service.create_sampling_client(model_path=path)
             sampler.sample(text, 1, {"max_tokens": 1}).result()
-            for broken in (99, 98):  # the user's fault, and the server's
+            for broken in (99, 98):  # once the user's fault, once the server's
                 with pytest.raises(tinkex.TinkexError):
                     sampler.sample([broken, *text], 1, {"max_tokens": 1}).result()
         for crooked in (
@@ -405,7 +412,7 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
         httpx.get(f"{server.base_url}{API}/sessions", headers={"X-API-Key": key + "x"})
     logged = "\n".join(logging.Formatter("%(message)s").format(record) for record in caplog.records)
     assert "POST /api/v1/asample" in logged, "every request is logged"
-    assert "ZeroDivisionError" in logged, "and what went wrong"
+    assert "ZeroDivisionError" in logged, "and so is the reason"
     assert key not in logged
     assert secret not in logged
     assert "41, 42" not in logged

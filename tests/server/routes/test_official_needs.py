@@ -1,4 +1,4 @@
-"""What the official client 0.38 needs of a server, point by point, by plain HTTP."""
+"""The needs of the official client 0.38, point by point, by plain HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROTOBUF = "application/x-protobuf"
 
 @pytest.fixture
 def torch_api(torch_server: Server) -> Iterator[Api]:
-    """The server that really trains; its calls alone are used."""
+    """A client of the server that really trains."""
     with httpx.Client(base_url=torch_server.base_url, timeout=60) as http:
         yield Api(http, FakeEngine())
 
@@ -93,7 +93,7 @@ def test_3_batches_come_as_protobuf_and_results_go_as_it(api: Api) -> None:
 
 
 def test_3_text_settings_of_a_loss_are_read_from_their_own_field(api: Api) -> None:
-    """Field 7 holds both kinds; numbers stand in field 5, too."""
+    """Field 7 holds texts and numbers; numbers are in field 5, too."""
     model_id = api.model()
     config = {"loss_id": pb.LossConfigValue(text="s-none:loss:0")}
     refused = train(api, message(model_id, 1, 3, loss_fn="custom", loss_fn_config_v2=config))
@@ -224,7 +224,7 @@ def test_9_ids_stand_in_urls_as_they_are(api: Api) -> None:
 
 def test_9_no_stops_are_told_from_the_usual_ones_and_numbers_of_samples_are_long(api: Api) -> None:
     sampler_id = api.sampler()
-    number = 98_185_507_000_000_001  # it would be another one as a double
+    number = 98_185_507_000_000_001  # a double would round it
     for offset, params in enumerate(({"max_tokens": 2}, {"max_tokens": 2, "stop": []})):
         api.result(api.ok("asample", **sample(sampler_id, number + offset, sampling_params=params)))
     assert [spec.stop_tokens for spec in api.engine.specs[-2:]] == [None, []]
@@ -288,7 +288,7 @@ def test_11_a_failure_is_told_once_and_says_whose_fault_it_is(
 
 
 def test_12_results_are_read_as_what_they_are(api: Api) -> None:
-    """No reserved key in JSON, no metadata that comes twice, no bfloat16 outside of batches."""
+    """JSON has no reserved key, metadata come once, and only batches have bfloat16."""
     model_id = api.model()
     promises = [
         api.step(model_id, 1, *range(1, 60)),
@@ -331,7 +331,7 @@ def test_13_a_refusal_has_a_body_and_says_how_long_it_is(
 
 
 def test_13_what_is_there_already_is_no_conflict(api: Api) -> None:
-    """A 409 would be tried again for five minutes."""
+    """The client would retry after a 409 for five minutes."""
     session_id = api.session()
     model_id = api.model(session_id)
     assert (
@@ -367,8 +367,8 @@ def test_14_telemetry_and_the_end_are_taken_with_a_key_of_its_kind() -> None:
 def test_the_tokenizer_of_the_shipped_model_is_found_by_transformers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whose users on this machine ask for `tokenizer_id`, and must not ask the hub for a model of
-    this package.
+    """A client on this machine loads it by `tokenizer_id`; the hub does not have the model
+    of this package.
     """
     transformers = pytest.importorskip("transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

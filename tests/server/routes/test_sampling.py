@@ -55,7 +55,7 @@ def test_fifty_samples_at_once(api: Api) -> None:
 
 def test_a_repeated_sample_is_drawn_once(api: Api) -> None:
     sampler_id = api.sampler()
-    big = 98_185_507_000_000_001  # past what a double holds
+    big = 98_185_507_000_000_001  # more than a double holds
     promises = [api.ok("asample", **sample(sampler_id, big)) for _ in range(2)]
     assert promises[0] == promises[1]
     api.result(promises[0])
@@ -233,7 +233,7 @@ def test_a_stream_of_something_else_is_refused(api: Api, change: dict[str, Any])
 
 
 def test_a_stream_whose_reader_leaves_is_stopped(api: Api) -> None:
-    while api.engine.waiting.acquire(blocking=False):  # of other tests
+    while api.engine.waiting.acquire(blocking=False):  # from other tests
         pass
     with api.http.stream(
         "POST", f"{API}/asample_stream", json=sample(api.sampler(), None, 95)
@@ -291,7 +291,7 @@ def test_a_stream_keeps_its_session(api: Api, server: Server) -> None:
     session_id = api.session()
     begun = time.time()
     events(api, **sample(api.sampler(session_id)))
-    assert server._state._last_request[session_id] >= begun
+    assert server._state.activity._last_request[session_id] >= begun
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_stop_answers_the_polls_joins_the_threads_and_leaves_no_folder() -> No
         ]
         for poll in polls:
             poll.start()
-        time.sleep(0.3)  # for the polls to be held
+        time.sleep(0.3)  # the polls are held by then
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < 3
@@ -63,7 +63,7 @@ def test_a_stop_answers_the_polls_joins_the_threads_and_leaves_no_folder() -> No
 
 
 def test_a_stop_with_nothing_under_way_takes_no_time() -> None:
-    """uvicorn's own takes a tenth of a second at least, which is most of a short test."""
+    """uvicorn takes at least a tenth of a second, which is most of a short test."""
     times = []
     for _ in range(5):
         server = serve(engine=FakeEngine())
@@ -153,7 +153,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it() -> None:
 
 
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
-    """Which comes after 40 ms, on a connection that is used again."""
+    """The acknowledgement takes 40 ms on a connection that is used again."""
     with (
         serve(engine=FakeEngine()) as server,
         httpx.Client(base_url=server.base_url, timeout=15) as http,

@@ -1,4 +1,4 @@
-"""Finding sessions by what is known of them."""
+"""The search for sessions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.server_calls import API, Api, new_model, started
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    """A server with five sessions, whose names are those of their display."""
+    """A server with five sessions, each known by its display name."""
     with started(FakeEngine()) as api:
         for number, name in enumerate(["Red Apple", "red pear", "Grüne Traube", "blue", ""]):
             made = api.ok(

@@ -1,4 +1,4 @@
-"""What a session did, as a trace."""
+"""The trace of a session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from tests.support.server_calls import Api, sample
-from tinkex_server.routes.trace_format import chrome_trace
+from tinkex_server.routes.support.chrome_trace import chrome_trace
 from tinkex_server.store import SessionRow, TimedFuture
 
 

@@ -14,11 +14,11 @@ from tinkex_server.engine.interface import (
     SgdSettings,
 )
 from tinkex_server.engine.torch.losses import LOSSES
-from tinkex_server.wire.translate import LOSS_FNS
+from tinkex_server.wire.loss_inputs import LOSS_FNS
 
 
 def order(api: Api, model_id: str) -> list[str]:
-    """What the engine did with a model, by the first token of each batch."""
+    """Returns the calls of the engine for a model, a batch by its first token."""
     return [call[2] for call in api.engine.calls if call[1] == model_id and len(call) > 2]
 
 
@@ -99,7 +99,7 @@ def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind:
         refused = api.send("optim_step", model_id=model_id, seq_id=1, **STEPS[other][0])
         assert (
             refused.status_code,
-            f"with the optimizer {kind}, and this is a step of {other}" in refused.text,
+            f"with the optimizer {kind}, but this step has settings of {other}" in refused.text,
         ) == (400, True)
     params, settings = STEPS[kind]
     api.result(api.ok("optim_step", model_id=model_id, seq_id=1, **params))
@@ -239,7 +239,7 @@ def test_an_unloaded_model_takes_no_more(api: Api) -> None:
 
 
 def changed(*path: str | int, value: Any) -> dict[str, Any]:
-    """A good step with one thing in it replaced; None takes it out."""
+    """Returns a valid step with one field replaced, or removed if the value is None."""
     body = step("MODEL", 1)
     place: Any = body
     for key in path[:-1]:

@@ -1,4 +1,4 @@
-"""Saving and loading of training state, over HTTP."""
+"""Saves and loads of training state over HTTP."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_name_in_use_needs_overwrite(api: Api) -> None:
     assert (refused["category"], "exists" in refused["error"]) == ("user", True)
     assert api.result(save(api, model_id, 3, overwrite=True)) == first
     [listed] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
-    assert listed.get("expires_at") is None, "the newer one is kept for ever"
+    assert listed.get("expires_at") is None, "the newer one does not expire"
     api.result(api.ok("save_weights_for_sampler", model_id=model_id, seq_id=4, path="state"))
     assert len(api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]) == 2, (
         "each kind has names of its own"
@@ -136,7 +136,9 @@ def test_a_model_of_another_shape_is_told_what_differs(
     assert failed["category"] == "user"
     assert words in failed["error"]
     assert api.engine.count("load_model", promise["model_id"]) == 0
-    assert "metrics" in api.result(api.step(promise["model_id"], 2)), "the model goes on"
+    assert "metrics" in api.result(api.step(promise["model_id"], 2)), (
+        "the model can still be trained"
+    )
 
 
 def test_a_checkpoint_that_is_not_there_fails_at_its_turn(api: Api) -> None:
@@ -168,7 +170,7 @@ def test_a_new_model_is_made_from_a_state(api: Api) -> None:
     model_id = f"{session_id}:train:2"
     assert promise["model_id"] == model_id
     assert api.result(promise) == {"path": path, "model_id": model_id, "type": "load_weights"}
-    assert load(api, path, **how) == promise, "sent again, it makes no second model"
+    assert load(api, path, **how) == promise, "a repeat creates no second model"
     assert [call[0] for call in api.engine.calls if call[1] == model_id] == [
         "create_model",
         "load_model",
@@ -237,7 +239,7 @@ def test_a_new_model_that_cannot_be_loaded_is_not_left_behind(api: Api) -> None:
     ("change", "status", "words"),
     [
         ({"path": "tinker://RUN/weights/none"}, 404, "no checkpoint"),
-        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "not saved to train on"),
+        ({"path": "tinker://RUN/sampler_weights/state"}, 400, "has no training state"),
         ({"path": "somewhere"}, 400, "not a checkpoint path"),
         ({"base_model": "no/such"}, 400, "fake/base"),
         ({"optimizer_config": {"type": "lion"}, "optimizer": False}, 400, "no optimizer 'lion'"),
@@ -291,7 +293,7 @@ def test_a_training_state_outlives_the_server(tmp_path: Path) -> None:
 
 
 def tiny_steps(api: Api, model_id: str, first: int) -> list[float]:
-    """The losses of three steps of a real model, which take six numbers from `first`."""
+    """Returns the losses of three steps of a real model, with six seq_ids from `first`."""
     text = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).tolist()
     datum = {
         "model_input": {"chunks": [{"type": "encoded_text", "tokens": text[:-1]}]},

@@ -1,4 +1,4 @@
-"""An adapter that was made elsewhere is sent file by file, and becomes a checkpoint once."""
+"""Uploads: an adapter from elsewhere is sent file by file, and becomes one checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def begun(api: Api, **more: Any) -> dict[str, Any]:
 
 
 def send(urls: dict[str, Any], **contents: bytes) -> None:
-    """Sends each file as a client without a key does."""
+    """Sends each file to its URL, without a key."""
     for name, where in urls.items():
         content = contents.get(name.partition(".")[0], FILES[name])
         response = httpx.put(where["url"], content=content, headers=where.get("headers"))
@@ -164,7 +164,7 @@ def test_what_the_server_cannot_have_is_refused_before_anything_is_sent(
 
 
 def test_a_release_that_takes_bare_urls_gets_them(ours: Api) -> None:
-    """0.39 takes texts, 0.40 objects with headers."""
+    """Release 0.39 expects strings, 0.40 objects with headers."""
     old = {"x-stainless-package-version": "0.39.0"}
     start = ours.http.post(f"{API}/external_weights_upload_start", json=NEW, headers=old).json()
     assert all(isinstance(url, str) for url in start["urls"].values())

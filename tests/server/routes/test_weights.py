@@ -162,14 +162,14 @@ def test_inflight_weights_are_shared_and_replaced(api: Api, server: Server) -> N
         save(api, model_id, 1 + n, sampling_session_seq_id=n, kind="inflight") for n in range(2)
     ]
     first, second = (api.result(promise)["sampling_session_id"] for promise in saves)
-    assert first != second, "so that the numbers of their samples are apart"
+    assert first != second, "so that their samples have different numbers"
     for sampler_id in (first, second):
         assert api.result(api.ok("asample", **sample(sampler_id, 0)))["sequences"]
     weights = f"{model_id}:inflight"
-    assert api.engine.count("load_sampler", weights) == 2, "by the saves, and not by the samples"
+    assert api.engine.count("load_sampler", weights) == 2, "loaded by the saves, not by the samples"
     assert api.engine.count("sample", weights) == 2
     [folder] = (server.data_dir / "samplers").glob(f"{weights.replace(':', '_')}.*")
-    assert api.engine.samplers[weights] == folder, "the first save's is gone"
+    assert api.engine.samplers[weights] == folder, "the weights of the first save are gone"
     assert save(api, model_id, 2, sampling_session_seq_id=7, kind="inflight") == saves[1], (
         "sent again, it takes a new number"
     )

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tinkex_server.engine.interface import (
-    Engine,
+    CustomLoss,
     EngineDied,
     EngineExit,
+    Example,
+    LoraShape,
+    LossResult,
     ModelInfo,
     OnToken,
+    OptimizerKind,
+    OptimizerSettings,
     SampleResult,
     SampleSpec,
 )
@@ -31,9 +37,6 @@ from tinkex_server.engine.process.restart import (
 from tinkex_server.engine.process.watchdog import Watchdog
 
 logger = logging.getLogger("tinkex.local")
-
-_OWN = frozenset({"base_models", "ready", "sample", "watch", "close"})
-_FORWARDED = frozenset(name for name in vars(Engine) if not name.startswith("_")) - _OWN
 
 
 class ProcessEngine:
@@ -84,10 +87,45 @@ class ProcessEngine:
         """Of the process that answers now."""
         return self._child.pid
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in _FORWARDED:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return partial(self._call, name)
+    def create_model(
+        self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
+    ) -> Sequence[str]:
+        return self._call("create_model", model_id, base_model, lora, optimizer)
+
+    def unload_model(self, model_id: str) -> None:
+        self._call("unload_model", model_id)
+
+    def check_loss(self, loss: CustomLoss) -> None:
+        self._call("check_loss", loss)
+
+    def forward_backward(
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
+    ) -> LossResult:
+        return self._call("forward_backward", model_id, data, loss_fn, config, backward=backward)
+
+    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
+        return self._call("optim_step", model_id, settings)
+
+    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        self._call("save_model", model_id, folder, optimizer=optimizer)
+
+    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
+        self._call("load_model", model_id, folder, optimizer=optimizer)
+
+    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
+        self._call("import_adapter", base_model, lora, source, folder)
+
+    def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
+        self._call("load_sampler", sampler_id, base_model, folder)
+
+    def unload_sampler(self, sampler_id: str) -> None:
+        self._call("unload_sampler", sampler_id)
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None

@@ -1,0 +1,95 @@
+"""The error of a failed call is logged once if nobody retrieves it, and not otherwise."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.recording_engine import FakeEngine
+from tinkex import AdamParams, BadRequestError, Datum, ModelInput
+from tinkex.local import Server
+
+UNKNOWN_LOSS = "cross_entropie"
+
+
+def datum() -> Datum:
+    inputs = {"target_tokens": [2, 3], "weights": [1.0, 1.0]}
+    return Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs=inputs)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "never retrieved" in text]
+
+
+@pytest.fixture
+def connected(
+    connect: Callable[..., Any],
+    server: Server,
+    server_engine: FakeEngine,
+    caplog: pytest.LogCaptureFixture,
+) -> Any:
+    caplog.set_level(logging.ERROR, "tinkex")
+    return connect(server.base_url)
+
+
+def test_it_is_told_when_the_client_is_closed(
+    connected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = connected.create_lora_training_client("fake/base", 8).forward_backward(
+        [datum()], UNKNOWN_LOSS
+    )
+    while not failed.done():
+        time.sleep(0.02)
+    connected.close()
+    assert len(told(caplog)) == 1
+    assert "forward_backward failed" in told(caplog)[0]
+    assert "BadRequestError" in told(caplog)[0]
+    del failed
+    gc.collect()
+    assert len(told(caplog)) == 1
+
+
+def test_it_is_told_when_the_future_is_dropped(
+    connected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected.create_lora_training_client("fake/base", 8).forward_backward([datum()], UNKNOWN_LOSS)
+    deadline = time.monotonic() + 20
+    while not told(caplog) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        gc.collect()
+    assert len(told(caplog)) == 1
+
+
+def test_one_that_was_asked_is_not_told(connected: Any, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = connected.create_lora_training_client("fake/base", 8)
+    with pytest.raises(BadRequestError):
+        trainer.forward_backward([datum()], UNKNOWN_LOSS).result()
+    trainer = connected.create_lora_training_client("fake/base", 8)
+    with pytest.raises(BadRequestError):
+        trainer.train_step([datum()], UNKNOWN_LOSS, AdamParams()).result()
+    connected.close()
+    gc.collect()
+    assert told(caplog) == []
+
+
+def test_a_script_that_never_asks_says_so_on_its_standard_error(server: Server) -> None:
+    script = (
+        "import time, tinkex\n"
+        f"service = tinkex.ServiceClient(base_url={server.base_url!r}, api_key='tml-x')\n"
+        "trainer = service.create_lora_training_client('fake/base', 8)\n"
+        "inputs = {'target_tokens': [2]}\n"
+        "datum = tinkex.Datum(tinkex.ModelInput.from_ints([1]), loss_fn_inputs=inputs)\n"
+        f"future = trainer.forward_backward([datum], {UNKNOWN_LOSS!r})\n"
+        "while not future.done(): time.sleep(0.01)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stderr.count("its error was never retrieved: BadRequestError") == 1

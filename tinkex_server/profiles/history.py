@@ -1,0 +1,66 @@
+"""`History`: the earlier requests that a profile's server acts on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, evolve, field
+
+from tinkex_server import checkpoint_path
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.profiles.profile import NUMBERED
+
+Fields = dict[str, Any]
+
+
+@define(eq=False)
+class History:
+    """Notes on the requests that were done or refused."""
+
+    first_trained: str | None = None
+    """The model that was trained first."""
+    baseless_sessions: set[str] = field(factory=set[str])
+    """The sampling sessions that were created without a base model."""
+    _with_gradient: set[str] = field(factory=set[str])
+    _first_saves: dict[str, str] = field(factory=dict[str, str])
+    _saved_with_optimizer: set[tuple[str, str]] = field(factory=set[tuple[str, str]])
+    _refused_numbers: set[tuple[str, int]] = field(factory=set[tuple[str, int]])
+    _first_ids: dict[tuple[str, str, int], str] = field(factory=dict[tuple[str, str, int], str])
+
+    def note_done(self, operation: str, sent: Fields, fields: Fields) -> None:
+        """Notes a request of a model that was accepted; `sent` are the fields as they arrived."""
+        if operation == "forward_backward":
+            self._with_gradient.add(fields["model_id"])
+            self.first_trained = self.first_trained or fields["model_id"]
+        if operation == "save_weights":
+            self._first_saves.setdefault(fields["model_id"], fields["path"])
+            if sent.get("include_optimizer"):
+                self._saved_with_optimizer.add((fields["model_id"], fields["path"]))
+
+    def note_refused(self, operation: str, sent: Fields) -> None:
+        if operation in NUMBERED and isinstance(sent.get("seq_id"), int):
+            self._refused_numbers.add((sent["model_id"], sent["seq_id"]))
+
+    def was_refused(self, operation: str, sent: Fields) -> bool:
+        """Returns whether the seq_id belongs to a request that was refused."""
+        number = (sent.get("model_id"), sent.get("seq_id"))
+        return operation in NUMBERED and number in self._refused_numbers
+
+    def take_gradient(self, model_id: str) -> bool:
+        """Returns whether the model has gradients of a forward_backward, and forgets them."""
+        had_some = model_id in self._with_gradient
+        self._with_gradient.discard(model_id)
+        return had_some
+
+    def first_id(self, operation: str, sent: Fields, request_id: str) -> str:
+        """Returns the request id of the first request with this model and seq_id."""
+        return self._first_ids.setdefault((operation, sent["model_id"], sent["seq_id"]), request_id)
+
+    def first_save(self, path: CheckpointPath) -> CheckpointPath:
+        """Returns the path of what the same model saved first."""
+        return evolve(path, name=self._first_saves.get(path.run_id, path.name))
+
+    def has_optimizer(self, text: str) -> bool:
+        """Returns whether the save was asked to include the optimizer's state."""
+        path = checkpoint_path.parse(text)
+        return (path.run_id, path.name) in self._saved_with_optimizer

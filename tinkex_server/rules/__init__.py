@@ -1,0 +1,1 @@
+"""The rules of the server on models, sessions and checkpoints, which several routes share."""

@@ -1,0 +1,55 @@
+"""The rules for all that becomes a checkpoint: saves, copies and uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import evolve
+
+from tinkex_server.data_dir import manifests
+from tinkex_server.errors import malformed
+from tinkex_server.state import ServerState
+from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
+
+_LONGEST_TTL = 10 * 365 * 24 * 3600
+
+
+def check_ttl(seconds: int | None) -> int | None:
+    """Returns the lifetime as it is. Raises `Refused` for one out of bounds."""
+    if seconds is not None and not 1 <= seconds <= _LONGEST_TTL:
+        raise malformed("ttl_seconds", message=f"must be 1 to {_LONGEST_TTL}, which is ten years")
+    return seconds
+
+
+def expiry(now: float, ttl_seconds: int | None) -> float | None:
+    """Returns the end of a lifetime that begins now, in seconds since 1970."""
+    return None if ttl_seconds is None else now + ttl_seconds
+
+
+async def write_checkpoint(
+    state: ServerState,
+    run: ModelRow,
+    planned: CheckpointRow,
+    folder: Path,
+    write: Callable[[Path], object],
+    session: SessionRow | None = None,
+) -> CheckpointRow:
+    """Writes a checkpoint's files and manifest into `folder`; returns its row with the size.
+
+    Args:
+        write: creates the files in a folder; it is run in a worker thread.
+        session: the run's session, if it is not in the store yet.
+    """
+    manifest = manifests.of_checkpoint(state.store, run, planned, session)
+    size = await state.lanes.call(manifests.save, folder, write, manifest)
+    return evolve(planned, size_bytes=size)
+
+
+def record_checkpoint(state: ServerState, run: ModelRow, saved: CheckpointRow, event: str) -> None:
+    """Adds a new checkpoint to the audit log and to the usage of the run's session."""
+    details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
+    state.store.audit.add(run.owner, f"checkpoint.{event}", details, saved.created_at)
+    state.store.usage.add(
+        run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at
+    )

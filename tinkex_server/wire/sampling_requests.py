@@ -1,0 +1,114 @@
+"""Requests to sample, from the contract's types to the engine's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tinkex_api import models as api
+
+from tinkex_server.engine.interface import SampleSpec
+from tinkex_server.errors import malformed
+from tinkex_server.wire.tensors import array, tokens
+
+_COLDEST = 1e-30
+"""The temperature at and below which sampling is greedy. Engines divide by the temperature in 32-bit
+floats, where a smaller one is soon 0.
+"""
+
+
+def sample_spec(request: api.SampleRequest) -> SampleSpec:
+    params = request.sampling_params
+    _check_sample(request)
+    strings, stop_tokens = _stops(params.stop)
+    prompt = cast("list[int]", tokens(request.prompt, ("prompt",)).tolist())
+    return SampleSpec(
+        prompt=prompt,
+        num_samples=request.num_samples,
+        max_tokens=params.max_tokens if isinstance(params.max_tokens, int) else None,
+        temperature=params.temperature if params.temperature > _COLDEST else 0.0,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        seed=params.seed if isinstance(params.seed, int) else None,
+        stop_strings=strings,
+        stop_tokens=stop_tokens,
+        prompt_logprobs=request.prompt_logprobs,
+        topk_prompt_logprobs=request.topk_prompt_logprobs,
+        topk_sample_logprobs=_count(request.topk_sample_logprobs, "topk_sample_logprobs"),
+        target_prompt_tokens=_targets(request.target_prompt_logprobs, len(prompt)),
+        prompt_alt_tokens_k=_count(request.prompt_alt_tokens_k, "prompt_alt_tokens_k"),
+        prompt_logprobs_last_n=_last_n(request, len(prompt)),
+    )
+
+
+def _count(value: int | None, field: str) -> int:
+    if (value or 0) < 0:
+        raise malformed(field, message="must be 0 or more")
+    return value or 0
+
+
+def _last_n(request: api.SampleRequest, prompt_length: int) -> int | None:
+    count = request.prompt_logprobs_last_n
+    if count is None:
+        return None
+    if not 1 <= count < prompt_length or not request.prompt_logprobs:
+        raise malformed(
+            "prompt_logprobs_last_n",
+            message=f"must be 1 to {prompt_length - 1}, and needs prompt_logprobs",
+        )
+    return count
+
+
+def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.int64] | None:
+    """The tokens asked about at each of the prompt's positions but the first; -1 for none."""
+    if tensor is None:
+        return None
+    at = ("target_prompt_logprobs",)
+    targets = array(tensor, at, pad=-1)
+    if targets.dtype != np.int64 or targets.ndim != 2 or len(targets) != prompt_length - 1:
+        raise malformed(
+            *at,
+            message=(
+                f"must be int64 of shape [{prompt_length - 1}, K], one row for each token but the "
+                "first"
+            ),
+        )
+    return targets.astype(np.int64, copy=False)
+
+
+def _check_sample(request: api.SampleRequest) -> None:
+    params = request.sampling_params
+    if request.num_samples < 1:
+        raise malformed("num_samples", message="must be 1 or more")
+    if isinstance(params.max_tokens, int) and params.max_tokens < 1:
+        raise malformed("sampling_params", "max_tokens", message="must be 1 or more")
+    if not 0 <= params.temperature < math.inf:
+        raise malformed("sampling_params", "temperature", message="must be 0 or more, and finite")
+    if params.top_k < -1:
+        raise malformed(
+            "sampling_params", "top_k", message="must be -1 or more; -1 and 0 turn it off"
+        )
+    if not 0 < params.top_p <= 1:
+        raise malformed("sampling_params", "top_p", message="must be above 0, and at most 1")
+    _count(request.topk_prompt_logprobs, "topk_prompt_logprobs")
+
+
+def _stops(stop: Any) -> tuple[Sequence[str] | None, Sequence[int] | None]:
+    """Stop strings and stop tokens. Absent keeps the model's own stop, so both are None; an empty
+    list turns it off.
+    """
+    if stop is None:
+        return None, None
+    values = cast("list[Any]", stop) if isinstance(stop, list) else [stop]
+    if all(isinstance(value, str) and value for value in values):
+        return values, []
+    if all(type(value) is int for value in values):
+        return [], values
+    raise malformed(
+        "sampling_params",
+        "stop",
+        message="must be a string, a list of strings, or a list of token ids",
+    )
