@@ -199,7 +199,7 @@ def module(source: Source) -> str:
         "from tinkex.portal import portal as portals",
         "from tinkex.futures.api_future import AsyncAPIFuture",
         "from tinkex.portal.future import APIFuture",
-        "from tinkex.futures.poller import RequestState",
+        "from tinkex.waiting.wait import RequestState",
         "from tinkex.threads import in_thread",
         "from tinkex.portal.portal import Portal",
         "from tinkex.portal.iteration import iterate",

@@ -308,11 +308,11 @@ def configured(
     these are not None.
 
     Raises:
-        InvalidInputError: the base URL is no text: a `Config`, or what another client takes in its
-            place.
+        InvalidInputError: the base URL is not a text, but a `Config` or another argument; the
+            advice has the right call.
     """
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        meant = {Config: "config=…", dict: "user_metadata=…"}.get(
+        meant = {Config: "config=Config(…)", dict: "user_metadata=…"}.get(
             type(base_url), "base_url='http://…'"
         )
         raise InvalidInputError(

@@ -11,7 +11,6 @@ from tinkex_api.types import OwnFuture
 from tinkex.config import RetrySettings
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState
 from tinkex.portal import portal as portals
 from tinkex.portal.future import APIFuture
 from tinkex.portal.iteration import iterate
