@@ -368,7 +368,7 @@ def _twin(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     return "\n".join(
         [
             f"async def {name}_async({ast.unparse(node.args)}) -> {result}:",
-            f'    """Deprecated: see `{name}`."""',
+            f'    """Calls `{name}`. Deprecated: use that instead."""',
             f'    deprecated_twin("{name}")',
             f"    {body}",
         ]

@@ -117,7 +117,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
     if name in _RENAMED:
         warnings.warn(
-            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the old name goes with the next release",
+            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; "
+            "the old name goes with the next release",
             DeprecationWarning,
             stacklevel=2,
         )

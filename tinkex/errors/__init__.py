@@ -171,8 +171,9 @@ class APIError(TinkexError):
 
 
 class APIConnectionError(APIError):
-    """No answer came: the server is not there, or the connection broke. `failure_point` tells how far the
-    exchange got.
+    """No answer came: the server is not there, or the connection broke.
+
+    `failure_point` tells how far the exchange got.
 
     A program that raises one itself may give a request of httpx, before the message or after it.
     """

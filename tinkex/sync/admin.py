@@ -95,21 +95,21 @@ class AdminClient:
     async def get_audit_log_async(
         self, event_type: AuditEventType = "all", day: date | None = None
     ) -> AuditLogResponse:
-        """Deprecated: see `get_audit_log`."""
+        """Calls `get_audit_log`. Deprecated: use that instead."""
         deprecated_twin("get_audit_log")
         return await in_thread(self.get_audit_log, event_type, day)
 
     async def get_billing_usage_async(
         self, starting_on: datetime | str, ending_before: datetime | str
     ) -> BillingUsageResponse:
-        """Deprecated: see `get_billing_usage`."""
+        """Calls `get_billing_usage`. Deprecated: use that instead."""
         deprecated_twin("get_billing_usage")
         return await in_thread(self.get_billing_usage, starting_on, ending_before)
 
     async def get_current_checkpoint_storage_usage_async(
         self, project_id: str | None = None
     ) -> CurrentCheckpointStorageUsageResponse:
-        """Deprecated: see `get_current_checkpoint_storage_usage`."""
+        """Calls `get_current_checkpoint_storage_usage`. Deprecated: use that instead."""
         deprecated_twin("get_current_checkpoint_storage_usage")
         return await in_thread(self.get_current_checkpoint_storage_usage, project_id)
 

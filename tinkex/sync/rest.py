@@ -531,41 +531,41 @@ class RestClient:
         )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
-        """Deprecated: see `get_server_capabilities`."""
+        """Calls `get_server_capabilities`. Deprecated: use that instead."""
         deprecated_twin("get_server_capabilities")
         return await in_thread(self.get_server_capabilities)
 
     async def list_sessions_async(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """Deprecated: see `list_sessions`."""
+        """Calls `list_sessions`. Deprecated: use that instead."""
         deprecated_twin("list_sessions")
         return await in_thread(self.list_sessions, limit, offset, access_scope)
 
     async def get_session_async(
         self, session_id: str, access_scope: AccessScope = "owned"
     ) -> GetSessionResponse:
-        """Deprecated: see `get_session`."""
+        """Calls `get_session`. Deprecated: use that instead."""
         deprecated_twin("get_session")
         return await in_thread(self.get_session, session_id, access_scope)
 
     async def search_sessions_async(self, request: SessionSearchRequest) -> SessionSearchResponse:
-        """Deprecated: see `search_sessions`."""
+        """Calls `search_sessions`. Deprecated: use that instead."""
         deprecated_twin("search_sessions")
         return await in_thread(self.search_sessions, request)
 
     async def assign_session_project_async(self, session_id: str, project_id: str) -> None:
-        """Deprecated: see `assign_session_project`."""
+        """Calls `assign_session_project`. Deprecated: use that instead."""
         deprecated_twin("assign_session_project")
         await in_thread(self.assign_session_project, session_id, project_id)
 
     async def export_session_trace_async(self, session_id: str) -> str:
-        """Deprecated: see `export_session_trace`."""
+        """Calls `export_session_trace`. Deprecated: use that instead."""
         deprecated_twin("export_session_trace")
         return await in_thread(self.export_session_trace, session_id)
 
     async def get_sampler_async(self, sampler_id: str) -> GetSamplerResponse:
-        """Deprecated: see `get_sampler`."""
+        """Calls `get_sampler`. Deprecated: use that instead."""
         deprecated_twin("get_sampler")
         return await in_thread(self.get_sampler, sampler_id)
 
@@ -576,81 +576,81 @@ class RestClient:
         access_scope: AccessScope = "owned",
         project_id: str | None = None,
     ) -> TrainingRunsResponse:
-        """Deprecated: see `list_training_runs`."""
+        """Calls `list_training_runs`. Deprecated: use that instead."""
         deprecated_twin("list_training_runs")
         return await in_thread(self.list_training_runs, limit, offset, access_scope, project_id)
 
     async def get_training_run_async(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Deprecated: see `get_training_run`."""
+        """Calls `get_training_run`. Deprecated: use that instead."""
         deprecated_twin("get_training_run")
         return await in_thread(self.get_training_run, training_run_id, access_scope)
 
     async def get_training_run_by_tinker_path_async(
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Deprecated: see `get_training_run_by_tinker_path`."""
+        """Calls `get_training_run_by_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("get_training_run_by_tinker_path")
         return await in_thread(self.get_training_run_by_tinker_path, tinker_path, access_scope)
 
     async def list_checkpoints_async(self, training_run_id: str) -> CheckpointsListResponse:
-        """Deprecated: see `list_checkpoints`."""
+        """Calls `list_checkpoints`. Deprecated: use that instead."""
         deprecated_twin("list_checkpoints")
         return await in_thread(self.list_checkpoints, training_run_id)
 
     async def list_user_checkpoints_async(
         self, limit: int = 100, offset: int = 0
     ) -> CheckpointsListResponse:
-        """Deprecated: see `list_user_checkpoints`."""
+        """Calls `list_user_checkpoints`. Deprecated: use that instead."""
         deprecated_twin("list_user_checkpoints")
         return await in_thread(self.list_user_checkpoints, limit, offset)
 
     async def delete_checkpoint_async(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Deprecated: see `delete_checkpoint`."""
+        """Calls `delete_checkpoint`. Deprecated: use that instead."""
         deprecated_twin("delete_checkpoint")
         await in_thread(self.delete_checkpoint, training_run_id, checkpoint_id)
 
     async def delete_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
-        """Deprecated: see `delete_checkpoint_from_tinker_path`."""
+        """Calls `delete_checkpoint_from_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("delete_checkpoint_from_tinker_path")
         await in_thread(self.delete_checkpoint_from_tinker_path, tinker_path)
 
     async def publish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
-        """Deprecated: see `publish_checkpoint_from_tinker_path`."""
+        """Calls `publish_checkpoint_from_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("publish_checkpoint_from_tinker_path")
         await in_thread(self.publish_checkpoint_from_tinker_path, tinker_path)
 
     async def unpublish_checkpoint_from_tinker_path_async(self, tinker_path: str) -> None:
-        """Deprecated: see `unpublish_checkpoint_from_tinker_path`."""
+        """Calls `unpublish_checkpoint_from_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("unpublish_checkpoint_from_tinker_path")
         await in_thread(self.unpublish_checkpoint_from_tinker_path, tinker_path)
 
     async def set_checkpoint_ttl_from_tinker_path_async(
         self, tinker_path: str, ttl_seconds: int | None
     ) -> None:
-        """Deprecated: see `set_checkpoint_ttl_from_tinker_path`."""
+        """Calls `set_checkpoint_ttl_from_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("set_checkpoint_ttl_from_tinker_path")
         await in_thread(self.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
 
     async def get_external_weights_urls_async(
         self, tinker_path: str
     ) -> ExternalWeightsUrlsResponse:
-        """Deprecated: see `get_external_weights_urls`."""
+        """Calls `get_external_weights_urls`. Deprecated: use that instead."""
         deprecated_twin("get_external_weights_urls")
         return await in_thread(self.get_external_weights_urls, tinker_path)
 
     async def get_checkpoint_archive_url_async(
         self, training_run_id: str, checkpoint_id: str
     ) -> CheckpointArchiveUrlResponse:
-        """Deprecated: see `get_checkpoint_archive_url`."""
+        """Calls `get_checkpoint_archive_url`. Deprecated: use that instead."""
         deprecated_twin("get_checkpoint_archive_url")
         return await in_thread(self.get_checkpoint_archive_url, training_run_id, checkpoint_id)
 
     async def get_checkpoint_archive_url_from_tinker_path_async(
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
-        """Deprecated: see `get_checkpoint_archive_url_from_tinker_path`."""
+        """Calls `get_checkpoint_archive_url_from_tinker_path`. Deprecated: use that instead."""
         deprecated_twin("get_checkpoint_archive_url_from_tinker_path")
         return await in_thread(self.get_checkpoint_archive_url_from_tinker_path, tinker_path)
 
@@ -662,7 +662,7 @@ class RestClient:
         ttl_seconds: int | None = None,
         weights_access_token: str | None = None,
     ) -> str:
-        """Deprecated: see `copy_weights`."""
+        """Calls `copy_weights`. Deprecated: use that instead."""
         deprecated_twin("copy_weights")
         return await in_thread(
             self.copy_weights,

@@ -376,7 +376,7 @@ class SamplingClient(OwnFuture):
         timeout: float | None = None,
         await_timeout: float | None = None,
     ) -> SampleResponse:
-        """Deprecated: see `sample`."""
+        """Calls `sample`. Deprecated: use that instead."""
         deprecated_twin("sample")
         return await self.sample(
             prompt,
@@ -396,12 +396,12 @@ class SamplingClient(OwnFuture):
     async def compute_logprobs_async(
         self, prompt: ModelInput | ArrayLike | str, prompt_logprobs_last_n: int | None = None
     ) -> list[float | None]:
-        """Deprecated: see `compute_logprobs`."""
+        """Calls `compute_logprobs`. Deprecated: use that instead."""
         deprecated_twin("compute_logprobs")
         return await self.compute_logprobs(prompt, prompt_logprobs_last_n)
 
     async def get_base_model_async(self) -> str:
-        """Deprecated: see `get_base_model`."""
+        """Calls `get_base_model`. Deprecated: use that instead."""
         deprecated_twin("get_base_model")
         return await in_thread(self.get_base_model)
 

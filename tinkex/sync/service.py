@@ -371,7 +371,7 @@ class ServiceClient:
         user_metadata: Mapping[str, str] | None = None,
         optimizer: OptimizerConfig | None = None,
     ) -> TrainingClient:
-        """Deprecated: see `create_lora_training_client`."""
+        """Calls `create_lora_training_client`. Deprecated: use that instead."""
         deprecated_twin("create_lora_training_client")
         return await in_thread(
             self.create_lora_training_client,
@@ -395,7 +395,7 @@ class ServiceClient:
         *,
         rank: int | None = None,
     ) -> TrainingClient:
-        """Deprecated: see `create_training_client_from_state`."""
+        """Calls `create_training_client_from_state`. Deprecated: use that instead."""
         deprecated_twin("create_training_client_from_state")
         return await in_thread(
             self.create_training_client_from_state,
@@ -416,7 +416,7 @@ class ServiceClient:
         *,
         rank: int | None = None,
     ) -> TrainingClient:
-        """Deprecated: see `create_training_client_from_state_with_optimizer`."""
+        """Calls `create_training_client_from_state_with_optimizer`. Deprecated: use that instead."""
         deprecated_twin("create_training_client_from_state_with_optimizer")
         return await in_thread(
             self.create_training_client_from_state_with_optimizer,
@@ -434,7 +434,7 @@ class ServiceClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """Deprecated: see `create_sampling_client`."""
+        """Calls `create_sampling_client`. Deprecated: use that instead."""
         deprecated_twin("create_sampling_client")
         return await in_thread(
             self.create_sampling_client, model_path, base_model, retry_config, record_stability_info
@@ -443,7 +443,7 @@ class ServiceClient:
     async def copy_weights_async(
         self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
     ) -> str:
-        """Deprecated: see `copy_weights`."""
+        """Calls `copy_weights`. Deprecated: use that instead."""
         deprecated_twin("copy_weights")
         return await in_thread(
             self.copy_weights,
@@ -453,7 +453,7 @@ class ServiceClient:
         )
 
     async def get_server_capabilities_async(self) -> GetServerCapabilitiesResponse:
-        """Deprecated: see `get_server_capabilities`."""
+        """Calls `get_server_capabilities`. Deprecated: use that instead."""
         deprecated_twin("get_server_capabilities")
         return await in_thread(self.get_server_capabilities)
 

@@ -441,21 +441,21 @@ class TrainingClient(OwnFuture):
         overwrite: bool = False,
         user_metadata: Mapping[str, str] | None = None,
     ) -> APIFuture[SaveWeightsResponse]:
-        """Deprecated: see `save_state`."""
+        """Calls `save_state`. Deprecated: use that instead."""
         deprecated_twin("save_state")
         return self.save_state(name, ttl_seconds, overwrite, user_metadata)
 
     async def load_state_async(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Deprecated: see `load_state`."""
+        """Calls `load_state`. Deprecated: use that instead."""
         deprecated_twin("load_state")
         return self.load_state(path, weights_access_token)
 
     async def load_state_with_optimizer_async(
         self, path: str, weights_access_token: str | None = None
     ) -> APIFuture[LoadWeightsResponse]:
-        """Deprecated: see `load_state_with_optimizer`."""
+        """Calls `load_state_with_optimizer`. Deprecated: use that instead."""
         deprecated_twin("load_state_with_optimizer")
         return self.load_state_with_optimizer(path, weights_access_token)
 
@@ -468,7 +468,7 @@ class TrainingClient(OwnFuture):
         path: str | None = None,
         sampling_session_seq_id: int | None = None,
     ) -> APIFuture[SaveWeightsForSamplerResponse]:
-        """Deprecated: see `save_weights_for_sampler`."""
+        """Calls `save_weights_for_sampler`. Deprecated: use that instead."""
         deprecated_twin("save_weights_for_sampler")
         return self.save_weights_for_sampler(
             name,
@@ -484,7 +484,7 @@ class TrainingClient(OwnFuture):
         ttl_seconds: int | None = None,
         age_encryption_recipients: Sequence[str] | None = None,
     ) -> APIFuture[SaveWeightsExternalResponse]:
-        """Deprecated: see `save_weights_external`."""
+        """Calls `save_weights_external`. Deprecated: use that instead."""
         deprecated_twin("save_weights_external")
         return self.save_weights_external(name, ttl_seconds, age_encryption_recipients)
 
@@ -495,7 +495,7 @@ class TrainingClient(OwnFuture):
         record_stability_info: bool = False,
         kind: SamplerKind = "snapshot",
     ) -> SamplingClient:
-        """Deprecated: see `save_weights_and_get_sampling_client`."""
+        """Calls `save_weights_and_get_sampling_client`. Deprecated: use that instead."""
         deprecated_twin("save_weights_and_get_sampling_client")
         return await in_thread(
             self.save_weights_and_get_sampling_client,
@@ -511,7 +511,7 @@ class TrainingClient(OwnFuture):
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """Deprecated: see `create_sampling_client`."""
+        """Calls `create_sampling_client`. Deprecated: use that instead."""
         deprecated_twin("create_sampling_client")
         return await in_thread(
             self.create_sampling_client, model_path, retry_config, record_stability_info
@@ -523,7 +523,7 @@ class TrainingClient(OwnFuture):
         loss_fn: LossName,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward_backward`."""
+        """Calls `forward_backward`. Deprecated: use that instead."""
         deprecated_twin("forward_backward")
         return self.forward_backward(data, loss_fn, loss_fn_config)
 
@@ -533,7 +533,7 @@ class TrainingClient(OwnFuture):
         loss_fn: LossName,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward`."""
+        """Calls `forward`. Deprecated: use that instead."""
         deprecated_twin("forward")
         return self.forward(data, loss_fn, loss_fn_config)
 
@@ -544,7 +544,7 @@ class TrainingClient(OwnFuture):
         *,
         loss_type_input: Literal["logprobs"] | None = None,
     ) -> APIFuture[ForwardBackwardOutput]:
-        """Deprecated: see `forward_backward_custom`."""
+        """Calls `forward_backward_custom`. Deprecated: use that instead."""
         deprecated_twin("forward_backward_custom")
         return self.forward_backward_custom(data, loss_fn, loss_type_input=loss_type_input)
 
@@ -554,12 +554,12 @@ class TrainingClient(OwnFuture):
         *,
         adam_params: AdamParams | None = None,
     ) -> APIFuture[OptimStepResponse]:
-        """Deprecated: see `optim_step`."""
+        """Calls `optim_step`. Deprecated: use that instead."""
         deprecated_twin("optim_step")
         return self.optim_step(optim_params, adam_params=adam_params)
 
     async def get_info_async(self) -> GetInfoResponse:
-        """Deprecated: see `get_info`."""
+        """Calls `get_info`. Deprecated: use that instead."""
         deprecated_twin("get_info")
         return await in_thread(self.get_info)
 
