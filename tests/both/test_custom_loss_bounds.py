@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
-from tinkex_server.engine.torch import loss_bounds
+from tinkex_server.engine.torch import custom_loss_limits
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
-from tinkex_server.engine.torch.loss_bounds import MOST_BYTES, MOST_WORK, LossBounds
-from tinkex_server.engine.torch.loss_tables import MAX_ELEMENTS
+from tinkex_server.engine.torch.custom_loss_limits import MOST_BYTES, MOST_WORK, CustomLossLimits
+from tinkex_server.engine.torch.custom_loss_operations import MAX_ELEMENTS
 
 Node = Mapping[str, Any]
 
@@ -77,7 +77,12 @@ GROWING = [node("call_function", "m0", "torch.mul", ref("logprobs"), 2.0)] + [
         (REPEATED, 100_000, "'r'"),
         (GROWING, 100_000, "'m"),
     ],
-    ids=["table of tokens by tokens", "many of numbers", "one thing joined often", "long chain"],
+    ids=[
+        "table of tokens by tokens",
+        "many of numbers",
+        "one thing joined often",
+        "long chain",
+    ],
 )
 def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(
     nodes: list[Node], count: int, named: str
@@ -157,7 +162,7 @@ SINGULAR = [*SQUARE, node("call_function", "n0", "torch.linalg.norm", ref("c"), 
 def test_a_graph_that_takes_too_long_is_refused_beforehand(
     nodes: list[Node], count: int, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_bounds, "MOST_WORK", MOST_WORK // 100)
+    monkeypatch.setattr(custom_loss_limits, "MOST_WORK", MOST_WORK // 100)
     began = time.monotonic()
     with pytest.raises(
         InvalidRequest,
@@ -168,7 +173,7 @@ def test_a_graph_that_takes_too_long_is_refused_beforehand(
 
 
 def test_what_losses_do_is_far_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_bounds, "MOST_WORK", MOST_WORK // 100)
+    monkeypatch.setattr(custom_loss_limits, "MOST_WORK", MOST_WORK // 100)
     logsumexp = node("call_function", "d", "torch.logsumexp", ref("c"), 1)
     assert run(program(*SQUARE, logsumexp), 4_000).isfinite()
 
@@ -183,13 +188,13 @@ def test_a_choice_by_a_mask_is_counted_by_what_it_could_choose(count: int) -> No
 
 def test_a_kind_of_inputs_that_fits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    seen = LossBounds.__torch_dispatch__
+    seen = CustomLossLimits.__torch_dispatch__
 
-    def dispatch(self: LossBounds, *args: Any) -> Any:
+    def dispatch(self: CustomLossLimits, *args: Any) -> Any:
         looked.append(1)
         return seen(self, *args)
 
-    monkeypatch.setattr(LossBounds, "__torch_dispatch__", dispatch)
+    monkeypatch.setattr(CustomLossLimits, "__torch_dispatch__", dispatch)
     loss = program(*SQUARE)
     run(loss, 10)
     once = len(looked)

@@ -19,9 +19,9 @@ from tests.support.batches import datum, text_datum
 from tests.support.mortal_engine import BASES, EXITS, WAITS, MortalEngine
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.config.recovery import is_recoverable
-from tinkex_server.engine.factory import named_engine
+from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.hang_detector import Patience
+from tinkex_server.engine.process.hang_detector import HangTimeouts
 
 BASE = "fake/base"
 ADAM = AdamParams(learning_rate=1e-3)
@@ -41,7 +41,9 @@ class Mortal:
 
 @pytest.fixture
 def mortal() -> Iterator[Mortal]:
-    engine = ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0))
+    engine = ProcessEngine(
+        MortalEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0)
+    )
     with tinkex.local.serve(engine=engine) as server:
         yield Mortal(server.base_url, engine)
 
@@ -313,7 +315,7 @@ def test_torch_trains_on_bit_for_bit_after_its_process_was_killed(
             trainer.optim_step(ADAM).result()
         return found
 
-    engine = cast("ProcessEngine", named_engine("torch", ["tinkex/tiny"]))
+    engine = cast("ProcessEngine", create_engine("torch", ["tinkex/tiny"]))
     with tinkex.local.serve(engine=engine) as server:
         service = connect(server.base_url)
         trainer = service.create_lora_training_client("tinkex/tiny", rank=4, seed=1)

@@ -30,8 +30,8 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
-from tinkex_server.engine.torch.prefill import Reading
-from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.prefill import Prefill
+from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.stopping import StopRule
 
 SWITCHES = ("train_attn", "train_mlp", "train_unembed")
@@ -262,15 +262,15 @@ def _sampled(
     base: LoadedBaseModel, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
 ) -> list[SampleResult]:
     """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
-    requests: list[Request] = []
+    requests: list[SampleRequest] = []
     for seed, row in enumerate(rows):
         spec = SampleSpec(row, max_tokens=_NEW, seed=seed, stop_tokens=[], prompt_logprobs=True)
-        requests.append(Request(adapter, spec, _NEW, StopRule(spec, frozenset(), str)))
-    reading = Reading(base, requests, tokens)
-    while not reading.advance():
+        requests.append(SampleRequest(adapter, spec, _NEW, StopRule(spec, frozenset(), str)))
+    prefill = Prefill(base, requests, tokens)
+    while not prefill.advance():
         pass
     batch = Batch(base)
-    batch.begin(reading)
+    batch.join(prefill)
     batch.drop_ended()
     while batch.samples:
         batch.step()

@@ -28,7 +28,7 @@ from tinkex_server.engine.interface import (
     SampledTokens,
     SampleResult,
     SampleSpec,
-    ready_at_once,
+    already_ready,
 )
 
 
@@ -50,7 +50,7 @@ class FakeEngine:
     settings: list[OptimizerSettings] = field(factory=list)
     samplers: dict[str, Path | None] = field(factory=dict)
     specs: list[SampleSpec] = field(factory=list)
-    ready: Future[str] = field(factory=lambda: ready_at_once("a fake engine"))
+    ready: Future[str] = field(factory=lambda: already_ready("a fake engine"))
     _pool: ThreadPoolExecutor = field(
         factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="tinkex-engine")
     )

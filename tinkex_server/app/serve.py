@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from tinkex_server.access.api_keys import ApiKeyRequired
-from tinkex_server.engine.factory import EngineName, named_engine
+from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
@@ -98,7 +98,7 @@ def serve(
         on_failure.callback(listener.close)
         owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
-            engine = named_engine(
+            engine = create_engine(
                 engine, [model] if isinstance(model, str) else list(model), device, dtype
             )
             on_failure.callback(engine.close)

@@ -21,7 +21,7 @@ for tests of clients.
 """
 
 
-def named_engine(
+def create_engine(
     name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
 ) -> Engine:
     """An engine with these base models, which may have yet to start. `device` and `dtype` are for
@@ -43,10 +43,10 @@ def named_engine(
                 model.max_context_length,
                 model.context_note,
             )
-    return ProcessEngine(partial(torch_engine, models, device, dtype), described)
+    return ProcessEngine(partial(create_torch_engine, models, device, dtype), described)
 
 
-def torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
+def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
     """Called in the engine's process, where torch is imported."""
     from tinkex_server.engine.torch.engine import TorchEngine
 

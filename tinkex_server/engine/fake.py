@@ -35,7 +35,7 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
     TopTokens,
-    ready_at_once,
+    already_ready,
 )
 from tinkex_server.engine.model_info import local_folder, name_and_source, tokenizer_files
 
@@ -84,7 +84,7 @@ class FakeEngine:
         self._bases = {base.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Weights] = {}
-        self.ready = ready_at_once(_RUNS_ON)
+        self.ready = already_ready(_RUNS_ON)
 
     @property
     def base_models(self) -> Sequence[ModelInfo]:

@@ -37,7 +37,7 @@ class EngineExit:
     """All that was in an engine's memory is lost. `reason` is for people."""
 
     reason: str
-    go_on: Callable[[], None] | None
+    resume: Callable[[], None] | None
     """Does not block: calls until then raise `EngineDied`, later ones go to a new, empty engine.
     None: there will be no other.
     """
@@ -206,7 +206,7 @@ class SampleResult:
     prompt_alt_tokens: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
-def ready_at_once(runs_on: str) -> Future[str]:
+def already_ready(runs_on: str) -> Future[str]:
     """`Engine.ready` of one that can compute when it is made."""
     ready: Future[str] = Future()
     ready.set_result(runs_on)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tinkex_server.engine.interface import InvalidRequest, ModelInfo
-from tinkex_server.engine.model_kinds import context, of_text, refuse_kinds
+from tinkex_server.engine.model_kinds import check_kind, context_length, text_config
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tinkex" / "tiny"}
 """The folders of the models inside this package, by name."""
@@ -32,13 +32,13 @@ def describe(spec: str) -> ModelInfo:
     # a ValueError: it is no such file, or the name is none that the hub could know
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot find the model {spec!r}: {error}") from error
-    refuse_kinds(name, config)
-    longest, note = context(name, config)
+    check_kind(name, config)
+    longest, note = context_length(name, config)
     tokenizer, tokenizer_config = tokenizer_files(folder)
     return ModelInfo(
         name=name,
         max_context_length=longest,
-        vocab_size=_field(name, of_text(config), "vocab_size"),
+        vocab_size=_field(name, text_config(config), "vocab_size"),
         arch=_field(name, config, "architectures")[0],
         tokenizer_id=name,
         tokenizer_json=tokenizer,

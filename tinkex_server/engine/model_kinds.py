@@ -15,11 +15,11 @@ need be kept.
 """
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What transformers' configurations call the context length."""
-_CHANGING_ROPES = ("longrope", "su")  # the second is what Phi-3 called the first
+"""What transformers' configurations call the context_length length."""
+_LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # the second is what Phi-3 called the first
 
 
-def refuse_kinds(name: str, config: Mapping[str, Any]) -> None:
+def check_kind(name: str, config: Mapping[str, Any]) -> None:
     """Raises `InvalidRequest` for a model of which config.json tells that it cannot be served
     exactly.
     """
@@ -29,7 +29,7 @@ def refuse_kinds(name: str, config: Mapping[str, Any]) -> None:
             "and writes another; "
             "only causal language models can be trained and sampled here"
         )
-    if unknown := unknown_layers(of_text(config).get("layer_types")):
+    if unknown := unsupported_layers(text_config(config).get("layer_types")):
         raise InvalidRequest(
             f"the model {name!r} has layers of the kind {', '.join(unknown)}, and only those of "
             "full and of sliding "
@@ -39,18 +39,18 @@ def refuse_kinds(name: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def unknown_layers(kinds: object) -> list[str]:
+def unsupported_layers(kinds: object) -> list[str]:
     """Returns the kinds of layers that cannot be sampled, of a configuration's `layer_types`."""
     listed = cast("list[str]", kinds) if isinstance(kinds, list) else []
     return sorted(set(listed) - {FULL, SLIDING})
 
 
-def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the configuration of the part that reads text, of a model for images, too."""
     return {**config, **(config.get("text_config") or {})}
 
 
-def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
+def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     """Returns how many tokens a text may have, and why not as many as the model was made for (""
     when it may).
 
@@ -61,7 +61,7 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
     Raises `InvalidRequest` when the configuration does not say it.
     """
-    text = of_text(config)
+    text = text_config(config)
     longest = next((text[key] for key in _CONTEXT if text.get(key)), None)
     if longest is None:
         raise InvalidRequest(
@@ -70,9 +70,11 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
             "and values (as Mamba, RWKV and xLSTM do), or bounds its texts in another way, and so "
             "it is not served"
         )
-    if not any(True for _ in _changing_ropes(text)):
+    if not any(True for _ in _length_dependent_ropes(text)):
         return longest, ""
-    bounds = [rope.get("original_max_position_embeddings") for rope in _changing_ropes(text)]
+    bounds = [
+        rope.get("original_max_position_embeddings") for rope in _length_dependent_ropes(text)
+    ]
     bound = text.get("original_max_position_embeddings") or min(
         (bound for bound in bounds if bound), default=None
     )
@@ -91,7 +93,7 @@ def context(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     )
 
 
-def _changing_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _length_dependent_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yields those whose frequencies change with the length; there may be one for each kind of
     layer.
     """
@@ -99,5 +101,5 @@ def _changing_ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for rope in (ropes, *ropes.values()):
         if isinstance(rope, dict):
             known = cast("dict[str, Any]", rope)
-            if known.get("rope_type", known.get("type")) in _CHANGING_ROPES:
+            if known.get("rope_type", known.get("type")) in _LENGTH_DEPENDENT_ROPES:
                 yield known

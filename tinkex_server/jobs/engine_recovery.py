@@ -100,11 +100,11 @@ class EngineRecovery:
         self._exit_reasons = defaultdict(lambda: death.reason)
         for row in self._store.models.in_memory():
             self._recover_model(row, death)
-        if death.go_on:
-            death.go_on()
+        if death.resume:
+            death.resume()
 
     def _recover_model(self, row: ModelRow, death: EngineExit) -> None:
-        plan = self._plan(row.model_id, engine_restarts=death.go_on is not None)
+        plan = self._plan(row.model_id, engine_restarts=death.resume is not None)
         text = self._exit_reasons[row.model_id] = f"{death.reason}; {plan.message}"
         lost = LostSteps(self._exit_count, text)
         some_wait = self._futures.fail_waiting(row.model_id, StepsLost(lost))

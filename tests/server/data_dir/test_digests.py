@@ -22,7 +22,7 @@ from tests.support.server_calls import API, Api, sample, saved_folder
 from tinkex.local import Server
 from tinkex_server.data_dir import digests
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.engine.torch.checkpoint import read_training_state
+from tinkex_server.engine.torch.adapter_files import read_training_state
 
 FILE = "adapter_model.safetensors"
 

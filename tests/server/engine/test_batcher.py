@@ -20,7 +20,7 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.torch.batcher import Limits, Size, admissible
+from tinkex_server.engine.torch.batcher import BatchBudget, RequestSize, count_admissible
 from tinkex_server.engine.torch.engine import TorchEngine
 
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
@@ -251,32 +251,38 @@ def test_closing_gives_up_what_is_under_way() -> None:
     assert all(future.cancelled() for future in futures)
 
 
-LIMITS = Limits(samples=8, cached_tokens=800, tokens_read=100, tokens_scored=50)
+LIMITS = BatchBudget(samples=8, cached_tokens=800, prefill_tokens=100, scored_prefill_tokens=50)
 
 
 @pytest.mark.parametrize(
     ("waiting", "running", "count"),
     [
-        ([Size(1, 50, 10)] * 3, Size(0, 0), 3),
-        ([Size(1, 50, 10)] * 20, Size(0, 0), 8),
-        ([Size(1, 50, 10)] * 20, Size(6, 50), 2),
+        ([RequestSize(1, 50, 10)] * 3, RequestSize(0, 0), 3),
+        ([RequestSize(1, 50, 10)] * 20, RequestSize(0, 0), 8),
+        ([RequestSize(1, 50, 10)] * 20, RequestSize(6, 50), 2),
         # padded to the longest, two are all that there is memory for
-        ([Size(1, 50, 10)] * 20, Size(1, 400), 1),
+        ([RequestSize(1, 50, 10)] * 20, RequestSize(1, 400), 1),
         # the first does not fit, and nobody overtakes it
-        ([Size(1, 400, 10), Size(1, 50, 10)], Size(3, 50), 0),
+        ([RequestSize(1, 400, 10), RequestSize(1, 50, 10)], RequestSize(3, 50), 0),
         # one pass reads so much
-        ([Size(1, 60, 50), Size(1, 60, 49), Size(1, 60, 5)], Size(0, 0), 2),
-        ([Size(1, 60, 50)] * 3, Size(0, 0), 3),  # one prompt, which is read once
+        (
+            [RequestSize(1, 60, 50), RequestSize(1, 60, 49), RequestSize(1, 60, 5)],
+            RequestSize(0, 0),
+            2,
+        ),
+        ([RequestSize(1, 60, 50)] * 3, RequestSize(0, 0), 3),  # one prompt, which is read once
         # likewise, in several passes, with no other prompt
-        ([Size(1, 120, 110)] * 3 + [Size(1, 10, 5)], Size(0, 0), 3),
-        ([Size(1, 60, 10), Size(1, 60, 30, scored=True)], Size(0, 0), 1),
-        ([Size(20, 1000, 500)], Size(0, 0), 1),  # too large for all bounds: alone
-        ([Size(20, 1000, 500)], Size(1, 10), 0),
-        ([Size(20, 1000, 500), Size(1, 10, 5)], Size(0, 0), 1),
+        ([RequestSize(1, 120, 110)] * 3 + [RequestSize(1, 10, 5)], RequestSize(0, 0), 3),
+        ([RequestSize(1, 60, 10), RequestSize(1, 60, 30, scored=True)], RequestSize(0, 0), 1),
+        ([RequestSize(20, 1000, 500)], RequestSize(0, 0), 1),  # too large for all bounds: alone
+        ([RequestSize(20, 1000, 500)], RequestSize(1, 10), 0),
+        ([RequestSize(20, 1000, 500), RequestSize(1, 10, 5)], RequestSize(0, 0), 1),
     ],
 )
-def test_as_many_join_as_there_is_room_for(waiting: list[Size], running: Size, count: int) -> None:
-    assert admissible(waiting, running, LIMITS) == count
+def test_as_many_join_as_there_is_room_for(
+    waiting: list[RequestSize], running: RequestSize, count: int
+) -> None:
+    assert count_admissible(waiting, running, LIMITS) == count
 
 
 def test_a_queue_behind_the_bound_is_served_in_the_end(

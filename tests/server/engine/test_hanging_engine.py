@@ -14,20 +14,20 @@ from tests.server.engine.test_process_engine import example
 from tests.support.mortal_engine import BASES, COMPUTES, HOLDS, WAITS, MortalEngine
 from tinkex_server.engine.interface import EngineDied, LoraShape, SampleSpec
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.hang_detector import Observer, Patience, Signs
+from tinkex_server.engine.process.hang_detector import Activity, HangDetector, HangTimeouts
 
-QUIET = Signs(busy=True, messages=5, answers=2, cpu=1.0)
+QUIET = Activity(busy=True, messages=5, answers=2, cpu=1.0)
 
 
-def looks(*signs: Signs, silent: float = 3.0, idle: float = 5.0) -> list[str | None]:
+def looks(*signs: Activity, silent: float = 3.0, idle: float = 5.0) -> list[str | None]:
     """What is said at each look, after a first one."""
-    observer = Observer(Patience(silent=silent, idle=idle), period=1.0)
-    observer.look(QUIET)
-    return [observer.look(now) for now in signs]
+    detector = HangDetector(HangTimeouts(silent=silent, idle=idle), period=1.0)
+    detector.observe(QUIET)
+    return [detector.observe(now) for now in signs]
 
 
-def alive(*cpu: float, answers: int = 2) -> list[Signs]:
-    return [Signs(True, 6 + number, answers, taken) for number, taken in enumerate(cpu)]
+def alive(*cpu: float, answers: int = 2) -> list[Activity]:
+    return [Activity(True, 6 + number, answers, taken) for number, taken in enumerate(cpu)]
 
 
 def test_silence_is_borne_for_so_long() -> None:
@@ -38,7 +38,7 @@ def test_silence_is_borne_for_so_long() -> None:
 
 
 def test_any_message_is_a_sign_of_life() -> None:
-    now_and_then = [Signs(True, 5 + number // 2, 2, 1.0) for number in range(30)]
+    now_and_then = [Activity(True, 5 + number // 2, 2, 1.0) for number in range(30)]
     assert looks(*now_and_then, idle=100.0) == [None] * 30
 
 
@@ -51,12 +51,12 @@ def test_a_process_that_waits_for_ever_is_told_by_its_processor_time() -> None:
 
 def test_whoever_computes_or_answers_may_take_as_long_as_it_likes() -> None:
     assert looks(*alive(*range(2, 100))) == [None] * 98
-    answering = [Signs(True, 6 + number, 3 + number // 4, 1.0) for number in range(100)]
+    answering = [Activity(True, 6 + number, 3 + number // 4, 1.0) for number in range(100)]
     assert looks(*answering) == [None] * 100
 
 
 def test_a_process_with_nothing_to_do_may_be_silent() -> None:
-    idle = Signs(False, 5, 2, 1.0)
+    idle = Activity(False, 5, 2, 1.0)
     assert looks(*[idle] * 10, QUIET, QUIET, QUIET) == [None] * 13, (
         "it is waited for only from the second of these on"
     )
@@ -66,7 +66,9 @@ def test_a_process_with_nothing_to_do_may_be_silent() -> None:
 def impatient() -> Iterator[ProcessEngine]:
     """An engine that may hang for three seconds."""
     with closing(
-        ProcessEngine(MortalEngine, BASES, pauses=(0, 0), patience=Patience(silent=3.0, idle=3.0))
+        ProcessEngine(
+            MortalEngine, BASES, pauses=(0, 0), hang_timeouts=HangTimeouts(silent=3.0, idle=3.0)
+        )
     ) as engine:
         engine.create_model("x", "fake/base", LoraShape(4))
         engine.load_sampler("s", "fake/base", None)
@@ -120,7 +122,7 @@ def test_a_process_that_is_stopped_while_nothing_is_asked_goes_on_when_it_may(
 ) -> None:
     pid = engine.pid
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(4.5)  # more than the patience
+    time.sleep(4.5)  # more than the timeouts
     os.kill(pid, signal.SIGCONT)
     assert step(engine, 5) > 0
     assert engine.pid == pid

@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.adapter_files import read_adapter, save_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
-from tinkex_server.engine.torch.checkpoint import read_adapter, save_adapter
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.fair_lock import FairLock
 from tinkex_server.engine.torch.lora import Adapter, LayerWeights
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_peft(
     base: LoadedBaseModel, tmp_path: Path, shape: dict[str, bool]
 ) -> None:
     adapter = random_adapter(base, 6, **shape)
-    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    save_adapter(adapter, tmp_path / "saved", base.adapted_model)
     theirs = PeftModel.from_pretrained(plain_model(), str(tmp_path / "saved"), is_trainable=True)
     tokens = torch.from_numpy(TEXT.copy()).reshape(2, -1)
     theirs(input_ids=tokens, labels=tokens).loss.backward()
@@ -98,7 +98,7 @@ def test_gradients_are_those_of_peft(
         if weight.requires_grad
     }
     ours = {name: weight.requires_grad_() for name, weight in adapter.named_weights().items()}
-    with base.running(adapter) as network:
+    with base.acquire(adapter) as network:
         network(input_ids=tokens, labels=tokens).loss.backward()
     assert ours.keys() == wanted.keys()
     for name, weight in ours.items():
@@ -122,10 +122,10 @@ def random_adapter(base: LoadedBaseModel, rank: int, **shape: Any) -> Adapter:
 def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: LoadedBaseModel) -> None:
     tokens = torch.from_numpy(TEXT.copy()).repeat(5, 1)
     small, large = random_adapter(base, 2, train_mlp=False), random_adapter(base, 16)
-    with base.running([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
+    with base.acquire([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
         mixed = network(input_ids=tokens).logits
     for rows, plan in (([0, 3], small), ([4], large), ([1, 2], [])):
-        with base.running(plan) as network:
+        with base.acquire(plan) as network:
             alone = network(input_ids=tokens[:1]).logits[0]
         for row in rows:
             torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=1e-4)
@@ -135,7 +135,7 @@ def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: LoadedBaseModel)
 
 def test_a_saved_adapter_is_read_as_it_was(base: LoadedBaseModel, tmp_path: Path) -> None:
     adapter = random_adapter(base, 3, train_unembed=False)
-    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    save_adapter(adapter, tmp_path / "saved", base.adapted_model)
     read = base.load_adapter(tmp_path / "saved").named_weights()
     assert all(torch.equal(read[name], own) for name, own in adapter.named_weights().items())
     with pytest.raises(InvalidRequest, match="which the model trains"):
@@ -148,13 +148,13 @@ def test_in_bfloat16_adapters_are_trained_in_float32_and_sampled_in_bfloat16(
     base = LoadedBaseModel.load("tinkex/tiny", "cpu", "bfloat16")
     adapter = base.new_adapter(LoraShape(rank=2, seed=1))
     assert {weight.dtype for weight in adapter.named_weights().values()} == {torch.float32}
-    with base.running(adapter) as network:
+    with base.acquire(adapter) as network:
         network(input_ids=torch.tensor([[1, 2, 3]])).logits.float().sum().backward()
     assert all(
         weights.b.grad is not None and weights.b.grad.abs().sum() > 0
         for weights in adapter.layers.values()
     )
-    save_adapter(adapter, tmp_path / "saved", base.adapted)
+    save_adapter(adapter, tmp_path / "saved", base.adapted_model)
     assert {w.dtype for w in base.load_adapter(tmp_path / "saved").named_weights().values()} == {
         torch.bfloat16
     }

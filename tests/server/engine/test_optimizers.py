@@ -26,7 +26,7 @@ from tinkex_server.engine.interface import (
 )
 from tinkex_server.engine.torch import optimizers
 from tinkex_server.engine.torch.engine import TorchEngine
-from tinkex_server.engine.torch.muon import orthogonalized
+from tinkex_server.engine.torch.muon import orthogonalize
 
 Array = NDArray[np.float64]
 SHAPES = ((3, 7), (7, 3))
@@ -93,7 +93,7 @@ def test_steps_are_those_of_the_formula(kind: OptimizerKind) -> None:
         str(index): nn.Parameter(torch.tensor(random(shape, index)))
         for index, shape in enumerate(SHAPES)
     }
-    optimizer = optimizers.restored(kind, parameters, {})
+    optimizer = optimizers.create_optimizer(kind, parameters, {})
     for count, step in enumerate(steps):
         for index, shape in enumerate(SHAPES):
             parameters[str(index)].grad = torch.tensor(random(shape, 10 * (count + 1) + index))
@@ -115,9 +115,9 @@ def test_an_orthogonalized_matrix_is_about_as_long_in_every_direction(
     shape: tuple[int, int],
 ) -> None:
     matrix = torch.tensor(random(shape, 1))
-    values = torch.linalg.svdvals(orthogonalized(matrix * 1e-4))
+    values = torch.linalg.svdvals(orthogonalize(matrix * 1e-4))
     assert ((values > 0.6) & (values < 1.3)).all()
-    assert torch.equal(orthogonalized(torch.zeros(shape)), torch.zeros(shape))
+    assert torch.equal(orthogonalize(torch.zeros(shape)), torch.zeros(shape))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_state_that_does_not_fit_is_refused(change: dict[str, Any], words: str
         **change,
     }
     with pytest.raises(InvalidRequest, match=words):
-        optimizers.restored(
+        optimizers.create_optimizer(
             "adamw",
             {"a": nn.Parameter(torch.zeros(3))},
             {key: value for key, value in saved.items() if value is not None},

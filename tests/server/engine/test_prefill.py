@@ -12,12 +12,12 @@ import torch
 
 from tinkex_server.engine.interface import LoraShape, SampleSpec
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
-from tinkex_server.engine.torch.batcher import Limits
+from tinkex_server.engine.torch.batcher import BatchBudget
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.lora import Adapter, LayerWeights
-from tinkex_server.engine.torch.prefill import Reading
-from tinkex_server.engine.torch.prompt_scoring import Answers
-from tinkex_server.engine.torch.request import Request
+from tinkex_server.engine.torch.prefill import Prefill
+from tinkex_server.engine.torch.prompt_scoring import PromptScores
+from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.stopping import StopRule
 
 TEXT = list(b"forty two is 42, and one hundred is 100\n")
@@ -42,20 +42,22 @@ def adapter(base: LoadedBaseModel) -> Adapter:
     )
 
 
-def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> Request:
+def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> SampleRequest:
     whole = SampleSpec(prompt, max_tokens=1, **spec)
-    return Request(adapter, whole, 1, StopRule(whole, frozenset(), lambda tokens: ""))
+    return SampleRequest(adapter, whole, 1, StopRule(whole, frozenset(), lambda tokens: ""))
 
 
-def read(base: LoadedBaseModel, requests: Sequence[Request], tokens: int) -> tuple[Reading, int]:
+def read(
+    base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
+) -> tuple[Prefill, int]:
     """After the last pass, and how many there were."""
-    reading, passes = Reading(base, requests, tokens), 1
-    while not reading.advance():
+    prefill, passes = Prefill(base, requests, tokens), 1
+    while not prefill.advance():
         passes += 1
-    return reading, passes
+    return prefill, passes
 
 
-def assert_same(ours: Answers, theirs: Answers) -> None:
+def assert_same(ours: PromptScores, theirs: PromptScores) -> None:
     """As far as floats allow."""
     assert [part is None for part in ours] == [part is None for part in theirs]
     for one, other in ((ours.logprobs, theirs.logprobs), (ours.targets, theirs.targets)):
@@ -91,7 +93,7 @@ def test_a_prompt_read_in_several_passes_is_as_one_read_at_once(
     torch.testing.assert_close(
         in_parts.cache.layers[-1].values, at_once.cache.layers[-1].values, atol=1e-4, rtol=1e-4
     )
-    assert_same(parts.answers, whole.answers)
+    assert_same(parts.prompt_scores, whole.prompt_scores)
 
 
 def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_answers(
@@ -105,19 +107,21 @@ def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_ans
         (None, TEXT, {"prompt_alt_tokens_k": 2, "seed": 3}),
     ]
     together = [request(adapter, prompt, **asked) for adapter, prompt, asked in specs]
-    reading, passes = read(base, together, 1000)
-    assert (reading.rows, len(reading.logits), passes) == ([0, 1, 2, 0, 1], 3, 1)
-    for row, ours, (adapter_, prompt, asked) in zip(reading.rows, together, specs, strict=True):
+    prefill, passes = read(base, together, 1000)
+    assert (prefill.rows, len(prefill.logits), passes) == ([0, 1, 2, 0, 1], 3, 1)
+    for row, ours, (adapter_, prompt, asked) in zip(prefill.rows, together, specs, strict=True):
         theirs = request(adapter_, prompt, **asked)
         alone, _ = read(base, [theirs], 1000)
-        torch.testing.assert_close(reading.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
-        assert_same(ours.answers, theirs.answers)
+        torch.testing.assert_close(prefill.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
+        assert_same(ours.prompt_scores, theirs.prompt_scores)
 
 
 def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=32)))
+    monkeypatch.setattr(
+        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=32))
+    )
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
     heard, begun = list[int](), threading.Event()
@@ -138,24 +142,26 @@ def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(
 def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
+    monkeypatch.setattr(
+        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=8))
+    )
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
-    begun, go_on, ended = threading.Event(), threading.Event(), list[str]()
-    advance = Reading.advance
+    begun, resume, ended = threading.Event(), threading.Event(), list[str]()
+    advance = Prefill.advance
 
-    def held(reading: Reading) -> bool:
+    def held(prefill: Prefill) -> bool:
         begun.set()
-        assert go_on.wait(60)
-        return advance(reading)
+        assert resume.wait(60)
+        return advance(prefill)
 
-    monkeypatch.setattr(Reading, "advance", held)
+    monkeypatch.setattr(Prefill, "advance", held)
     futures = {"long": engine.sample("base", SampleSpec(TEXT * 4, max_tokens=1))}
     assert begun.wait(60)
     futures["short"] = engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1))
     for name, future in futures.items():
         future.add_done_callback(lambda _, name=name: ended.append(name))
-    go_on.set()
+    resume.set()
     for future in futures.values():
         future.result(60)
     engine.close()
@@ -165,18 +171,20 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
 def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Limits, "of", classmethod(lambda cls, base: Limits(tokens_read=8)))
+    monkeypatch.setattr(
+        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=8))
+    )
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
     passes, begun = list[int](), threading.Event()
-    advance = Reading.advance
+    advance = Prefill.advance
 
-    def counted(reading: Reading) -> bool:
-        passes.append(len(reading.requests[0].spec.prompt))
+    def counted(prefill: Prefill) -> bool:
+        passes.append(len(prefill.requests[0].spec.prompt))
         begun.set()
-        return advance(reading)
+        return advance(prefill)
 
-    monkeypatch.setattr(Reading, "advance", counted)
+    monkeypatch.setattr(Prefill, "advance", counted)
     long = engine.sample("base", SampleSpec(TEXT * 20, max_tokens=1))
     assert begun.wait(60)
     assert long.cancel()

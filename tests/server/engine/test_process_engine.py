@@ -41,12 +41,12 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.child import EngineFault
+from tinkex_server.engine.process.child import EngineError
 from tinkex_server.engine.process.engine import ProcessEngine
-from tinkex_server.engine.process.messages import Make
+from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import (
+    exit_reason,
     failures_in_a_row,
-    how_it_ended,
     pause_before_restart,
 )
 
@@ -150,7 +150,7 @@ def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[Engi
         engine.create_model("y", "other", LoraShape(4))
     with pytest.raises(InvalidRequest, match="unknown sampler 'none'"):
         engine.sample("none", SPEC).result(10)
-    with pytest.raises(EngineFault, match=r"^ZeroDivisionError: the fake broke") as caught:
+    with pytest.raises(EngineError, match=r"^ZeroDivisionError: the fake broke") as caught:
         step(engine, BREAKS)
     assert "mortal_engine.py" in caught.value.__notes__[0], "the log has the trace of the process"
 
@@ -178,7 +178,7 @@ def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Pa
     ],
 )
 def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
-    make: Make, reason: str
+    make: EngineFactory, reason: str
 ) -> None:
     engine = ProcessEngine(make, BASES)
     with pytest.raises(EngineDied, match=f"^{reason}$"):  # sent before it is known, most likely
@@ -225,8 +225,8 @@ def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
     death = deaths.get(timeout=10)
     late = engine.sample("s", SPEC)
     assert not under_way.done()
-    assert death.go_on
-    death.go_on()
+    assert death.resume
+    death.resume()
     for sample in (under_way, late):
         with pytest.raises(EngineDied, match=r"killed by SIGKILL .*memory.*; it is started again"):
             sample.result(10)
@@ -240,8 +240,8 @@ def test_a_process_that_dies_again_and_again_is_given_up(
 ) -> None:
     def note(death: EngineExit) -> None:
         deaths.put(death)
-        if death.go_on:
-            death.go_on()
+        if death.resume:
+            death.resume()
 
     engine.watch(note)
     for text in ["ended with exit code 3; it is started again"] * 2 + [
@@ -250,7 +250,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(
         engine.create_model("x", "fake/base", LoraShape(4))
         with pytest.raises(EngineDied, match=text):
             step(engine, EXITS)
-    assert [bool(deaths.get(timeout=10).go_on) for _ in range(3)] == [True, True, False]
+    assert [bool(deaths.get(timeout=10).resume) for _ in range(3)] == [True, True, False]
     with pytest.raises(EngineDied):
         engine.sample("s", SPEC)
 
@@ -310,10 +310,10 @@ def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
 
 
 def test_how_an_end_is_told() -> None:
-    assert how_it_ended(3) == "ended with exit code 3"
-    assert how_it_ended(-11) == "was killed by SIGSEGV"
-    assert "memory" in how_it_ended(-9)
-    assert how_it_ended(-100) == "was killed by signal 100"
+    assert exit_reason(3) == "ended with exit code 3"
+    assert exit_reason(-11) == "was killed by SIGSEGV"
+    assert "memory" in exit_reason(-9)
+    assert exit_reason(-100) == "was killed by signal 100"
 
 
 def test_failures_count_in_a_row_and_are_bounded() -> None:

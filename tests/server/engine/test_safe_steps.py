@@ -19,7 +19,7 @@ from tinkex_server.engine.interface import (
     SgdSettings,
 )
 from tinkex_server.engine.torch import optimizers, safe_steps
-from tinkex_server.engine.torch.safe_steps import SafeSteps, measured
+from tinkex_server.engine.torch.safe_steps import SafeSteps, measure
 
 SETTINGS = [
     AdamSettings(),
@@ -33,7 +33,7 @@ SETTINGS = [
 
 def made(kind: str, scale: float = 1.0) -> Optimizer:
     weights = {f"w{index}": nn.Parameter(scale * torch.randn(3, 5)) for index in range(2)}
-    return optimizers.restored("sgd" if kind == "sgd" else "adamw", weights, {})
+    return optimizers.create_optimizer("sgd" if kind == "sgd" else "adamw", weights, {})
 
 
 def give_gradients(optimizer: Optimizer, scale: float = 1.0) -> float:
@@ -47,14 +47,14 @@ def give_gradients(optimizer: Optimizer, scale: float = 1.0) -> float:
 def test_nothing_reaches_farther_than_was_foreseen(
     settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safe_steps, "whole_step", None)  # no copy is taken
+    monkeypatch.setattr(safe_steps, "rolled_back_unless_finite", None)  # no copy is taken
     optimizer = made(settings.kind)
-    steps, foreseen = SafeSteps(optimizer), measured(optimizer)
+    steps, foreseen = SafeSteps(optimizer), measure(optimizer)
     for number in range(40):
         norm = give_gradients(optimizer, 10.0 ** (number % 7 - 3))
         foreseen = foreseen.after(settings, 2 * norm)
         steps.take(settings, norm)
-        found = measured(optimizer)
+        found = measure(optimizer)
         slack = 1 + 1e-5
         assert found.weight <= foreseen.weight * slack
         assert found.mean <= foreseen.mean * slack
@@ -66,11 +66,11 @@ def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(
 ) -> None:
     looked: list[Optimizer] = []
 
-    def look(optimizer: Optimizer) -> safe_steps.Reach:
+    def look(optimizer: Optimizer) -> safe_steps.Magnitudes:
         looked.append(optimizer)
-        return measured(optimizer)
+        return measure(optimizer)
 
-    monkeypatch.setattr(safe_steps, "measured", look)
+    monkeypatch.setattr(safe_steps, "measure", look)
     optimizer = made("adamw")
     steps = SafeSteps(optimizer)
     for _ in range(50):
@@ -128,7 +128,7 @@ def test_a_step_that_ends_near_the_largest_float_is_taken_and_one_beyond_it_is_n
     optimizer = made("sgd", 1e37)
     steps = SafeSteps(optimizer)
     steps.take(SgdSettings(1.0), give_gradients(optimizer))
-    assert 1e36 < measured(optimizer).weight < math.inf
+    assert 1e36 < measure(optimizer).weight < math.inf
     with pytest.raises(InvalidRequest, match="not applied"):
         steps.take(SgdSettings(3e38), give_gradients(optimizer, 10.0))
-    assert measured(optimizer).weight < math.inf
+    assert measure(optimizer).weight < math.inf

@@ -23,7 +23,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @define
 class Network:
-    """Answers with logits that were made before, as a model of transformers does, and keeps what it
+    """PromptScores with logits that were made before, as a model of transformers does, and keeps what it
     was asked.
     """
 

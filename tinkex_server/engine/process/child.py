@@ -24,25 +24,25 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.hang_detector import Signs
-from tinkex_server.engine.process.heartbeat import LAST_WORDS
+from tinkex_server.engine.process.hang_detector import Activity
+from tinkex_server.engine.process.heartbeat import DUMP_SIGNAL
 from tinkex_server.engine.process.messages import (
-    Alive,
     Call,
+    CallFailure,
+    CallResult,
     Cancel,
-    Make,
-    Raised,
+    EngineFactory,
+    Heartbeat,
     Ready,
-    Returned,
-    Sample,
-    Token,
+    StartSample,
+    TokenSampled,
 )
 
 _CLOSING = 5.0  # seconds that the process has to end by itself
-_LAST_WORDS = 0.5  # seconds
+_DUMP_TIME = 0.5  # seconds
 
 
-class EngineFault(RuntimeError):
+class EngineError(RuntimeError):
     """An error in the engine's process. Its text begins with the class that it has there; its notes
     hold the trace.
     """
@@ -59,7 +59,7 @@ class Child:
     `read`.
     """
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, factory: EngineFactory) -> None:
         self.ready: Future[str] = Future()
         # many wait for it, and none of them is to cancel it
         self.ready.set_running_or_notify_cancel()
@@ -71,7 +71,7 @@ class Child:
         self._cpu = 0.0
         self._process = _spawn()
         self._outgoing: SimpleQueue[frames.Frame | None] = SimpleQueue()
-        self._outgoing.put(frames.pack(make))
+        self._outgoing.put(frames.pack(factory))
         # a thread of its own, since a write waits when the process is slow to read
         self._writer = threading.Thread(
             target=self._write, name="tinkex-engine-writer", daemon=True
@@ -83,18 +83,18 @@ class Child:
         return self._process.pid
 
     def call(self, method: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Future[Any]:
-        return self._ask(lambda number: Call(number, method, args, kwargs), None)[1]
+        return self._send(lambda number: Call(number, method, args, kwargs), None)[1]
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None
     ) -> Future[SampleResult]:
         """Cancelling the future ends the sample."""
-        number, future = self._ask(
-            lambda number: Sample(number, sampler_id, spec, on_token is not None), on_token
+        number, future = self._send(
+            lambda number: StartSample(number, sampler_id, spec, on_token is not None), on_token
         )
 
         def ended(_: Future[SampleResult]) -> None:
-            if future.cancelled() and self._take(number):
+            if future.cancelled() and self._pop_pending(number):
                 self._outgoing.put(frames.pack(Cancel(number)))
 
         future.add_done_callback(ended)
@@ -105,16 +105,16 @@ class Child:
         assert self._process.stdout
         with self._process.stdout as incoming, suppress(EOFError):
             while True:
-                self._hand_on(frames.read(incoming))
+                self._dispatch(frames.read(incoming))
         self._outgoing.put(None)
         self._writer.join()
         return self._process.wait()
 
-    def signs(self) -> Signs:
-        """What it has shown by now. A process that is not ready has no calls to answer: loading a
+    def activity(self) -> Activity:
+        """What it has shown by now. A process that is not ready has no calls to send: loading a
         model takes what it takes.
         """
-        return Signs(
+        return Activity(
             self.ready.done() and bool(self._pending), self._messages, self._answers, self._cpu
         )
 
@@ -122,10 +122,10 @@ class Child:
         """Ends the process, be it stopped, once it has had the time to say where its threads are;
         `read` then returns.
         """
-        if LAST_WORDS is not None:
-            self._process.send_signal(LAST_WORDS)
+        if DUMP_SIGNAL is not None:
+            self._process.send_signal(DUMP_SIGNAL)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LAST_WORDS)
+                self._process.wait(_DUMP_TIME)
         self._process.kill()
 
     def fail(self, error: EngineDied) -> None:
@@ -147,7 +147,7 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _ask(
+    def _send(
         self, message: Callable[[int], object], on_token: OnToken | None
     ) -> tuple[int, Future[Any]]:
         number, future = next(self._numbers), Future[Any]()
@@ -159,33 +159,35 @@ class Child:
         self._outgoing.put(frame)
         return number, future
 
-    def _take(self, number: int) -> _Pending | None:
+    def _pop_pending(self, number: int) -> _Pending | None:
         with self._lock:
             return self._pending.pop(number, None)
 
-    def _hand_on(self, message: Alive | Ready | Token | Returned | Raised) -> None:
+    def _dispatch(
+        self, message: Heartbeat | Ready | TokenSampled | CallResult | CallFailure
+    ) -> None:
         self._messages += 1
-        self._answers += not isinstance(message, Alive)
+        self._answers += not isinstance(message, Heartbeat)
         match message:
-            case Alive(cpu):
+            case Heartbeat(cpu):
                 self._cpu = cpu
-            case Token(number, token, logprob):
+            case TokenSampled(number, token, logprob):
                 call = self._pending.get(number)
                 if call and call.on_token:
                     call.on_token(token, logprob)
             case Ready(runs_on):
                 self._settle(0, runs_on)
-            case Returned(number, value):
+            case CallResult(number, value):
                 self._settle(number, value)
-            case Raised(number):
-                if call := self._take(number):
+            case CallFailure(number):
+                if call := self._pop_pending(number):
                     _settle(
                         call.future.set_exception,
-                        _error(message) if number else _why_not_ready(message),
+                        _error(message) if number else _startup_error(message),
                     )
 
     def _settle(self, number: int, value: Any) -> None:
-        if call := self._take(number):
+        if call := self._pop_pending(number):
             _settle(call.future.set_result, value)
 
     def _write(self) -> None:
@@ -201,15 +203,15 @@ def _settle(how: Callable[[Any], None], what: Any) -> None:
         how(what)
 
 
-def _error(raised: Raised) -> Exception:
+def _error(raised: CallFailure) -> Exception:
     if raised.invalid:
         return InvalidRequest(raised.text)
-    error = EngineFault(raised.text)
+    error = EngineError(raised.text)
     error.add_note(f"in the engine's process:\n{raised.trace}")
     return error
 
 
-def _why_not_ready(raised: Raised) -> EngineDied:
+def _startup_error(raised: CallFailure) -> EngineDied:
     error = EngineDied(f"the engine could not start: {raised.text}")
     error.__cause__ = _error(raised)
     return error

@@ -26,12 +26,12 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.process.child import Child
-from tinkex_server.engine.process.hang_detector import Patience
-from tinkex_server.engine.process.messages import Make
+from tinkex_server.engine.process.hang_detector import HangTimeouts
+from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import (
     PAUSES,
+    exit_reason,
     failures_in_a_row,
-    how_it_ended,
     pause_before_restart,
 )
 from tinkex_server.engine.process.watchdog import Watchdog
@@ -40,38 +40,38 @@ logger = logging.getLogger("tinkex.local")
 
 
 class ProcessEngine:
-    """What `make` makes, in another process, with all methods of `Engine`; those that are not below
+    """What `factory` makes, in another process, with all methods of `Engine`; those that are not below
     block until it has answered.
 
     Calls that are under way when the process dies, and those that come until that was dealt with,
     then raise `EngineDied`.
 
     Args:
-        make: pickled, so a function or class of a module, or a `functools.partial` of one.
+        factory: pickled, so a function or class of a module, or a `functools.partial` of one.
         base_models: those that it will have.
         pauses: seconds before it is started again, for each time in a row that it lives but
             seconds; after the last it is given up.
-        patience: how long the process may hang with calls to answer; it is then killed, and so
+        hang_timeouts: reason long the process may hang with calls to send; it is then killed, and so
             dies.
     """
 
     def __init__(
         self,
-        make: Make,
+        factory: EngineFactory,
         base_models: Sequence[ModelInfo],
         *,
         pauses: Sequence[float] = PAUSES,
-        patience: Patience | None = None,
+        hang_timeouts: HangTimeouts | None = None,
     ) -> None:
         self.base_models = base_models
-        self._make = make
+        self._factory = factory
         self._pauses = pauses
-        self._patience = patience or Patience()
+        self._patience = hang_timeouts or HangTimeouts()
         self._watcher: Callable[[EngineExit], None] | None = None
         self._lock = threading.Lock()  # of the child, and of whether it is closed
         self._closed = threading.Event()
-        self._replaced = threading.Event()
-        self._first = self._child = Child(make)
+        self._switched = threading.Event()
+        self._first = self._child = Child(factory)
         self._supervisor = threading.Thread(
             target=self._supervise, name="tinkex-engine-supervisor", daemon=True
         )
@@ -138,7 +138,7 @@ class ProcessEngine:
     def close(self) -> None:
         with self._lock:
             self._closed.set()
-        self._replaced.set()
+        self._switched.set()
         self._child.close()
         self._supervisor.join()
 
@@ -146,78 +146,78 @@ class ProcessEngine:
         return self._child.call(method, args, kwargs).result()
 
     def _supervise(self) -> None:
-        failures, going_on = 0, True
-        while going_on:
+        failures, running = 0, True
+        while running:
             born = time.monotonic()
             with Watchdog(self._child, self._patience) as watchdog:
                 exit_code = self._child.read()
-            how = watchdog.verdict or how_it_ended(exit_code)
+            reason = watchdog.kill_reason or exit_reason(exit_code)
             failures = failures_in_a_row(failures, time.monotonic() - born)
-            going_on = self._outlive(how, failures)
+            running = self._handle_exit(reason, failures)
 
-    def _outlive(self, how: str, failures: int) -> bool:
+    def _handle_exit(self, reason: str, failures: int) -> bool:
         """Whether another child has taken the place of the dead one. If not, calls fail from now
         on.
         """
-        if not self._closed.is_set() and not self._was_ready():
-            error = self._why_not_ready(how)
+        if not self._closed.is_set() and not self._has_been_ready():
+            error = self._startup_error(reason)
             logger.info("%s", error, exc_info=error)  # no more: it is told to all who ask
             self._child.fail(error)
             return False
         pause = pause_before_restart(failures, self._pauses)
         if pause is None and not self._closed.is_set():
             text = (
-                f"the engine's process {how}, {failures} times in a row, and is not started "
+                f"the engine's process {reason}, {failures} times in a row, and is not started "
                 "again: restart the server"
             )
             logger.error("%s", text)
-            self._tell(EngineExit(text, None))
+            self._report_exit(EngineExit(text, None))
             self._child.fail(EngineDied(text))
             return False
-        if not self._closed.wait(pause) and self._replace(
-            f"the engine's process {how}; it is started again"
+        if not self._closed.wait(pause) and self._restart(
+            f"the engine's process {reason}; it is started again"
         ):
             return True
         self._child.fail(EngineDied("the engine was closed"))
         return False
 
-    def _was_ready(self) -> bool:
+    def _has_been_ready(self) -> bool:
         """At all: whether what is to be made can be made."""
         return self.ready.done() and self.ready.exception() is None
 
-    def _why_not_ready(self, how: str) -> EngineDied:
+    def _startup_error(self, reason: str) -> EngineDied:
         told = self.ready.exception() if self.ready.done() else None
         return (
             told
             if isinstance(told, EngineDied)
-            else EngineDied(f"the engine's process {how} before it was ready")
+            else EngineDied(f"the engine's process {reason} before it was ready")
         )
 
-    def _replace(self, text: str) -> bool:
+    def _restart(self, text: str) -> bool:
         logger.error("%s", text)
-        child = Child(self._make)
-        self._replaced.clear()
-        self._tell(EngineExit(text, partial(self._put_in_place, child, EngineDied(text))))
-        self._replaced.wait()
+        child = Child(self._factory)
+        self._switched.clear()
+        self._report_exit(EngineExit(text, partial(self._switch_to, child, EngineDied(text))))
+        self._switched.wait()
         if self._closed.is_set():
             child.close()
             child.read()
             return False
         return True
 
-    def _put_in_place(self, child: Child, error: EngineDied) -> None:
-        """What was under way fails only now that the death has been dealt with: nobody asks again
+    def _switch_to(self, child: Child, error: EngineDied) -> None:
+        """What was under way fails only now that the engine_exit has been dealt with: nobody asks again
         before that.
         """
         with self._lock:
             dead = self._child
             if not self._closed.is_set():
                 self._child = child
-        self._replaced.set()
+        self._switched.set()
         dead.fail(error)
 
-    def _tell(self, death: EngineExit) -> None:
+    def _report_exit(self, engine_exit: EngineExit) -> None:
         if self._watcher:
-            self._watcher(death)
-        elif death.go_on:
-            death.go_on()
+            self._watcher(engine_exit)
+        elif engine_exit.resume:
+            engine_exit.resume()

@@ -33,13 +33,13 @@ def write(file: IO[bytes], frame: Frame) -> None:
 
 def read(file: IO[bytes]) -> Any:
     """The next message. Raises `EOFError` when the other side has ended, be it within one."""
-    [count] = _COUNT.unpack(_exactly(file, _COUNT.size))
-    lengths = struct.unpack(f"<{count}Q", _exactly(file, 8 * count))
-    body, *buffers = [_exactly(file, length) for length in lengths]
+    [count] = _COUNT.unpack(_read_exactly(file, _COUNT.size))
+    lengths = struct.unpack(f"<{count}Q", _read_exactly(file, 8 * count))
+    body, *buffers = [_read_exactly(file, length) for length in lengths]
     return pickle.loads(body, buffers=buffers)
 
 
-def _exactly(file: IO[bytes], length: int) -> bytearray:
+def _read_exactly(file: IO[bytes], length: int) -> bytearray:
     """So many bytes of a buffered file, which reads all that it can. Arrays made of them can be
     written to.
     """

@@ -1,4 +1,4 @@
-"""Signs of life of the engine's process, from a thread of its own, whatever the engine does; and
+"""Activity of life of the engine's process, from a thread of its own, whatever the engine does; and
 its last words, when it is to be killed.
 """
 
@@ -10,26 +10,28 @@ import threading
 import time
 from collections.abc import Callable
 
-from tinkex_server.engine.process.messages import Alive
+from tinkex_server.engine.process.messages import Heartbeat
 
 PERIOD = 1.0
 """Seconds from one sign to the next."""
-LAST_WORDS = getattr(signal, "SIGUSR1", None)
+DUMP_SIGNAL = getattr(signal, "SIGUSR1", None)
 """The signal at which a process writes to its standard error where each thread is, even if the
 interpreter is held up. None on Windows.
 """
 
 
-def show_life(answer: Callable[[object], None]) -> None:
+def start_heartbeat(send: Callable[[object], None]) -> None:
     """Begins to. A process that is stopped, or whose interpreter one thread never lets go of, shows
     none.
     """
-    if LAST_WORDS is not None:
-        faulthandler.register(LAST_WORDS)
-    threading.Thread(target=_show, args=(answer,), name="tinkex-engine-pulse", daemon=True).start()
+    if DUMP_SIGNAL is not None:
+        faulthandler.register(DUMP_SIGNAL)
+    threading.Thread(
+        target=_send_heartbeats, args=(send,), name="tinkex-engine-heartbeat", daemon=True
+    ).start()
 
 
-def _show(answer: Callable[[object], None]) -> None:
+def _send_heartbeats(send: Callable[[object], None]) -> None:
     while True:
-        answer(Alive(time.process_time()))
+        send(Heartbeat(time.process_time()))
         time.sleep(PERIOD)

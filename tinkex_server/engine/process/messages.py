@@ -11,7 +11,7 @@ from attrs import frozen
 
 from tinkex_server.engine.interface import Engine, SampleSpec
 
-Make: TypeAlias = Callable[[], Engine]
+EngineFactory: TypeAlias = Callable[[], Engine]
 """Makes the engine, in its process. It is pickled, and so is of a module that the process can
 import.
 """
@@ -28,7 +28,7 @@ class Call:
 
 
 @frozen
-class Sample:
+class StartSample:
     """To the process: begin a sample. `streamed` asks for each token."""
 
     number: int
@@ -52,7 +52,7 @@ class Ready:
 
 
 @frozen
-class Alive:
+class Heartbeat:
     """From the process, now and then: it lives. `cpu` is how many seconds of processor time it has
     taken.
     """
@@ -61,7 +61,7 @@ class Alive:
 
 
 @frozen
-class Token:
+class TokenSampled:
     """From the process: a sampled token."""
 
     number: int
@@ -70,7 +70,7 @@ class Token:
 
 
 @frozen
-class Returned:
+class CallResult:
     """From the process: what a call returned, or a sample's result."""
 
     number: int
@@ -78,7 +78,7 @@ class Returned:
 
 
 @frozen
-class Raised:
+class CallFailure:
     """From the process: how a call failed, as text, since the class of an error may need modules
     that the server must not import.
     """

@@ -23,7 +23,7 @@ def pause_before_restart(failures: int, pauses: Sequence[float]) -> float | None
     return pauses[failures - 1] if failures <= len(pauses) else None
 
 
-def how_it_ended(exit_code: int) -> str:
+def exit_reason(exit_code: int) -> str:
     """In words that go on after "the engine's process"."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tinkex_server.engine.process.child import Child
-from tinkex_server.engine.process.hang_detector import Observer, Patience
+from tinkex_server.engine.process.hang_detector import HangDetector, HangTimeouts
 from tinkex_server.engine.process.heartbeat import PERIOD
 
 
@@ -18,12 +18,12 @@ class Watchdog:
     end.
     """
 
-    verdict: str | None = None
+    kill_reason: str | None = None
     """Why it killed the child, in words that go on after "the engine's process"."""
 
-    def __init__(self, child: Child, patience: Patience) -> None:
+    def __init__(self, child: Child, hang_timeouts: HangTimeouts) -> None:
         self._child = child
-        self._observer = Observer(patience, PERIOD)
+        self._detector = HangDetector(hang_timeouts, PERIOD)
         self._over = threading.Event()
         self._thread = threading.Thread(
             target=self._watch, name="tinkex-engine-watchdog", daemon=True
@@ -44,7 +44,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(PERIOD):
-            if verdict := self._observer.look(self._child.signs()):
-                self.verdict = verdict
+            if kill_reason := self._detector.observe(self._child.activity()):
+                self.kill_reason = kill_reason
                 self._child.kill()
                 return

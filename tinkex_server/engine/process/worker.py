@@ -20,100 +20,102 @@ from typing import IO, Any
 
 from tinkex_server.engine.interface import Engine, InvalidRequest, OnToken, SampleResult
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.heartbeat import show_life
+from tinkex_server.engine.process.heartbeat import start_heartbeat
 from tinkex_server.engine.process.messages import (
     Call,
+    CallFailure,
+    CallResult,
     Cancel,
-    Make,
-    Raised,
+    EngineFactory,
     Ready,
-    Returned,
-    Sample,
-    Token,
+    StartSample,
+    TokenSampled,
 )
 
 
 class Worker:
     """Carries out the calls that come in, many at once, and answers each."""
 
-    def __init__(self, engine: Engine, answer: Callable[[object], None]) -> None:
+    def __init__(self, engine: Engine, send: Callable[[object], None]) -> None:
         self._engine = engine
-        self._answer = answer
+        self._send = send
         self._samples: dict[int, Future[SampleResult]] = {}
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
 
-    def take(self, message: Call | Sample | Cancel) -> None:
+    def handle(self, message: Call | StartSample | Cancel) -> None:
         """Does not block."""
         match message:
             case Call():
                 self._pool.submit(self._call, message)
-            case Sample():
+            case StartSample():
                 self._sample(message)
             case Cancel(number):
                 if sample := self._samples.get(number):
                     sample.cancel()
 
     def _call(self, call: Call) -> None:
-        self._answer(
-            outcome(
+        self._send(
+            call_outcome(
                 call.number, lambda: getattr(self._engine, call.method)(*call.args, **call.kwargs)
             )
         )
 
-    def _sample(self, asked: Sample) -> None:
+    def _sample(self, asked: StartSample) -> None:
         try:
             sample = self._engine.sample(
-                asked.sampler_id, asked.spec, self._teller(asked.number) if asked.streamed else None
+                asked.sampler_id,
+                asked.spec,
+                self._token_sender(asked.number) if asked.streamed else None,
             )
         except Exception as error:  # noqa: BLE001  handed on to whoever asked
-            self._answer(raised(asked.number, error))
+            self._send(call_failure(asked.number, error))
             return
         self._samples[asked.number] = sample
         sample.add_done_callback(lambda ended: self._end(asked.number, ended))
 
-    def _teller(self, number: int) -> OnToken:
-        return lambda token, logprob: self._answer(Token(number, token, logprob))
+    def _token_sender(self, number: int) -> OnToken:
+        return lambda token, logprob: self._send(TokenSampled(number, token, logprob))
 
     def _end(self, number: int, sample: Future[SampleResult]) -> None:
         self._samples.pop(number, None)
         if not sample.cancelled():
-            self._answer(outcome(number, sample.result))
+            self._send(call_outcome(number, sample.result))
 
 
-def outcome(number: int, work: Callable[[], Any]) -> Returned | Raised:
+def call_outcome(number: int, work: Callable[[], Any]) -> CallResult | CallFailure:
     try:
-        return Returned(number, work())
+        return CallResult(number, work())
     except Exception as error:  # noqa: BLE001  handed on to whoever asked
-        return raised(number, error)
+        return call_failure(number, error)
 
 
-def raised(number: int, error: Exception) -> Raised:
+def call_failure(number: int, error: Exception) -> CallFailure:
     invalid = isinstance(error, InvalidRequest)
     text = str(error) if invalid else f"{type(error).__name__}: {error}"
-    return Raised(number, invalid, text, "".join(traceback.format_exception(error)))
+    return CallFailure(number, invalid, text, "".join(traceback.format_exception(error)))
 
 
-def answerer(file: IO[bytes]) -> Callable[[object], None]:
+def message_sender(file: IO[bytes]) -> Callable[[object], None]:
     """Writes one message at a time, whatever thread it comes from."""
     lock = threading.Lock()
 
-    def answer(message: object) -> None:
+    def send(message: object) -> None:
         frame = frames.pack(message)
         # then the server has died, and this process ends when it next reads
         with lock, suppress(BrokenPipeError):
             frames.write(file, frame)
 
-    return answer
+    return send
 
 
 def main() -> None:
     """Never returns."""
     # a Ctrl-C is for the server, which then closes this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _offer_to_the_memory_killer()
-    incoming, outgoing = _own_pipes()
+    _prefer_as_oom_victim()
+    incoming, outgoing = _take_over_pipes()
     try:
-        _work(incoming, answerer(outgoing))
+        _work(incoming, message_sender(outgoing))
     except EOFError:
         os._exit(0)  # at once, whatever is under way: nobody is there to be told
     except BaseException:  # noqa: BLE001  ends the process, whatever threads it has
@@ -121,36 +123,36 @@ def main() -> None:
         os._exit(1)
 
 
-def _work(incoming: IO[bytes], answer: Callable[[object], None]) -> None:
+def _work(incoming: IO[bytes], send: Callable[[object], None]) -> None:
     """Ends by an error alone."""
-    make: Make = frames.read(incoming)
+    factory: EngineFactory = frames.read(incoming)
     try:
-        engine, runs_on = _made(make)
+        engine, runs_on = _create_engine(factory)
     except Exception as error:  # noqa: BLE001  handed on to whoever asked
-        answer(raised(0, error))
+        send(call_failure(0, error))
         os._exit(1)
-    answer(Ready(runs_on))
-    show_life(answer)
-    worker = Worker(engine, answer)
+    send(Ready(runs_on))
+    start_heartbeat(send)
+    worker = Worker(engine, send)
     while True:
-        worker.take(frames.read(incoming))
+        worker.handle(frames.read(incoming))
 
 
-def _made(make: Make) -> tuple[Engine, str]:
+def _create_engine(factory: EngineFactory) -> tuple[Engine, str]:
     """The engine, and what it runs on.
 
     Its modules stay for good: to look for garbage among them while they are imported takes a sixth
     of that time, and finds none.
     """
     gc.disable()
-    engine = make()
+    engine = factory()
     runs_on = engine.ready.result()
     gc.freeze()
     gc.enable()
     return engine, runs_on
 
 
-def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
+def _take_over_pipes() -> tuple[IO[bytes], IO[bytes]]:
     """The standard input and output, which from now on lead nowhere and to the standard error:
     libraries print what they like.
     """
@@ -161,7 +163,7 @@ def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     return incoming, outgoing
 
 
-def _offer_to_the_memory_killer() -> None:
+def _prefer_as_oom_victim() -> None:
     """Where the system ends a process for want of memory, it had better be this one than the
     server, which starts it again.
     """

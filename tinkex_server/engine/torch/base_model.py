@@ -23,19 +23,19 @@ from transformers.utils import logging
 
 from tinkex_server.engine.interface import InvalidRequest, LoraShape, ModelInfo
 from tinkex_server.engine.model_info import describe, loadable_name
-from tinkex_server.engine.torch.checkpoint import AdaptedModel, check_fit, read_adapter
+from tinkex_server.engine.torch.adapter_files import AdaptedModel, check_fit, read_adapter
 from tinkex_server.engine.torch.fair_lock import FairLock
+from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs
 from tinkex_server.engine.torch.lora import (
     Adapter,
+    AdapterPlan,
     CurrentPlan,
     LayerWeights,
     LoraLinear,
-    Plan,
     new_adapter,
     wrap_linears,
 )
-from tinkex_server.engine.torch.lora_targets import chosen
-from tinkex_server.engine.torch.self_check import check_ways, read_alone
+from tinkex_server.engine.torch.lora_targets import choose_layers
 
 logging.disable_progress_bar()
 
@@ -50,13 +50,13 @@ class LoadedBaseModel:
     use.
     """
 
-    description: ModelInfo
+    info: ModelInfo
     model: Any
     tokenizer: Any
     linears: Mapping[str, LoraLinear]
     end_of_text: frozenset[int]
     """The tokens that end a sample where no stop is given."""
-    bytes_a_token: int
+    bytes_per_token: int
     """How much is kept of each token that was read, in all layers."""
     _source: str  # what transformers loads it by
     _current: CurrentPlan
@@ -72,7 +72,7 @@ class LoadedBaseModel:
         `device` is "cpu", "cuda" or "mps", by default the best that is there; `dtype` is "float32"
         or "bfloat16", by default what suits the device.
         """
-        description, source = describe(spec), loadable_name(spec)
+        info, source = describe(spec), loadable_name(spec)
         place = _device(device)
         precision = _dtype(dtype, place)
         try:
@@ -83,17 +83,17 @@ class LoadedBaseModel:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = loaded.eval().requires_grad_(False)
             model.to(place)
-            found = read_alone(model, description)
+            found = reference_logprobs(model, info)
             current = CurrentPlan()
-            linears = wrap_linears(model, _reads_text(model), current)
-            bytes_a_token = check_ways(model, description, found)
+            linears = wrap_linears(model, _text_modules(model), current)
+            bytes_per_token = check_logprobs(model, info, found)
             return cls(
-                description,
+                info,
                 model,
                 tokenizer,
                 linears,
                 ends(model, tokenizer),
-                bytes_a_token,
+                bytes_per_token,
                 source,
                 current,
             )
@@ -112,7 +112,7 @@ class LoadedBaseModel:
         return self.model.device
 
     @property
-    def adapted(self) -> AdaptedModel:
+    def adapted_model(self) -> AdaptedModel:
         """What the files of its adapters say of it."""
         modules = [name for name, _ in self.model.named_modules()]
         head = self.model.get_output_embeddings() if self.ties_embeddings else None
@@ -134,7 +134,7 @@ class LoadedBaseModel:
         return f"torch on {self.device}, {str(self.model.dtype).removeprefix('torch.')}"
 
     @contextmanager
-    def running(self, plan: Plan) -> Generator[Any, None, None]:
+    def acquire(self, plan: AdapterPlan) -> Generator[Any, None, None]:
         """The model, for one short piece of work with these adapters: whoever wants it meanwhile
         waits for its turn.
         """
@@ -149,7 +149,7 @@ class LoadedBaseModel:
         """One to be trained, in float32. Raises `InvalidRequest` for a shape that the model cannot
         be trained in.
         """
-        layers = chosen(self.model, _reads_text(self.model), self.linears, shape)
+        layers = choose_layers(self.model, _text_modules(self.model), self.linears, shape)
         return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
@@ -184,7 +184,7 @@ def ends(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(one for one in flat if isinstance(one, int) and 0 <= one < text.vocab_size)
 
 
-def _reads_text(model: Any) -> set[nn.Module]:
+def _text_modules(model: Any) -> set[nn.Module]:
     """The modules that text goes through: of a model for images and sounds, too, not those that
     they go through.
     """

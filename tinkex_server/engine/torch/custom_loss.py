@@ -1,8 +1,8 @@
 """Losses that a client sent as a graph (openapi/tinker.yaml, CustomLossGraph): checked node by
 node, then run by torch.
 
-A graph comes from anybody who can reach the server. So nothing in it is imported, evaluated or
-looked up by a name of its choice: a node may only call what `loss_tables` holds, and what it makes
+A graph comes from anybody who can reach the server. So nothing in it is import_adapter_files, evaluated or
+looked up by a name of its choice: a node may only call what `custom_loss_operations` holds, and what it makes
 is bounded in size, tensor by tensor and as a whole.
 """
 
@@ -22,8 +22,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
-from tinkex_server.engine.torch.loss_bounds import LossBounds
-from tinkex_server.engine.torch.loss_tables import FUNCTIONS, METHODS, WORDS, check_count
+from tinkex_server.engine.torch.custom_loss_limits import CustomLossLimits
+from tinkex_server.engine.torch.custom_loss_operations import FUNCTIONS, METHODS, WORDS, check_count
 
 LOGPROBS = "logprobs"
 
@@ -40,7 +40,7 @@ class LossProgram:
     """A custom loss that was checked. It may still fail on what it is given."""
 
     loss: CustomLoss
-    _fitting: set[object] = field(factory=set, init=False)
+    _known_to_fit: set[object] = field(factory=set, init=False)
     """Kinds of inputs, for which it is known to be within the bounds."""
 
     def check(self, index: int, example: Example) -> None:
@@ -85,7 +85,9 @@ class LossProgram:
             ) from error
         if logprobs.requires_grad:
             # so the graph is freed now
-            loss = _Known.apply(logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs))
+            loss = _LossWithGradient.apply(
+                logprobs, loss.detach(), *torch.autograd.grad(loss, logprobs)
+            )
         return loss.reshape(1), {name: value.item() for name, value in metrics.items()}
 
     def _run(self, logprobs: Tensor, example: Example) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -95,20 +97,20 @@ class LossProgram:
             **_tensors(self.loss, example, logprobs.device),
         }
         kind = tuple((name, value.dtype, value.shape) for name, value in values.items())
-        bounds = LossBounds()
+        bounds = CustomLossLimits()
         # where new tensors are made, and how much there may be
-        with logprobs.device, nullcontext() if kind in self._fitting else bounds:
+        with logprobs.device, nullcontext() if kind in self._known_to_fit else bounds:
             for node in self.loss.nodes[:-1]:
                 values[node["name"]] = _run_node(node, values, logprobs.device)
         if not bounds.depends_on_values:
-            self._fitting.add(kind)
-        return _checked(
+            self._known_to_fit.add(kind)
+        return _check_result(
             read_argument(self.loss.nodes[-1]["args"][0], values, logprobs.device),
             needs_grad=logprobs.requires_grad,
         )
 
 
-class _Known(torch.autograd.Function):
+class _LossWithGradient(torch.autograd.Function):
     """A loss whose gradient by the logprobs is known."""
 
     @staticmethod
@@ -242,7 +244,7 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
             name: read_argument(argument, values, device)
             for name, argument in (node.get("kwargs") or {}).items()
         }
-        return _bounded(call(*args, **kwargs))
+        return _check_size(call(*args, **kwargs))
     except (
         RuntimeError,
         TypeError,
@@ -255,7 +257,7 @@ def _run_node(node: Mapping[str, Any], values: Values, device: torch.device) -> 
         raise InvalidRequest(f"node {node['name']!r} ({node['target']}): {text}") from error
 
 
-def _bounded(value: Any) -> Any:
+def _check_size(value: Any) -> Any:
     if isinstance(value, Tensor):
         check_count(value.numel())
     if isinstance(value, int) and abs(value) >= 2**63:
@@ -296,7 +298,7 @@ def _tensors(loss: CustomLoss, example: Example, device: torch.device) -> dict[s
     return tensors
 
 
-def _checked(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+def _check_result(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Raises `InvalidRequest` unless it is a scalar that can be trained by, and scalars of the
     names that metrics have.
     """

@@ -29,19 +29,19 @@ from tinkex_server.engine.interface import (
     OptimizerSettings,
     SampleResult,
     SampleSpec,
-    ready_at_once,
+    already_ready,
 )
 from tinkex_server.engine.torch import optimizers
+from tinkex_server.engine.torch.adapter_files import check_fit, read_training_state, save_adapter
+from tinkex_server.engine.torch.adapter_import import import_adapter_files
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import Batcher
-from tinkex_server.engine.torch.checkpoint import check_fit, read_training_state, save_adapter
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss, reduce_metrics
-from tinkex_server.engine.torch.finite import check_gradients, check_losses
-from tinkex_server.engine.torch.foreign_adapter import imported
+from tinkex_server.engine.torch.finite_checks import check_gradients, check_losses
 from tinkex_server.engine.torch.lora import Adapter
 from tinkex_server.engine.torch.losses import NamedLoss, find_loss
-from tinkex_server.engine.torch.request import Request
 from tinkex_server.engine.torch.safe_steps import SafeSteps
+from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, tokens_at_once
 from tinkex_server.engine.torch.stopping import StopRule
 
@@ -84,17 +84,17 @@ class TorchEngine:
         self, models: Sequence[str], device: str | None = None, dtype: str | None = None
     ) -> None:
         bases = [LoadedBaseModel.load(model, device, dtype) for model in models]
-        self._bases = {base.description.name: base for base in bases}
+        self._bases = {base.info.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
-        self.ready = ready_at_once(
+        self.ready = already_ready(
             " and ".join(sorted({base.runs_on for base in self._bases.values()}))
         )
 
     @property
     def base_models(self) -> Sequence[ModelInfo]:
-        return [base.description for base in self._bases.values()]
+        return [base.info for base in self._bases.values()]
 
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
@@ -102,7 +102,7 @@ class TorchEngine:
         base = self._base(base_model)
         adapter = base.new_adapter(lora)
         parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
-        steps = SafeSteps(optimizers.restored(optimizer, parameters, {}))
+        steps = SafeSteps(optimizers.create_optimizer(optimizer, parameters, {}))
         self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
         return (
             [_TIED.format(base_model=base_model)]
@@ -131,14 +131,14 @@ class TorchEngine:
             compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
         )
         for index, example in enumerate(data):
-            _check_example(index, example, loss, model.base.description)
+            _check_example(index, example, loss, model.base.info)
         outputs: list[Mapping[str, Any]] = [{}] * len(data)
         metrics: list[Mapping[str, float]] = []
         total = 0.0
-        most = tokens_at_once(model.base.description.vocab_size, model.base.device)
-        with _all_or_nothing(model.parameters.values()), torch.set_grad_enabled(backward):
+        most = tokens_at_once(model.base.info.vocab_size, model.base.device)
+        with _atomic_gradients(model.parameters.values()), torch.set_grad_enabled(backward):
             for indices in micro_batches([len(example.tokens) for example in data], most):
-                with model.base.running(model.adapter) as network:
+                with model.base.acquire(model.adapter) as network:
                     logprobs = target_logprobs(network, [data[i] for i in indices])
                     leaves = [row.detach().requires_grad_(backward) for row in logprobs]
                     results = [
@@ -199,21 +199,25 @@ class TorchEngine:
             if optimizer
             else None
         )
-        save_adapter(model.adapter, folder, model.base.adapted, state)
+        save_adapter(model.adapter, folder, model.base.adapted_model, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
         # may refuse, so before anything is changed
-        restored = optimizers.restored(model.optimizer_kind, model.parameters, state)
-        model.adapter.take(weights)
-        model.steps = SafeSteps(restored)
+        create_optimizer = optimizers.create_optimizer(
+            model.optimizer_kind, model.parameters, state
+        )
+        model.adapter.copy_weights(weights)
+        model.steps = SafeSteps(create_optimizer)
         model.optimizer.zero_grad()
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
         base = self._base(base_model)
-        save_adapter(imported(source, base.new_adapter(lora)), folder, base.adapted)
+        save_adapter(
+            import_adapter_files(source, base.new_adapter(lora)), folder, base.adapted_model
+        )
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
@@ -231,14 +235,14 @@ class TorchEngine:
     ) -> Future[SampleResult]:
         try:
             sampler = self._sampler(sampler_id)
-            room = _check_prompt(spec, sampler.base.description)
+            room = _check_prompt(spec, sampler.base.info)
         except InvalidRequest as error:
             refused: Future[SampleResult] = Future()
             refused.set_exception(error)
             return refused
         stops = StopRule(spec, sampler.base.end_of_text, sampler.base.tokenizer.decode)
-        request = Request(sampler.adapter, spec, room, stops, on_token)
-        self._batchers[sampler.base.description.name].submit(request)
+        request = SampleRequest(sampler.adapter, spec, room, stops, on_token)
+        self._batchers[sampler.base.info.name].submit(request)
         return request.future
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
@@ -266,7 +270,7 @@ class TorchEngine:
 
 
 @contextmanager
-def _all_or_nothing(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
+def _atomic_gradients(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
     """Adds the gradients that the block makes to those that are there; none of them when it fails
     half way.
     """

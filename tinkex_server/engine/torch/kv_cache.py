@@ -1,7 +1,7 @@
-"""`RowCache`: the keys and values of rows that come and go, each of its own length, for any
+"""`KVCache`: the keys and values of rows that come and go, each of its own length, for any
 transformers model with attention.
 
-`how_cached` hands it, or transformers' own, to a model's forward pass.
+`cache_arguments` hands it, or transformers' own, to a model's forward pass.
 """
 
 # transformers ships few types
@@ -21,28 +21,28 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.engine.model_kinds import FULL, SLIDING, unknown_layers
+from tinkex_server.engine.model_kinds import FULL, SLIDING, unsupported_layers
 
 _GROWTH = 2  # how much larger buffers are made that were too small
 _ALL_LAYERS = "all"
 
 
-def how_cached(model: Any, cache: Cache) -> dict[str, Any]:
+def cache_arguments(model: Any, cache: Cache) -> dict[str, Any]:
     """Returns what tells a model's forward pass to go on from what `cache` keeps, and to add
     to it.
     """
-    return {_cache_argument(type(model)): cache, "use_cache": True}
+    return {_cache_argument_name(type(model)): cache, "use_cache": True}
 
 
 @functools.cache
-def _cache_argument(model: type) -> str:
+def _cache_argument_name(model: type) -> str:
     """Returns the name of it, which transformers changed; one that a model does not know it takes
     and ignores.
     """
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-class RowCache(Cache):
+class KVCache(Cache):
     """Padded buffers `(rows, heads, tokens, dim)`, two a layer, made larger when they are too small
     and dropped with the last row.
 
@@ -57,13 +57,13 @@ class RowCache(Cache):
         self._buffers: list[Tensor] = []  # keys and values of layer 0, of layer 1, ...
 
     @property
-    def bytes_a_token(self) -> int:
+    def bytes_per_token(self) -> int:
         """Of one row, in all layers, as long as there is a row."""
         return sum(
             buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in self._buffers
         )
 
-    def extend(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
+    def add_rows(self, read: Cache, rows: Sequence[tuple[int, int]]) -> None:
         """Adds for each `(source, length)` a row: the last `length` positions of row `source` of
         what was `read`.
         """
@@ -83,7 +83,7 @@ class RowCache(Cache):
                 buffer[[first + index for index in indices], :, :length] = taken
         self.lengths = lengths
 
-    def drop(self, row: int) -> None:
+    def remove_row(self, row: int) -> None:
         """Takes a row out; the last one takes its place."""
         last, longest = len(self.lengths) - 1, max(self.lengths)
         if row != last:
@@ -99,16 +99,16 @@ class RowCache(Cache):
         these tokens is to be told.
         """
         device = self._buffers[0].device
-        self._longest, self._even = max(self.lengths), len(set(self.lengths)) == 1
+        self._longest, self._same_length = max(self.lengths), len(set(self.lengths)) == 1
         self._reserve(len(self.lengths), self._longest + 1, self._buffers)
         self._positions = torch.tensor(self.lengths, device=device)
         self._rows = torch.arange(len(self.lengths), device=device)
         # the model knows what to do with rows of one length
-        mask = None if self._even else self._mask()
+        mask = None if self._same_length else self._mask()
         return {
             "position_ids": self._positions[:, None],
             "attention_mask": mask,
-            **how_cached(model, self),
+            **cache_arguments(model, self),
         }
 
     def _mask(self) -> Tensor | dict[str, Tensor]:
@@ -160,7 +160,7 @@ class RowCache(Cache):
 
     def _write(self, buffer: Tensor, states: Tensor) -> Tensor:
         rows, longest = len(self.lengths), self._longest
-        if self._even:
+        if self._same_length:
             buffer[:rows, :, longest] = states[:, :, 0]
         else:
             buffer[self._rows, :, self._positions] = states[:, :, 0]
@@ -186,7 +186,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return {_ALL_LAYERS: window}
-    if unknown := unknown_layers(list(kinds)):
+    if unknown := unsupported_layers(list(kinds)):
         raise InvalidRequest(
             f"layers of the kind {', '.join(unknown)} keep something else than keys and values of "
             "each token"

@@ -48,17 +48,17 @@ class Adapter:
         }
 
     @torch.no_grad()
-    def take(self, weights: Mapping[str, Tensor]) -> None:
+    def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copies weights of these names into the adapter's own, which stay the same objects."""
         for name, own in self.named_weights().items():
             own.copy_(weights[name])
 
 
-Plan: TypeAlias = Adapter | Sequence[tuple[Tensor, Adapter]]
+AdapterPlan: TypeAlias = Adapter | Sequence[tuple[Tensor, Adapter]]
 """One adapter for a whole batch, or which rows get which; those that are not named get none."""
 
 
-def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
+def plan_adapters(adapters: Sequence[Adapter | None], device: torch.device) -> AdapterPlan:
     """The plan for a batch whose rows have these adapters."""
     rows = defaultdict[Adapter, list[int]](list)
     for row, adapter in enumerate(adapters):
@@ -73,7 +73,7 @@ def plan_rows(adapters: Sequence[Adapter | None], device: torch.device) -> Plan:
 class CurrentPlan:
     """The plan of the forward pass that runs; all layers of a model read the same one."""
 
-    plan: Plan = ()
+    plan: AdapterPlan = ()
 
 
 class LoraLinear(nn.Linear):
@@ -90,34 +90,34 @@ class LoraLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         plan = self._current.plan
         if isinstance(plan, Adapter):
-            return self._with(plan, input)
+            return self._forward_adapted(plan, input)
         output = functional.linear(input, self.weight, self.bias)
         for rows, adapter in plan:
             if weights := adapter.layers.get(self._name):
                 output.index_add_(
                     0,
                     rows,
-                    _added(input.index_select(0, rows), weights).to(output.dtype),
+                    _lora_output(input.index_select(0, rows), weights).to(output.dtype),
                     alpha=adapter.scaling,
                 )
         return output
 
-    def _with(self, adapter: Adapter, input: Tensor) -> Tensor:
+    def _forward_adapted(self, adapter: Adapter, input: Tensor) -> Tensor:
         weights = adapter.layers.get(self._name)
         if weights and torch.is_grad_enabled():
-            return _Adapted.apply(input, self.weight, self.bias, *weights, adapter.scaling)
+            return _LoraFunction.apply(input, self.weight, self.bias, *weights, adapter.scaling)
         output = functional.linear(input, self.weight, self.bias)
         # the same, for much less where there are few rows: nothing is kept for a way back
         if weights:
-            output.add_(_added(input, weights).to(output.dtype), alpha=adapter.scaling)
+            output.add_(_lora_output(input, weights).to(output.dtype), alpha=adapter.scaling)
         return output
 
 
-def _added(input: Tensor, weights: LayerWeights) -> Tensor:
+def _lora_output(input: Tensor, weights: LayerWeights) -> Tensor:
     return functional.linear(functional.linear(input.to(weights.a.dtype), weights.a), weights.b)
 
 
-class _Adapted(torch.autograd.Function):
+class _LoraFunction(torch.autograd.Function):
     """A linear layer with an adapter on all rows, as one node of the graph.
 
     What is small is scaled rather than what is large, and what the adapter adds, to the output and
@@ -136,7 +136,7 @@ class _Adapted(torch.autograd.Function):
     ) -> Tensor:
         rows = input.reshape(-1, input.shape[-1])
         low = rows.to(a.dtype) @ a.T
-        output = _plus_product(functional.linear(rows, weight, bias), low, b.T, scaling)
+        output = _add_product(functional.linear(rows, weight, bias), low, b.T, scaling)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scaling, ctx.shape = scaling, input.shape
         return output.view(*input.shape[:-1], -1)
@@ -146,15 +146,15 @@ class _Adapted(torch.autograd.Function):
         rows, low, weight, a, b = ctx.saved_tensors
         gradient = gradient.reshape(-1, gradient.shape[-1])
         precise = gradient.to(a.dtype)
-        of_low = (precise @ b).mul_(ctx.scaling)
-        of_a, of_b = of_low.T @ rows.to(a.dtype), (low.T @ precise).mul_(ctx.scaling).T
-        of_input = None
+        grad_low = (precise @ b).mul_(ctx.scaling)
+        grad_a, grad_b = grad_low.T @ rows.to(a.dtype), (low.T @ precise).mul_(ctx.scaling).T
+        grad_input = None
         if ctx.needs_input_grad[0]:
-            of_input = _plus_product(gradient @ weight, of_low, a).view(ctx.shape)
-        return of_input, None, None, of_a, of_b, None
+            grad_input = _add_product(gradient @ weight, grad_low, a).view(ctx.shape)
+        return grad_input, None, None, grad_a, grad_b, None
 
 
-def _plus_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0) -> Tensor:
+def _add_product(sum: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0) -> Tensor:
     """`sum`, in place and in its own precision, with `left @ right` scaled."""
     if sum.dtype == left.dtype:
         return sum.addmm_(left, right, alpha=scaling)

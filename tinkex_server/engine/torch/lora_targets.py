@@ -34,7 +34,7 @@ _UNEMBED = "train_unembed"
 _MATRIX = 2  # dimensions; the weights of all experts are one tensor of more
 
 
-def chosen(
+def choose_layers(
     model: Any, within: Set[nn.Module], linears: Mapping[str, L], shape: LoraShape
 ) -> dict[str, L]:
     """Returns those of the linear layers that are to be trained, of a model whose text goes through

@@ -31,7 +31,7 @@ def importance_sampling(logprobs: Tensor, inputs: Inputs, config: Config) -> Ten
 
 def ppo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """Schulman et al. 2017, arXiv:1707.06347."""
-    return _pessimistic(logprobs - inputs["logprobs"], inputs, config)
+    return _clipped_loss(logprobs - inputs["logprobs"], inputs, config)
 
 
 def cispo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
@@ -56,10 +56,10 @@ def gspo(logprobs: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """
     in_ratio = inputs["sequence_ratio_mask"] != 0
     sequence = (logprobs - inputs["logprobs"])[in_ratio].mean().detach()
-    return _pessimistic(sequence + logprobs - logprobs.detach(), inputs, config)
+    return _clipped_loss(sequence + logprobs - logprobs.detach(), inputs, config)
 
 
-def _pessimistic(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
+def _clipped_loss(log_ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
     """The greater of the losses with and without clipping.
 
     Where the clipped one is greater it is a constant, so that a ratio too large for a float has no
@@ -92,7 +92,7 @@ def _clip(ratio: Tensor, inputs: Inputs, config: Config) -> Tensor:
 
 
 @frozen
-class _Loss:
+class _LossFunction:
     """A loss, what a datum must have for it, and its settings with what they are where the request
     names none.
     """
@@ -103,13 +103,13 @@ class _Loss:
 
 
 _CLIPPING = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
-LOSSES: dict[str, _Loss] = {
-    "cross_entropy": _Loss(cross_entropy, ("target_tokens",)),
-    "importance_sampling": _Loss(importance_sampling),
-    "ppo": _Loss(ppo, settings=_CLIPPING),
-    "cispo": _Loss(cispo, settings=_CLIPPING),
-    "dro": _Loss(dro, settings={"beta": 0.05}),
-    "gspo": _Loss(
+LOSSES: dict[str, _LossFunction] = {
+    "cross_entropy": _LossFunction(cross_entropy, ("target_tokens",)),
+    "importance_sampling": _LossFunction(importance_sampling),
+    "ppo": _LossFunction(ppo, settings=_CLIPPING),
+    "cispo": _LossFunction(cispo, settings=_CLIPPING),
+    "dro": _LossFunction(dro, settings={"beta": 0.05}),
+    "gspo": _LossFunction(
         gspo, ("target_tokens", "logprobs", "advantages", "sequence_ratio_mask"), _CLIPPING
     ),
 }

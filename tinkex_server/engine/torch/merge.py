@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.model_info import loadable_name
-from tinkex_server.engine.torch.checkpoint import base_model_of, read_adapter
+from tinkex_server.engine.torch.adapter_files import base_model_of, read_adapter
 
 
 @torch.no_grad()

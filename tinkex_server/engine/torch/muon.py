@@ -36,10 +36,10 @@ class Muon(torch.optim.Optimizer):
                     state = self.state[parameter]
                     mean = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
                     mean.lerp_(parameter.grad, 1 - group["momentum"])
-                    parameter.sub_(orthogonalized(mean), alpha=group["lr"])
+                    parameter.sub_(orthogonalize(mean), alpha=group["lr"])
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """The matrix with its singular values, which may be of any size, brought to between 0.6 and
     1.3; zeros stay zeros.
 

@@ -84,7 +84,7 @@ def state_of(
     }
 
 
-def restored(
+def create_optimizer(
     kind: OptimizerKind, parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]
 ) -> Optimizer:
     """An optimizer over `parameters` that goes on from what `state_of` gave; anew from an empty

@@ -24,7 +24,7 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None
     return tokens, None if mask.all() else mask
 
 
-def positions_of(mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
+def padding_arguments(mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
     """Returns what a pass over these columns of padded rows is to be told of the padding."""
     if mask is None:
         return {}

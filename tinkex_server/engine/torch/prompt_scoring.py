@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tinkex_server.engine.interface import InvalidRequest, SampleSpec, TopTokens
-from tinkex_server.engine.torch.sampling import chances, pick, stream, top_tokens
+from tinkex_server.engine.torch.sampling import pick_tokens, random_key, top_tokens, uniforms
 
-_ALTERNATIVES = -1  # the random stream of these draws, which is none of a sample's
+_ALTERNATIVES_STREAM = -1  # the random random_key of these draws, which is none of a sample's
 
 
-class Answers(NamedTuple):
+class PromptScores(NamedTuple):
     """In the order of `SampleResult`. What is not asked for is None."""
 
     logprobs: list[float | None] | None = None
@@ -30,7 +30,7 @@ class Answers(NamedTuple):
     alternatives: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
 
-class PromptAnswers:
+class PromptScorer:
     """From the logits `(N, V)` of some of the prompt's positions, the first of which is about the
     prompt's token `first`.
     """
@@ -56,9 +56,9 @@ class PromptAnswers:
         """Where the tokens are in the prompt."""
         return slice(self._first, self._first + len(self._logits))
 
-    def all(self) -> Answers:
+    def all(self) -> PromptScores:
         """Raises `InvalidRequest` when a token is asked about that there is not."""
-        return Answers(self.logprobs(), self.topk(), self.targets(), self.alternatives())
+        return PromptScores(self.logprobs(), self.topk(), self.targets(), self.alternatives())
 
     def logprobs(self) -> list[float | None] | None:
         if not self._spec.prompt_logprobs:
@@ -109,19 +109,19 @@ class PromptAnswers:
                 (self._first - 1) * count
             )
             chance = torch.from_numpy(
-                chances(stream(self._spec.seed, _ALTERNATIVES), steps)
+                uniforms(random_key(self._spec.seed, _ALTERNATIVES_STREAM), steps)
             ).reshape(-1, count)
-            drawn = pick(
+            drawn = pick_tokens(
                 torch.softmax(self._logits.float() / temperature, dim=-1),
                 chance.to(self._logits.device),
             )
         return drawn.cpu().numpy(), self._distribution.gather(-1, drawn).cpu().numpy()
 
 
-def joined(parts: Sequence[Answers]) -> Answers:
+def join_scores(parts: Sequence[PromptScores]) -> PromptScores:
     """About the whole prompt, of whose first token nothing can be said."""
     logprobs, topk, targets, alternatives = zip(*parts, strict=True)
-    return Answers(
+    return PromptScores(
         None if None in logprobs else [None, *chain.from_iterable(logprobs)],
         None if None in topk else [None, *chain.from_iterable(topk)],
         None if targets[0] is None else np.concatenate(targets),

@@ -26,7 +26,7 @@ from tinkex_server.engine.interface import (
     SgdSettings,
 )
 from tinkex_server.engine.torch import optimizers
-from tinkex_server.engine.torch.finite import weights_of, whole_step
+from tinkex_server.engine.torch.finite_checks import rolled_back_unless_finite, weights_of
 
 _MARGIN = 1024.0
 """How far below the largest float the numbers stay: far more than what rounding adds to them."""
@@ -36,20 +36,20 @@ _LEAST_SHARE = 1e-6
 
 
 @frozen
-class Reach:
+class Magnitudes:
     """What the magnitudes of an optimizer's numbers do not exceed."""
 
     weight: float
     mean: float = 0.0
     square: float = 0.0
-    passing: float = 0.0
+    intermediate: float = 0.0
     """Of what a step computes on the way."""
 
     @property
-    def farthest(self) -> float:
-        return max(self.weight, self.mean, self.square, self.passing)
+    def largest(self) -> float:
+        return max(self.weight, self.mean, self.square, self.intermediate)
 
-    def after(self, settings: OptimizerSettings, gradient: float) -> Reach:
+    def after(self, settings: OptimizerSettings, gradient: float) -> Magnitudes:
         """Returns what holds after a step by a gradient whose largest value is no larger than
         this.
         """
@@ -60,25 +60,25 @@ class Reach:
                 return self._after_sgd(settings, gradient)
             case DimuonSettings():
                 # it has several parts, of which one may fail alone
-                return evolve(self, passing=math.inf)
+                return evolve(self, intermediate=math.inf)
 
-    def _after_adam(self, settings: AdamSettings, gradient: float) -> Reach:
+    def _after_adam(self, settings: AdamSettings, gradient: float) -> Magnitudes:
         if settings.eps < _LEAST_EPS or min(1 - settings.beta1, 1 - settings.beta2) < _LEAST_SHARE:
-            return evolve(self, passing=math.inf)
+            return evolve(self, intermediate=math.inf)
         mean, square = max(self.mean, gradient), max(self.square, gradient * gradient)
         rate = settings.learning_rate / (1 - settings.beta1)
         decayed = self.weight * (1 + settings.learning_rate * settings.weight_decay)
         update = mean / settings.eps
-        passing = max(
+        intermediate = max(
             2 * mean, update, rate * mean, rate, settings.learning_rate * settings.weight_decay
         )
-        return Reach(decayed + rate * update, mean, square, passing)
+        return Magnitudes(decayed + rate * update, mean, square, intermediate)
 
-    def _after_sgd(self, settings: SgdSettings, gradient: float) -> Reach:
+    def _after_sgd(self, settings: SgdSettings, gradient: float) -> Magnitudes:
         slope = gradient + settings.weight_decay * self.weight
         mean = settings.momentum * self.mean + slope
-        return Reach(
-            self.weight + settings.learning_rate * mean, max(self.mean, mean), passing=slope
+        return Magnitudes(
+            self.weight + settings.learning_rate * mean, max(self.mean, mean), intermediate=slope
         )
 
 
@@ -88,36 +88,39 @@ class SafeSteps:
     def __init__(self, optimizer: Optimizer) -> None:
         """From then on nobody else changes the weights, or the state."""
         self.optimizer = optimizer
-        self._reach: Reach | None = None
+        self._magnitudes: Magnitudes | None = None
 
     def take(self, settings: OptimizerSettings, norm: float) -> None:
         """Applies gradients of this norm. Raises `InvalidRequest`, with all as it was, for a step
         that leaves something not finite.
         """
         # the norm was rounded, and squares of small numbers are lost in it
-        after = self._foreseen(settings, 2 * norm + 1e-15)
+        after = self._predict(settings, 2 * norm + 1e-15)
         optimizers.set_options(self.optimizer, settings)
         if after is None:
-            with whole_step(self.optimizer):
+            with rolled_back_unless_finite(self.optimizer):
                 self.optimizer.step()
         else:
             self.optimizer.step()
-        self._reach = after
+        self._magnitudes = after
 
-    def _foreseen(self, settings: OptimizerSettings, gradient: float) -> Reach | None:
+    def _predict(self, settings: OptimizerSettings, gradient: float) -> Magnitudes | None:
         """Returns None for a step that could come near the largest float. It looks at the numbers
         only where what it knows says so.
         """
         largest = (
             min(torch.finfo(weight.dtype).max for weight in weights_of(self.optimizer)) / _MARGIN
         )
-        if self._reach and (after := self._reach.after(settings, gradient)).farthest <= largest:
+        if (
+            self._magnitudes
+            and (after := self._magnitudes.after(settings, gradient)).largest <= largest
+        ):
             return after
-        after = measured(self.optimizer).after(settings, gradient)
-        return after if after.farthest <= largest else None
+        after = measure(self.optimizer).after(settings, gradient)
+        return after if after.largest <= largest else None
 
 
-def measured(optimizer: Optimizer) -> Reach:
+def measure(optimizer: Optimizer) -> Magnitudes:
     """Returns how far the numbers reach now; infinity where the state is none that steps make, such
     as one from a changed file.
     """
@@ -130,8 +133,8 @@ def measured(optimizer: Optimizer) -> Reach:
     if not all(_none_negative(tensors) for tensors in (squares, steps)) or not math.isfinite(
         _largest(steps)
     ):
-        return Reach(math.inf)
-    return Reach(weight, _largest([*of("exp_avg"), *of("momentum_buffer")]), _largest(squares))
+        return Magnitudes(math.inf)
+    return Magnitudes(weight, _largest([*of("exp_avg"), *of("momentum_buffer")]), _largest(squares))
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:

@@ -50,12 +50,12 @@ def target_logprobs(network: Any, data: Sequence[Example]) -> list[Tensor]:
     # padding comes last, and attention looks back only: no mask is needed
     tokens = _padded([example.tokens for example in data])
     logits = network(input_ids=tokens.to(network.device), use_cache=False).logits.float()
-    logprobs = cast("Tensor", _Logprobs.apply(logits, columns.to(network.device)))
+    logprobs = cast("Tensor", _TargetLogprobs.apply(logits, columns.to(network.device)))
     rows = zip(logprobs.unbind(), targets, strict=True)
     return [row[: len(array), : array[0].size].reshape(array.shape) for row, array in rows]
 
 
-class _Logprobs(torch.autograd.Function):
+class _TargetLogprobs(torch.autograd.Function):
     """Of the tokens in `columns` `(..., K)` under `logits` `(..., V)`.
 
     One array as large as the logits is kept, and becomes their gradient: torch's log_softmax and

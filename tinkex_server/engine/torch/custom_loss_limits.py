@@ -1,4 +1,4 @@
-"""`LossBounds`: what the graph of one datum's custom loss may take of memory and time, counted
+"""`CustomLossLimits`: what the graph of one datum's custom loss may take of memory and time, counted
 before each operation.
 
 The sizes of what an operation makes are those that torch's meta device finds, which has no memory.
@@ -46,7 +46,7 @@ _PRODUCTS = {
 _ORDERING = frozenset({_aten.sort, _aten.topk, _aten.kthvalue, _aten.median, _aten.nanmedian})
 
 
-class LossBounds(TorchDispatchMode):
+class CustomLossLimits(TorchDispatchMode):
     """Within it, an operation that would be too much raises `ValueError` before memory or time is
     taken.
 
@@ -71,12 +71,12 @@ class LossBounds(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.depends_on_values |= torch.Tag.dynamic_output_shape in func.tags
-        self._count_work(_work(func, args, kwargs))
+        self._count_work(_multiplications(func, args, kwargs))
         if not any(made := _makes(func)):
             return func(*args, **kwargs)
         leaves = tree_leaves((args, kwargs))
-        if _at_most(leaves) > self._left:
-            self._check(self._planned(func, args, kwargs))
+        if _upper_bound_bytes(leaves) > self._left:
+            self._check(self._planned_bytes(func, args, kwargs))
         results = func(*args, **kwargs)
         several = results if isinstance(results, (tuple, list)) else (results,)
         taken = sum(
@@ -103,21 +103,21 @@ class LossBounds(TorchDispatchMode):
                 "earlier, make no table of each token by each other, or send shorter data"
             )
 
-    def _planned(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    def _planned_bytes(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         """Returns the bytes of what the operation would make, or more."""
         if func is torch.ops.aten.masked_select.default:
             return math.prod(torch.broadcast_shapes(args[0].shape, args[1].shape)) * _WIDEST
         if func is torch.ops.aten.index.Tensor and any(_is_mask(index) for index in args[1]):
-            args = (args[0], [part for index in args[1] for part in _as_numbers(index)])
+            args = (args[0], [part for index in args[1] for part in _mask_as_indices(index)])
         try:
-            meta_args, meta_kwargs = tree_map(_without_memory, (args, dict(kwargs)))
+            meta_args, meta_kwargs = tree_map(_on_meta_device, (args, dict(kwargs)))
             return _bytes(tree_leaves(func(*meta_args, **meta_kwargs)))
         # it depends on values, or indices fit by their values alone
         except (NotImplementedError, IndexError):
-            return _at_most(tree_leaves((args, kwargs)))
+            return _upper_bound_bytes(tree_leaves((args, kwargs)))
 
 
-def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def _multiplications(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Returns about how many multiplications take as long as the operation."""
     if _is_view(func):
         return 0
@@ -152,7 +152,7 @@ def _makes(func: Any) -> Sequence[bool]:
     return [result.alias_info is None and "Tensor" in str(result.type) for result in returns]
 
 
-def _at_most(leaves: Sequence[Any]) -> int:
+def _upper_bound_bytes(leaves: Sequence[Any]) -> int:
     """Returns bytes that the results cannot exceed, by what goes in. It is quick, and often far too
     much.
     """
@@ -171,7 +171,7 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, Tensor) and index.dtype == torch.bool
 
 
-def _as_numbers(index: Any) -> Sequence[Any]:
+def _mask_as_indices(index: Any) -> Sequence[Any]:
     """Returns what a mask chooses when it is true everywhere: as many indices as it has
     dimensions.
     """
@@ -180,7 +180,7 @@ def _as_numbers(index: Any) -> Sequence[Any]:
     return [torch.empty(index.numel(), dtype=torch.long, device="meta") for _ in range(index.ndim)]
 
 
-def _without_memory(value: Any) -> Any:
+def _on_meta_device(value: Any) -> Any:
     if isinstance(value, Tensor):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     return torch.device("meta") if isinstance(value, torch.device) else value

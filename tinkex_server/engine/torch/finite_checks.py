@@ -77,7 +77,7 @@ def weights_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 @contextmanager
-def whole_step(optimizer: Optimizer) -> Generator[None, None, None]:
+def rolled_back_unless_finite(optimizer: Optimizer) -> Generator[None, None, None]:
     """Gives the weights and the optimizer's state back as they were, unless the block leaves all
     finite.
 

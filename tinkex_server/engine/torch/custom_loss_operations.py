@@ -58,7 +58,7 @@ def _power(base: Any, exponent: Any) -> Any:
     return base**exponent
 
 
-def _filled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _size_checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def filled(
         *size: Any, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> Tensor:
@@ -100,11 +100,11 @@ def _attribute(value: Any, name: str) -> Any:
     return getattr(value, name)
 
 
-def _words(text: str) -> Sequence[str]:
+def _split(text: str) -> Sequence[str]:
     return text.split()
 
 
-def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+def _by_name(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
     """By the name that users write, and by the one that the function has itself, such as
     torch._C._nn.softplus: clients send either.
     """
@@ -121,12 +121,12 @@ def _named(prefix: str, module: Any, names: Sequence[str]) -> dict[str, Callable
     return {**own, **functions}
 
 
-_OPERATORS = _words(
+_OPERATORS = _split(
     "add sub mul truediv floordiv mod pow neg pos abs invert and_ or_ xor eq ne lt le gt ge "
     "matmul iadd isub imul itruediv"
 )
-_MATH = _words("sqrt exp expm1 log log1p log2 log10 pow fabs floor ceil sin cos tan tanh erf")
-_TENSOR_OPS = _words("""
+_MATH = _split("sqrt exp expm1 log log1p log2 log10 pow fabs floor ceil sin cos tan tanh erf")
+_TENSOR_OPS = _split("""
     abs neg sign exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square pow reciprocal sin cos tan asin acos atan sinh cosh tanh sigmoid
     logit erf erfc relu floor ceil round trunc frac clamp clip clamp_min clamp_max add sub mul div true_divide divide multiply subtract
     floor_divide remainder fmod lerp addcmul addcdiv maximum minimum fmax fmin where masked_fill nan_to_num xlogy hypot atan2
@@ -138,30 +138,30 @@ _TENSOR_OPS = _words("""
     view_as reshape_as matmul mm mv dot outer detach clone contiguous zeros_like ones_like full_like scatter scatter_add index_add
     to float double half bfloat16 long int bool type_as size dim ndimension numel
 """)
-_FUNCTIONAL = _words("""
+_FUNCTIONAL = _split("""
     softplus logsigmoid relu relu6 elu selu celu gelu silu mish leaky_relu sigmoid tanh hardtanh softmax log_softmax softmin threshold
     mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss
     gaussian_nll_loss hinge_embedding_loss margin_ranking_loss normalize cosine_similarity pairwise_distance
 """)
-_SPECIAL = _words(
+_SPECIAL = _split(
     "expit logit log1p expm1 exp2 xlogy xlog1py entr erf erfc erfcx log_ndtr ndtr digamma gammaln "
     "softmax logsumexp"
 )
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "getattr": _attribute,
-    **_named("math", math, _MATH),
+    **_by_name("math", math, _MATH),
     **{f"operator.{name}": _on_numbers(getattr(operator, name)) for name in _OPERATORS},
     "operator.pow": _on_numbers(_power),
     "operator.getitem": operator.getitem,
-    **_named("torch", torch, _TENSOR_OPS),
-    "torch.zeros": _filled(torch.zeros),
-    "torch.ones": _filled(torch.ones),
+    **_by_name("torch", torch, _TENSOR_OPS),
+    "torch.zeros": _size_checked(torch.zeros),
+    "torch.ones": _size_checked(torch.ones),
     "torch.arange": _arange,
-    **_named("torch.nn.functional", functional, _FUNCTIONAL),
+    **_by_name("torch.nn.functional", functional, _FUNCTIONAL),
     "torch.nn.functional.pad": _pad,
-    **_named("torch.special", torch.special, _SPECIAL),
-    **_named("torch.linalg", torch.linalg, ["norm", "vector_norm"]),
+    **_by_name("torch.special", torch.special, _SPECIAL),
+    **_by_name("torch.linalg", torch.linalg, ["norm", "vector_norm"]),
 }
 METHODS: Mapping[str, Callable[..., Any]] = {
     name: cast("Callable[..., Any]", getattr(Tensor, name))
@@ -169,7 +169,7 @@ METHODS: Mapping[str, Callable[..., Any]] = {
     for name in (operation, f"{operation}_")
     if hasattr(Tensor, name)
 }
-_DTYPES = _words("float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool")
+_DTYPES = _split("float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 bool")
 WORDS: Mapping[str, Mapping[str, Any]] = {
     "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
     "dtype": {name: getattr(torch, name) for name in _DTYPES},

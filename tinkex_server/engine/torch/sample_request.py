@@ -1,4 +1,4 @@
-"""`Request`: samples that somebody waits for, from the prompt to the result."""
+"""`SampleRequest`: samples that somebody waits for, from the prompt to the result."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tinkex_server.engine.interface import (
     TopTokens,
 )
 from tinkex_server.engine.torch.lora import Adapter
-from tinkex_server.engine.torch.prompt_scoring import Answers
-from tinkex_server.engine.torch.sampling import stream
+from tinkex_server.engine.torch.prompt_scoring import PromptScores
+from tinkex_server.engine.torch.sampling import random_key
 from tinkex_server.engine.torch.stopping import StopRule
 
 
 @define(eq=False)
-class Sample:
+class GenerationState:
     """One sequence that grows, of those that a request asks for."""
 
-    request: Request
+    request: SampleRequest
     key: NDArray[np.uint64]
     tokens: list[int] = field(factory=list[int])
     logprobs: list[float] = field(factory=list[float])
@@ -45,48 +45,48 @@ class Sample:
             raise InvalidRequest("the model's logits are NaN: its weights have diverged")
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if self.request.stops.ends(self.tokens):
+        if self.request.stop_rule.ends(self.tokens):
             self.stop_reason = "stop"
-        elif len(self.tokens) >= self.request.room:
+        elif len(self.tokens) >= self.request.max_new_tokens:
             self.stop_reason = "length"
         if self.request.on_token:
             self.request.on_token(token, logprob)
 
-    def finished(self) -> SampledTokens:
+    def result(self) -> SampledTokens:
         top = self.top if self.request.spec.topk_sample_logprobs else None
         return SampledTokens(self.tokens, self.logprobs, self.stop_reason or "length", top)
 
 
 @define(eq=False)
-class Request:
+class SampleRequest:
     """Samples of one prompt under one adapter (None: the base model alone), and the future that
     gets them.
     """
 
     adapter: Adapter | None
     spec: SampleSpec
-    room: int  # tokens that may be sampled
-    stops: StopRule
+    max_new_tokens: int  # tokens that may be sampled
+    stop_rule: StopRule
     on_token: OnToken | None = None
     future: Future[SampleResult] = field(factory=Future[SampleResult])
-    answers: Answers = Answers()  # about the prompt, once it is read
-    samples: list[Sample] = field(init=False)
-    reads: Hashable = field(init=False)
+    prompt_scores: PromptScores = PromptScores()  # about the prompt, once it is read
+    samples: list[GenerationState] = field(init=False)
+    prompt_key: Hashable = field(init=False)
     """Equal for requests whose prompts need be read but once."""
 
     def __attrs_post_init__(self) -> None:
-        self.reads = self.adapter, tuple(self.spec.prompt)
-        ended = None if self.room else "length"
-        keys = [stream(self.spec.seed, index) for index in range(self.spec.num_samples)]
-        self.samples = [Sample(self, key, stop_reason=ended) for key in keys]
+        self.prompt_key = self.adapter, tuple(self.spec.prompt)
+        ended = None if self.max_new_tokens else "length"
+        keys = [random_key(self.spec.seed, index) for index in range(self.spec.num_samples)]
+        self.samples = [GenerationState(self, key, stop_reason=ended) for key in keys]
 
     @property
-    def asks_about_prompt(self) -> bool:
+    def scores_prompt(self) -> bool:
         spec = self.spec
         asked = spec.prompt_logprobs or spec.topk_prompt_logprobs or spec.prompt_alt_tokens_k
         return bool(asked) or spec.target_prompt_tokens is not None
 
-    def answer(self, result: SampleResult | Exception) -> None:
+    def resolve(self, result: SampleResult | Exception) -> None:
         """Hands it over, unless nobody waits for it any more."""
         if self.future.done() or not self.future.set_running_or_notify_cancel():
             return
@@ -95,6 +95,8 @@ class Request:
         else:
             self.future.set_result(result)
 
-    def answer_if_complete(self) -> None:
+    def resolve_if_complete(self) -> None:
         if all(sample.stop_reason for sample in self.samples):
-            self.answer(SampleResult([sample.finished() for sample in self.samples], *self.answers))
+            self.resolve(
+                SampleResult([sample.result() for sample in self.samples], *self.prompt_scores)
+            )

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tinkex_server.engine.interface import ADAPTER_FILES, InvalidRequest
-from tinkex_server.engine.torch.finite import check_finite
+from tinkex_server.engine.torch.finite_checks import check_finite
 from tinkex_server.engine.torch.lora import Adapter, LayerWeights
 
 _LARGEST_CONFIG = 1 << 20  # bytes
 _CONFIG_FILE, _WEIGHTS_FILE = ADAPTER_FILES
 _PREFIX, _SUFFIX = "base_model.model.", ".weight"
-_LOST: Mapping[str, Sequence[Any]] = {
+_UNSUPPORTED: Mapping[str, Sequence[Any]] = {
     "use_dora": (None, False),
     "bias": (None, "none"),
     "lora_bias": (None, False),
@@ -43,7 +43,7 @@ do not.
 """
 
 
-def imported(folder: Path, empty: Adapter) -> Adapter:
+def import_adapter_files(folder: Path, empty: Adapter) -> Adapter:
     """Returns the adapter in `folder`, in the form and the scale of `empty`, which has its shape.
 
     The layers that it does not have are those of `empty`, which change nothing. Raises
@@ -87,7 +87,7 @@ def _scaling(config: Mapping[str, Any], rank: int) -> float:
         raise InvalidRequest(
             f"{_CONFIG_FILE}: r is {config.get('r')!r}, and lora_config says rank {rank}"
         )
-    for field, harmless in _LOST.items():
+    for field, harmless in _UNSUPPORTED.items():
         if config.get(field) not in harmless:
             raise InvalidRequest(
                 f"{_CONFIG_FILE}: {field} is {config[field]!r}; this server cannot compute that. "

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from tinkex_server.engine.interface import Example, InvalidRequest, ModelInfo
-from tinkex_server.engine.torch.kv_cache import RowCache, attention_windows, how_cached
-from tinkex_server.engine.torch.padding import left_padded, positions_of
+from tinkex_server.engine.torch.kv_cache import KVCache, attention_windows, cache_arguments
+from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.scoring import target_logprobs
 
 _LENGTHS = (13, 5, 9)
@@ -43,7 +43,7 @@ apart as it makes the first.
 
 
 @frozen(eq=False)
-class Found:
+class ReferenceLogprobs:
     """The logprobs of a few texts' tokens, as a model by itself finds them, each text alone."""
 
     rows: Sequence[Sequence[int]]
@@ -51,54 +51,54 @@ class Found:
     """Of each row's tokens but the first, on the CPU."""
 
 
-def read_alone(model: Any, description: ModelInfo) -> Found:
+def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
     """Reads some texts by a model that nothing has been done to.
 
     Raises `InvalidRequest` when it does not read plain token ids from left to right, the same way
     each time.
     """
-    with _telling(description, "it does not read plain token ids"), torch.inference_mode():
-        rows = _rows(description)
+    with _refusing(info, "it does not read plain token ids"), torch.inference_mode():
+        rows = _rows(info)
         found, again = ([_alone(model, row) for row in rows] for _ in range(2))
-    if _apart(found, again) > _allowed(model):
+    if _difference(found, again) > _tolerance(model):
         raise _refusal(
-            description,
+            info,
             "it finds other logprobs for the same tokens each time (it draws lots inside)",
         )
     short = len(rows[1]) - 1
-    if _apart([found[0][:short]], [found[1]]) > _allowed(model):
+    if _difference([found[0][:short]], [found[1]]) > _tolerance(model):
         raise _refusal(
-            description,
+            info,
             "what follows changes how likely it finds a token: it reads in both directions, as "
             "encoders do, not from left to right",
         )
-    return Found(rows, found)
+    return ReferenceLogprobs(rows, found)
 
 
 @torch.inference_mode()
-def check_ways(model: Any, description: ModelInfo, found: Found) -> int:
+def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int:
     """Returns how many bytes the model keeps of each token that it has read, in all layers.
 
     Raises `InvalidRequest` when a way of the engine, with no adapter, does not find what the model
     found by itself.
     """
-    with _telling(description, "several texts cannot be read at once"):
+    with _refusing(info, "several texts cannot be read at once"):
         examples = [
             Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in found.rows
         ]
         trained = [logprobs.cpu() for logprobs in target_logprobs(model, examples)]
-    _check(description, "trained in company", trained, found.logprobs, _allowed(model))
-    allowed = _allowed(model, _apart(trained, found.logprobs))
-    with _telling(
-        description,
+    _check(info, "trained in company", trained, found.logprobs, _tolerance(model))
+    allowed = _tolerance(model, _difference(trained, found.logprobs))
+    with _refusing(
+        info,
         "it cannot go on from the keys and values of the tokens before: it keeps something else "
         "(a state, as Mamba "
         "and linear attention do), or keeps them in a way of its own",
     ):
-        read, size = _in_steps(model, found.rows)
+        read, size = _engine_logprobs(model, found.rows)
     for way, tokens in (("scored", slice(0, 1 - _CACHED)), ("sampled", slice(1 - _CACHED, None))):
         _check(
-            description,
+            info,
             f"{way} in company",
             [row[tokens] for row in read],
             [row[tokens] for row in found.logprobs],
@@ -107,10 +107,10 @@ def check_ways(model: Any, description: ModelInfo, found: Found) -> int:
     return size
 
 
-def _rows(description: ModelInfo) -> list[list[int]]:
+def _rows(info: ModelInfo) -> list[list[int]]:
     """Of these lengths; the second is the beginning of the first."""
-    longest = min(description.max_context_length, _LENGTHS[0])
-    tokens = [(7919 * place + 104_729) % description.vocab_size for place in range(2 * longest)]
+    longest = min(info.max_context_length, _LENGTHS[0])
+    tokens = [(7919 * place + 104_729) % info.vocab_size for place in range(2 * longest)]
     first, second, third = (min(length, longest) for length in _LENGTHS)
     return [tokens[:first], tokens[:second], tokens[-third:]]
 
@@ -126,7 +126,7 @@ def _of_next(logits: Tensor, row: Sequence[int]) -> Tensor:
     return logprobs.gather(-1, torch.tensor(row[1:], device=logits.device)[:, None])[:, 0].cpu()
 
 
-def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], int]:
+def _engine_logprobs(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], int]:
     """The rows' logprobs, read together as prompts are, in two passes, and then token by token as
     samples; and bytes a token.
     """
@@ -135,13 +135,13 @@ def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], 
     cache, half = DynamicCache(), tokens.shape[1] // 2
     parts: list[Tensor] = []
     for columns in (slice(0, half), slice(half, tokens.shape[1])):
-        how = {"input_ids": tokens[:, columns], **positions_of(mask, columns)}
+        how = {"input_ids": tokens[:, columns], **padding_arguments(mask, columns)}
         how = {name: tensor.to(model.device) for name, tensor in how.items()}
-        parts.append(model(**how, **how_cached(model, cache), logits_to_keep=0).logits)
+        parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)
     together = torch.cat(parts, dim=1)
     logits = [[together[row, -len(prompt) :]] for row, prompt in enumerate(prompts)]
-    samples = RowCache(attention_windows(model.config.get_text_config(decoder=True)))
-    samples.extend(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])
+    samples = KVCache(attention_windows(model.config.get_text_config(decoder=True)))
+    samples.add_rows(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])
     for place in range(-_CACHED, 0):
         latest = torch.tensor([[row[place]] for row in rows], device=model.device)
         step = model(input_ids=latest, **samples.prepare(model)).logits
@@ -150,30 +150,30 @@ def _in_steps(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], 
             own.append(step[row])
     return [
         _of_next(torch.cat(own), row) for own, row in zip(logits, rows, strict=True)
-    ], samples.bytes_a_token
+    ], samples.bytes_per_token
 
 
 def _check(
-    description: ModelInfo,
+    info: ModelInfo,
     way: str,
     read: Sequence[Tensor],
     alone: Sequence[Tensor],
     allowed: float,
 ) -> None:
-    apart = _apart(read, alone)
+    apart = _difference(read, alone)
     if not apart <= allowed:  # NaN, too
         raise _refusal(
-            description,
+            info,
             f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token",
         )
 
 
-def _apart(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+def _difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     """How far they are apart, on average; of the rows, where they are furthest."""
     return max(float((one - other).abs().mean()) for one, other in zip(some, others, strict=True))
 
 
-def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
+def _tolerance(model: Any, rounding: float = _FLOAT32) -> float:
     """Returns how far ways may be apart, of a model whose rounding alone was seen to make so
     much.
     """
@@ -182,15 +182,14 @@ def _allowed(model: Any, rounding: float = _FLOAT32) -> float:
     return min(_FLOAT32, max(_FLOAT32_AT_LEAST, _TIMES_ROUNDING * rounding))
 
 
-def _refusal(description: ModelInfo, why: str) -> InvalidRequest:
+def _refusal(info: ModelInfo, why: str) -> InvalidRequest:
     return InvalidRequest(
-        f"the model {description.name!r} ({description.arch}) is of a kind that is not served: "
-        f"{why}"
+        f"the model {info.name!r} ({info.arch}) is of a kind that is not served: {why}"
     )
 
 
 @contextmanager
-def _telling(description: ModelInfo, why: str) -> Generator[None, None, None]:
+def _refusing(info: ModelInfo, why: str) -> Generator[None, None, None]:
     """A library's error in the block is told as what it means; running out of memory means nothing
     about the model.
     """
@@ -200,5 +199,5 @@ def _telling(description: ModelInfo, why: str) -> Generator[None, None, None]:
         raise
     except Exception as error:  # whatever a model's own code raises for what it cannot do
         raise _refusal(
-            description, f"{why}. transformers said: {type(error).__name__}: {error}"
+            info, f"{why}. transformers said: {type(error).__name__}: {error}"
         ) from error
