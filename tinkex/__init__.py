@@ -139,7 +139,7 @@ def __dir__() -> list[str]:
     own_errors = {
         name
         for name, value in vars(errors).items()
-        if getattr(value, "__module__", "") == errors.__name__
+        if getattr(value, "__module__", "") in ("tinkex", errors.__name__)
     }
     public = {*_HOME_OF, *_MODULES, *types.__all__, *own_errors}
     return sorted(name for name in public if not name.startswith("_") or name == "__version__")

@@ -176,3 +176,11 @@ def test_the_key_is_in_no_repr() -> None:
     config = Config(base_url="http://127.0.0.1:1", api_key="tml-secret")
     assert "tml-secret" not in repr(config)
     assert "tml-secret" not in repr(tinkex.AsyncServiceClient(config=config))
+
+
+@pytest.mark.parametrize("client", [tinkex.ServiceClient, tinkex.AsyncServiceClient])
+def test_a_config_in_the_place_of_the_base_url_is_refused_with_the_right_call(client: Any) -> None:
+    with pytest.raises(tinkex.InvalidInputError) as refused:
+        client(Config(base_url="http://127.0.0.1:1"))
+    assert "base_url must be a string, found Config" in str(refused.value)
+    assert "Pass the argument by name: config=Config(…)" in str(refused.value)

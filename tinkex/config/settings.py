@@ -313,7 +313,7 @@ def configured(
             in its place.
     """
     if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        meant = {Config: "config=…", dict: "user_metadata=…"}.get(
+        meant = {Config: "config=Config(…)", dict: "user_metadata=…"}.get(
             type(base_url), "base_url='http://…'"
         )
         raise InvalidInputError(

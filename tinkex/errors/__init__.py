@@ -551,3 +551,8 @@ def status_error_class(status_code: int) -> type[APIStatusError]:
     if status_code >= 500:
         return InternalServerError
     return _BY_STATUS.get(status_code, APIStatusError)
+
+
+for _value in list(globals().values()):
+    if isinstance(_value, type) and issubclass(_value, TinkexError):
+        _value.__module__ = "tinkex"  # where users import it from, so that tracebacks say so

@@ -14,7 +14,7 @@ from tinkex_api.types import Request
 from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
-from tinkex.futures.poller import RequestState, of_fields, wait_for_result
+from tinkex.futures.poller import of_fields, wait_for_result
 from tinkex.losses.batch_checks import LossName
 from tinkex.losses.custom import CustomLoss
 from tinkex.losses.handle import LossHandle
@@ -36,6 +36,7 @@ from tinkex.types import (
     SgdParams,
     TrainStepOutput,
 )
+from tinkex.waiting.wait import RequestState
 
 
 @hinted

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+import tinkex
 from tinkex import errors
 
 MADE = [
@@ -30,6 +31,20 @@ def test_an_error_survives_pickling(error: errors.TinkexError) -> None:
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.TinkexError)
+    ],
+)
+def test_tracebacks_name_an_error_as_users_import_it(error: type[errors.TinkexError]) -> None:
+    assert error.__module__ == "tinkex"
+    assert getattr(tinkex, error.__name__) is error
+    assert pickle.loads(pickle.dumps(error)) is error
 
 
 @pytest.mark.parametrize("error", MADE, ids=lambda error: type(error).__name__)
