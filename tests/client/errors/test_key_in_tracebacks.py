@@ -56,10 +56,11 @@ def shown(value: object, depth: int = 0) -> Iterator[str]:
 
 
 def assert_hidden(error: BaseException, key: str = KEY, *, printed: bool = False) -> None:
-    """Fails when a frame of the error shows the key, by its locals or by those that rich collects.
+    """Fails when an error or one of its causes shows the key: in its text, its notes, or the locals
+    of its frames, as they are and as rich collects them.
 
-    `printed` prints the traceback with rich, too, which takes seconds: its highlighting is slow,
-    and shows nothing but these locals and source code.
+    `printed` prints the traceback with rich, too, which takes seconds, since its highlighting is
+    slow. A print shows these texts, these locals and source code.
     """
     for frame in frames(error):
         for name, value in frame.f_locals.items():
@@ -71,6 +72,8 @@ def assert_hidden(error: BaseException, key: str = KEY, *, printed: bool = False
     assert key[:14] not in str(error)
     trace = Traceback.extract(type(error), error, error.__traceback__, show_locals=True)
     for stack in trace.stacks:
+        for text in (stack.exc_value, *stack.notes):
+            assert key[:14] not in text, f"the text of {stack.exc_type}: {text[:300]}"
         stack.frames = [frame for frame in stack.frames if "test_key_in" not in frame.filename]
         for frame in stack.frames:
             for name, node in (frame.locals or {}).items():
