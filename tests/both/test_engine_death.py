@@ -17,6 +17,7 @@ from attrs import frozen
 import tinkex.local
 from tests.support.batches import datum, text_datum
 from tests.support.killable_engine import BASES, EXITS, WAITS, KillableEngine
+from tests.support.wait_until import wait_until
 from tinkex import AdamParams, NotFoundError, RequestFailedError, RequestSkippedError
 from tinkex.config.recovery import is_recoverable
 from tinkex_server.engine.factory import create_engine
@@ -46,6 +47,7 @@ def mortal() -> Iterator[Mortal]:
     )
     with tinkex.local.serve(engine=engine) as server:
         yield Mortal(server.base_url, engine)
+    engine.close()
 
 
 @pytest.fixture
@@ -83,10 +85,7 @@ def killed_idle(mortal: Mortal) -> None:
     """Returns when another process has taken the place of the dead one."""
     dead = mortal.engine.pid
     mortal.kill()
-    deadline = time.monotonic() + 10
-    while mortal.engine.pid == dead:
-        assert time.monotonic() < deadline, "no other process came in 10 s"
-        time.sleep(0.01)
+    wait_until(lambda: mortal.engine.pid != dead)
 
 
 def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
@@ -144,13 +143,6 @@ def test_all_that_a_client_has_sent_ahead_of_a_lost_step_fails_as_it_does(
     assert loss(trainer) == known
 
 
-def until_done(future: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not future.done():
-        assert time.monotonic() < deadline, "not done in 20 s"
-        time.sleep(0.01)
-
-
 def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(
     service: Any, mortal: Mortal
 ) -> None:
@@ -166,7 +158,7 @@ def test_what_is_called_before_the_user_can_know_of_lost_steps_is_not_sent(
     time.sleep(0.3)
     mortal.kill()
     for future in sent:
-        until_done(future)
+        wait_until(future.done, 20)
     late = [trainer.train_step([datum(5, 6, 7)], "cross_entropy", ADAM), trainer.save_state("b")]
     for future in late:
         with pytest.raises(

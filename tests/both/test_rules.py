@@ -4,7 +4,6 @@ embedded server imitates each in turn.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from tests.support.batches import batch, datum
 from tests.support.faulty_proxy import Fault, faulty
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_rules import RULES
+from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
     AuthenticationError,
@@ -494,9 +494,7 @@ def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
         *(trainer.forward_backward([datum(token)], "cross_entropy") for token in (96, 99, 1)),
         trainer.optim_step(STEP),
     ]
-    deadline = time.monotonic() + 10
-    while not wire.of("optim_step") and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: bool(wire.of("optim_step")))
     engine.gate.set()
     assert _failure(held) is None
     assert [type(_failure(future)) for future in failing] == [RequestFailedError] * 3

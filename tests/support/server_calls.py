@@ -99,12 +99,16 @@ def sample(sampler_id: str, seq_id: int | None = None, *tokens: int, **more: Any
 
 
 @contextmanager
+def calls(base_url: str, engine: RecordingEngine | None = None) -> Iterator[Api]:
+    """Yields calls to a server that runs; `engine` is given where it is this process's."""
+    with httpx.Client(base_url=base_url, timeout=15) as http:
+        yield Api(http, engine or RecordingEngine())
+
+
+@contextmanager
 def started(engine: RecordingEngine, **how: Any) -> Iterator[Api]:
-    with (
-        serve(engine=engine, **how) as server,
-        httpx.Client(base_url=server.base_url, timeout=15) as http,
-    ):
-        yield Api(http, engine)
+    with serve(engine=engine, **how) as server, calls(server.base_url, engine) as api:
+        yield api
 
 
 def saved_folder(data_dir: Path, run_id: str, kind: str, name: str) -> Path:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.recording_engine import RecordingEngine
+from tests.support.wait_until import wait_until
 from tinkex import (
     APIFuture,
     RequestFailedError,
@@ -91,10 +91,7 @@ def test_cancelling_is_the_same_by_either_name(
     server_engine.gate.clear()
     future = one(sampler, 96)
     assert (future.future() if by_standard_library else future).cancel()
-    deadline = time.monotonic() + 10
-    while not future.future().cancelled():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(future.future().cancelled)
     assert future.done()
     with pytest.raises(concurrent.futures.CancelledError):
         future.result()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.recording_engine import RecordingEngine
+from tests.support.wait_until import wait_until
 from tinkex import AdamParams, BadRequestError, Datum, ModelInput
 from tinkex.local import Server
 
@@ -45,8 +46,7 @@ def test_it_is_told_when_the_client_is_closed(
     failed = connected.create_lora_training_client("fake/base", 8).forward_backward(
         [datum()], UNKNOWN_LOSS
     )
-    while not failed.done():
-        time.sleep(0.02)
+    wait_until(failed.done)
     connected.close()
     assert len(told(caplog)) == 1
     assert "forward_backward failed" in told(caplog)[0]

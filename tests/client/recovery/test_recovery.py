@@ -22,6 +22,7 @@ import tinkex.local
 from tests.support.batches import datum
 from tests.support.counting_engine import ROOT, CountingEngine, Process, process
 from tests.support.faulty_proxy import faulty
+from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
     Config,
@@ -400,10 +401,8 @@ def test_a_model_that_could_not_be_loaded_is_freed_again(
         service.create_training_client_from_state(
             "tinker://s-0:train:0/weights/none", "fake/base", rank=4
         )
-    deadline = time.monotonic() + 10
     # nobody waits for the end of it
-    while engine.count("unload_model") == before and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: engine.count("unload_model") > before)
     assert engine.count("unload_model") == before + 1
 
 

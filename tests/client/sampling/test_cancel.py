@@ -5,7 +5,6 @@ not undone.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -17,6 +16,7 @@ import pytest
 from tests.support.batches import datum
 from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, as_it_is, run, transport_to
+from tests.support.wait_until import wait_until
 from tinkex import AsyncServiceClient, events
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
@@ -44,13 +44,6 @@ def cancelled(answers: dict[str, list[int | None]]) -> list[int | None]:
     return answers["cancel_future"]
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_the_server_is_told_and_gives_up_the_sample(
     connect: Callable[..., Any],
     server: Server,
@@ -61,9 +54,9 @@ def test_the_server_is_told_and_gives_up_the_sample(
     with connect(server.base_url) as service:
         sampler = service.create_sampling_client(base_model="fake/base")
         running, given_up = (sampler.sample([96], 1, {"max_tokens": 1}) for _ in range(2))
-        until(lambda: given_up.request_id is not None)
+        wait_until(lambda: given_up.request_id is not None)
         assert given_up.cancel()
-        until(lambda: len(cancelled) == 1)
+        wait_until(lambda: len(cancelled) == 1)
         server_engine.gate.set()
         assert running.result().sequences
         with pytest.raises((CancelledError, asyncio.CancelledError)):
@@ -79,7 +72,7 @@ def test_leaving_sample_many_cancels_what_is_under_way(
             sampler = await service.create_sampling_client(base_model="fake/base")
             items = sampler.sample_many([[96]] * 10, 1, {"max_tokens": 1})
             waiting = asyncio.ensure_future(anext(items))  # type: ignore[arg-type]
-            await asyncio.to_thread(until, lambda: len(answers["sample"]) == 10)
+            await asyncio.to_thread(wait_until, lambda: len(answers["sample"]) == 10)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -100,7 +93,7 @@ def test_a_training_step_is_not_cancelled_on_the_server(
     with connect(server.base_url) as service:
         trainer = service.create_lora_training_client("fake/base", rank=4)
         step = trainer.forward_backward([datum(96)], "cross_entropy")
-        until(lambda: step.request_id is not None)
+        wait_until(lambda: step.request_id is not None)
         assert step.cancel()
         server_engine.gate.set()
     assert cancelled == []

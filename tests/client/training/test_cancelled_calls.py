@@ -5,7 +5,6 @@ is still sent in order.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.batches import datum
 from tests.support.virtual_time import Answering, run, transport_to
+from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
     NumpyLoss,
@@ -31,14 +31,6 @@ from tinkex.session.session import Session
 from tinkex.training import encoded_requests
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import LoraConfig
-
-
-def ended(future: Any) -> None:
-    """Waits for the end of a call, without a look at what it gave."""
-    deadline = time.monotonic() + 20
-    while not future.done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Server:
@@ -166,7 +158,7 @@ def test_after_a_refusal_that_nobody_has_looked_at_nothing_is_applied(
     refused = trainer.forward_backward([datum(5)], "no_such_loss")
     if wait:
         good.result(20)
-        ended(refused)
+        wait_until(refused.done, 20)
     with pytest.raises(RequestSkippedError):
         trainer.optim_step(AdamParams()).result(20)
     assert server_engine.count("optim_step", trainer.model_id) == 0
@@ -183,9 +175,9 @@ def test_a_loss_of_the_users_that_raises_is_a_refusal_too(service: Any, server_e
 
     trainer = service.create_lora_training_client("fake/base", rank=4)
     failed = trainer.forward_backward_custom([datum(5)], NumpyLoss(broken))
-    ended(failed)
+    wait_until(failed.done, 20)
     skipped = trainer.optim_step(AdamParams())
-    ended(skipped)
+    wait_until(skipped.done, 20)
     with pytest.raises(ValueError, match="mine"):
         failed.result(20)
     with pytest.raises(RequestSkippedError):

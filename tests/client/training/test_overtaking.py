@@ -4,7 +4,6 @@ batches wait for nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from attrs import evolve
 from tests.support.batches import batch, datum
 from tests.support.faulty_proxy import Faulty, faulty
 from tests.support.recording_engine import RecordingEngine
+from tests.support.wait_until import wait_until
 from tinkex import AdamParams, ChunkLimits, Config, RequestFailedError
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
@@ -111,10 +111,3 @@ def test_a_step_waits_for_a_batch_whose_result_nobody_wants(
         server_engine.gate.set()
         update.result()
         assert proxy.count("optim_step") == 1
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

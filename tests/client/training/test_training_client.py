@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from attrs import evolve
 import tinkex.local
 from tests.support.batches import batch, datum, text_datum
 from tests.support.recording_engine import RecordingEngine
+from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
     BadRequestError,
@@ -563,11 +563,7 @@ def test_leaving_a_client_frees_its_models_where_sessions_do_not_end(
             service.create_lora_training_client("fake/base", rank=4).model_id for _ in range(2)
         )
         service.close()
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and not all(
-            server_engine.count("unload_model", name) for name in (one, other)
-        ):
-            time.sleep(0.01)
+        wait_until(lambda: all(server_engine.count("unload_model", name) for name in (one, other)))
     assert [server_engine.count("unload_model", name) for name in (one, other)] == [1, 1]
 
 

@@ -334,8 +334,7 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
         api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
         engine.gate.set()
         api.result(promise)
-        while server._state.lanes._running:
-            api.get("healthz")
+        wait_until(lambda: not server._state.lanes._running)
         assert engine.models == set()
         assert server._state.recovery._saved_states == {}
 

@@ -14,9 +14,9 @@ import pytest
 from attrs import define
 from click.testing import CliRunner
 
-from tests.support.counting_engine import Process, process
+from tests.support.counting_engine import process
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import Api, new_model, sample, started
+from tests.support.server_calls import Api, calls, new_model, sample, started
 from tinkex.cli import main
 from tinkex.local import serve
 from tinkex_server.data_dir.folders import Folders
@@ -41,12 +41,6 @@ def of_before(data_dir: Path, older: Path) -> None:
 
 def without_its_log(data_dir: Path, older: Path) -> None:
     (data_dir / "tinkex.db-wal").unlink()
-
-
-@contextmanager
-def calls(server: Process) -> Iterator[Api]:
-    with httpx.Client(base_url=server.base_url, timeout=15) as http:
-        yield Api(http, RecordingEngine())
 
 
 @define
@@ -87,14 +81,14 @@ def test_no_save_that_was_acknowledged_is_lost_with_the_database(
     """The server is killed; its checkpoints are listed again, and have the losses of before."""
     data_dir, older = tmp_path / "data", tmp_path / "older.db"
     with process(data_dir) as server:
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             saved = Trained(api, api.model()).save(2)
             server.kill()
             server.start()  # so that the database holds what its log did
         server.kill()
         shutil.copy(data_dir / "tinkex.db", older)
         server.start()
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             model_id = api.model()
             trained = Trained(api, model_id)
             saved |= trained.save(3)
@@ -107,7 +101,7 @@ def test_no_save_that_was_acknowledged_is_lost_with_the_database(
         there = sorted(data_dir.glob("checkpoints/*/*/*/*"))
         damage(data_dir, older)
         server.start()
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             listed = api.get("checkpoints").json()["checkpoints"]
             assert {row["tinker_path"] for row in listed} == saved.keys()
             assert {path: loss_of(api, path) for path in saved} == saved
@@ -117,7 +111,7 @@ def test_no_save_that_was_acknowledged_is_lost_with_the_database(
         assert sorted(data_dir.glob("checkpoints/*/*/*/*")) == there
         server.kill()
         server.start()
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             assert {
                 row["tinker_path"] for row in api.get("checkpoints").json()["checkpoints"]
             } == saved.keys()

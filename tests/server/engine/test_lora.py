@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
+from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
 from tinkex_server.engine.torch.adapter_files import read_adapter, save_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
@@ -182,8 +183,7 @@ def test_a_fair_lock_goes_to_whoever_has_waited_longest() -> None:
     with lock:
         for count, thread in enumerate(threads, 1):
             thread.start()
-            while lock.waiting < count:
-                pass
+            wait_until(lambda count=count: lock.waiting >= count)
     want(3)
     for thread in threads:
         thread.join()

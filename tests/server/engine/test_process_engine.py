@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from tests.support.killable_engine import (
     does_not_start,
     starts_slowly,
 )
+from tests.support.wait_until import wait_until
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import (
     AdamSettings,
@@ -80,13 +81,6 @@ def step(engine: ProcessEngine, *tokens: int) -> float:
     return engine.forward_backward(
         "x", [example(*tokens)], "cross_entropy", {}, backward=True
     ).metrics["loss:sum"]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "nothing came of it for 10 s"
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
@@ -142,7 +136,7 @@ def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
     stream = engine.sample("s", SampleSpec([WAITS]), lambda token, _: told.put(token))
     assert told.get(timeout=10) == 1
     assert stream.cancel()
-    until(lambda: engine.optim_step("x", AdamSettings())["given_up"] == 1)
+    wait_until(lambda: engine.optim_step("x", AdamSettings())["given_up"] == 1)
 
 
 def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[EngineExit]) -> None:
@@ -284,7 +278,7 @@ def test_the_process_ends_when_its_parent_is_killed() -> None:
         pid = int(parent.stdout.readline())
         assert is_running(pid)
         parent.kill()
-    until(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
 
 
 def test_arrays_go_beside_the_pickle_and_come_out_writable(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import tinkex.local
 from tests.support.killable_engine import BASES, WAITS, KillableEngine
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api
+from tests.support.wait_until import wait_until
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.jobs.saved_states import LostSteps
 
@@ -42,10 +43,7 @@ class PipeliningClient(Api):
         """Kills the process, and waits for the next one."""
         dead = self.mortal.pid
         os.kill(dead, signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while self.mortal.pid == dead:
-            assert time.monotonic() < deadline, "no other process was started within 10 s"
-            time.sleep(0.01)
+        wait_until(lambda: self.mortal.pid != dead)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, sample, saved, started
+from tests.support.wait_until import wait_until
 from tinkex_server.access import tokens
 from tinkex_server.routes.support.storage_hours import stored_hours
 from tinkex_server.store import StoredSpan
@@ -132,10 +133,8 @@ def test_a_sample_without_a_session_and_a_stream_are_counted_too(api: Api) -> No
         api.http.post(f"{API}/asample_stream", json={**body, "base_model": "fake/base"}).status_code
         == 200
     )
-    for _ in range(100):
-        if used(api, "sampling_sample", "token_count") == 4:
-            break
-        time.sleep(0.02)  # counted when the stream has ended
+    # counted when the stream has ended
+    wait_until(lambda: used(api, "sampling_sample", "token_count") == 4)
     assert used(api, "sampling_prefill", "token_count") == 4
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,13 @@ import httpx
 import pytest
 from attrs import define, field
 
-from tests.support.counting_engine import Process, process
-from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import Api, saved_folder
+from tests.support.counting_engine import process
+from tests.support.server_calls import Api, calls, saved_folder
 from tinkex_server.data_dir.folders import write
 from tinkex_server.wire.content import files_of
 
 SECONDS = 10.0
 """The time in which the server is killed again and again."""
-
-
-@contextmanager
-def calls(server: Process) -> Iterator[Api]:
-    with httpx.Client(base_url=server.base_url, timeout=15) as http:
-        yield Api(http, RecordingEngine())
 
 
 @define
@@ -93,7 +84,7 @@ def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledg
     deadline = time.monotonic() + SECONDS
     with process(tmp_path) as server:
         while time.monotonic() < deadline or kills < 2:
-            with calls(server) as api:
+            with calls(server.base_url) as api:
                 saver = Saver(api, api.model())
                 thread = threading.Thread(target=saver.run)
                 thread.start()
@@ -102,7 +93,7 @@ def test_a_server_that_is_killed_at_any_moment_loses_nothing_that_was_acknowledg
                 thread.join(15)
                 assert not thread.is_alive()
             server.start()
-            with calls(server) as api:
+            with calls(server.base_url) as api:
                 check(api, saver, tmp_path)
                 state = f"tinker://{saver.model_id}/weights/newest"
                 if state in saver.saved:
@@ -124,7 +115,7 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
 ) -> None:
     """The old save is left if the row was not written, and otherwise the new one."""
     with process(tmp_path, "tests.support.crashing_server") as server:
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             model_id = api.model()
             api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path=name))
             api.result(api.ok("optim_step", model_id=model_id, seq_id=2, adam_params={}))
@@ -134,7 +125,7 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
         server.kill()
         assert len(list(tmp_path.glob("checkpoints/*/*/*"))) == 2, "as the crash left it"
         server.start()
-        with calls(server) as api:
+        with calls(server.base_url) as api:
             [row] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
     folder = saved_folder(tmp_path, model_id, "weights", name)
     assert int((folder / "steps").read_text()) == kept
