@@ -100,7 +100,8 @@ def _open_data_dir(data_dir: Path | str | None, resources: ExitStack) -> Path:
     folder = data_dir or resources.enter_context(tempfile.TemporaryDirectory(prefix="tinkex-"))
     path = Path(folder).absolute()
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    logger.info("data folder %s: %s", path, sizes_of(path))
+    if logger.isEnabledFor(logging.INFO):  # to sum the sizes takes a stat of each file
+        logger.info("data folder %s: %s", path, sizes_of(path))
     return path
 
 

@@ -68,11 +68,10 @@ def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
             "and values (as Mamba, RWKV and xLSTM do), or bounds its texts in another way, and so "
             "it is not served"
         )
-    if not any(True for _ in _length_dependent_ropes(text)):
+    ropes = list(_length_dependent_ropes(text))
+    if not ropes:
         return longest, ""
-    bounds = [
-        rope.get("original_max_position_embeddings") for rope in _length_dependent_ropes(text)
-    ]
+    bounds = [rope.get("original_max_position_embeddings") for rope in ropes]
     bound = text.get("original_max_position_embeddings") or min(
         (bound for bound in bounds if bound), default=None
     )

@@ -57,7 +57,7 @@ class StepOrder:
         """Raises `OutOfTurn` for a request that is not the model's next, on a server that asks for
         it. A request without a seq_id is always in order.
         """
-        if not self._applies_to(seq_id):
+        if seq_id is None or not self._refuses_out_of_turn:
             return
         expected = self._last[model_id] + 1
         if seq_id != expected:
@@ -65,8 +65,9 @@ class StepOrder:
 
     def note_done(self, model_id: str, seq_id: int | None) -> None:
         """Notes that the request succeeded."""
-        if seq_id is not None and self._applies_to(seq_id):
+        if seq_id is not None and self._refuses_out_of_turn:
             self._last[model_id] = seq_id
 
-    def _applies_to(self, seq_id: int | None) -> bool:
-        return seq_id is not None and self.rule.turn == "on arrival, refused out of turn"
+    @property
+    def _refuses_out_of_turn(self) -> bool:
+        return self.rule.turn == "on arrival, refused out of turn"

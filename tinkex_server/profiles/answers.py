@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,11 +10,9 @@ from tinkex_server.errors import Refused
 from tinkex_server.profiles.history import History
 from tinkex_server.profiles.polls import Polls, respond
 from tinkex_server.profiles.profile import NUMBERED, Profile
-from tinkex_server.profiles.templates import Reply, fill
+from tinkex_server.profiles.templates import Fields, Reply, fill
 from tinkex_server.state import ServerState
 from tinkex_server.wire.responses import json_response
-
-Fields = dict[str, Any]
 
 
 @frozen(eq=False)

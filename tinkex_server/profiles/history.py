@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import define, evolve, field
 
 from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.profiles.profile import NUMBERED
-
-Fields = dict[str, Any]
+from tinkex_server.profiles.templates import Fields
 
 
 @define(eq=False)

@@ -10,7 +10,6 @@ import itertools
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -31,14 +30,12 @@ from tinkex_server.profiles.polls import Polls, respond
 from tinkex_server.profiles.profile import NUMBERED, Auth, Profile
 from tinkex_server.profiles.request_bodies import HandlerDied, read_fields
 from tinkex_server.profiles.state_checks import StateChecks
-from tinkex_server.profiles.templates import Reply
+from tinkex_server.profiles.templates import Fields, Reply
 from tinkex_server.state import ServerState
 from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.raw_body import receive_body
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import PREFIX
-
-Fields = dict[str, Any]
 
 _PATH_READERS = (
     "load_weights",
@@ -207,9 +204,8 @@ class ProfileMiddleware:
         if self._profile.loading.first_save_alone:
             fields = {**fields, "path": self._first_saved(fields["path"])}
         if self._profile.loading.optimizer_if_saved:
-            optimizer = bool(fields.get("optimizer")) and self._history.has_optimizer(
-                fields["path"]
-            )
+            saved = self._history.has_optimizer(fields["path"])
+            optimizer = saved and bool(fields.get("optimizer"))
             fields = {**fields, "optimizer": optimizer}
         return fields
 

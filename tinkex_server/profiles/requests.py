@@ -14,9 +14,7 @@ from tinkex_api import models as api
 
 from tinkex_server.errors import Refused
 from tinkex_server.profiles.profile import Batches, Loading, Profile, Rule, Sampling
-from tinkex_server.profiles.templates import list_at, look_up, mapping_at
-
-Fields = dict[str, Any]
+from tinkex_server.profiles.templates import Fields, list_at, look_up, mapping_at
 
 _KINDS: Mapping[str, type[Any]] = {
     "create_session": api.CreateSessionRequest,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tinkex_server.profiles.profile import Profile, Sampling
+from tinkex_server.profiles.profile import BATCHES, Profile, Sampling
 from tinkex_server.profiles.templates import look_up, mapping_at
-
-_LOSSES = ("forward_backward", "forward")
 
 
 def shape_result(profile: Profile, kind: str, result: dict[str, Any]) -> dict[str, Any]:
     """Returns the result of this kind of request as the profile's server writes it."""
-    derived: Mapping[str, float | None] = _derived(result) if kind in _LOSSES else {}
+    derived: Mapping[str, float | None] = _derived(result) if kind in BATCHES else {}
     if kind == "forward" and profile.batches.padded_forward:
         _pad(result["loss_fn_outputs"])
     if kind == "sample":

@@ -4,8 +4,6 @@ request itself.
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import frozen
 from starlette.requests import Request
 
@@ -14,10 +12,8 @@ from tinkex_server.errors import Refused
 from tinkex_server.profiles.history import History
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.request_bodies import HandlerDied
-from tinkex_server.profiles.templates import Reply, list_at, mapping_at
+from tinkex_server.profiles.templates import Fields, Reply, list_at, mapping_at
 from tinkex_server.state import ServerState
-
-Fields = dict[str, Any]
 
 
 @frozen(eq=False)

@@ -221,7 +221,7 @@ SKYRL_0_3 = Profile(
     # a failure without a message
     failed={"user": _FAILED_400, "server": Reply(500, {"detail": "Unknown error"})},
     shapes=_SKYRL_SHAPES,
-    # its JAX state gives no metrics
+    # its JAX backend gives no metrics
     results={
         "forward_backward": also(metrics={}),
         "forward": also(metrics={}),

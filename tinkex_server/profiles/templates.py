@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, cast
 from attrs import evolve, field, frozen
 
 Values: TypeAlias = Mapping[str, Any]
+Fields: TypeAlias = dict[str, Any]
+"""The fields of a JSON body, which a profile may change."""
 
 
 @frozen

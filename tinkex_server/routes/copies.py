@@ -49,27 +49,20 @@ async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> Po
 
 def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIdentity:
     """Returns the place of the copy: a number in a session, or in a new session of a project."""
-    body, owner = call.body, call.access.new_owner
+    body = call.body
     if (body.destination_project_id is None) == (body.session_id is None):
         raise malformed(
             "destination_project_id", message="must be given, or session_id, but not both"
         )
     if body.session_id is None:
-        return RequestIdentity(
-            _new_session(state, body.destination_project_id, owner),
-            0,
-            "copy_weights",
-            call.fingerprint,
-            owner,
-        )
+        session_id = _new_session(state, body.destination_project_id, call.access.new_owner)
+        return call.identify(session_id, 0, "copy_weights")
     if body.model_seq_id is None or body.model_seq_id < 0:
         raise malformed(
             "model_seq_id", message="must be 0 or more, and is required together with session_id"
         )
     call.access.open_session(body.session_id)
-    return RequestIdentity(
-        body.session_id, body.model_seq_id, "copy_weights", call.fingerprint, owner
-    )
+    return call.identify(body.session_id, body.model_seq_id, "copy_weights")
 
 
 def _new_session(state: ServerState, project_id: str | None, owner: str) -> str:

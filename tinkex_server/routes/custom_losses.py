@@ -37,13 +37,7 @@ async def create_custom_loss(
         )
     call.access.session(body.session_id)
     scope = f"{body.session_id}:loss"
-    identity = RequestIdentity(
-        scope,
-        body.custom_loss_seq_id,
-        "create_custom_loss",
-        call.fingerprint,
-        call.access.new_owner,
-    )
+    identity = call.identify(scope, body.custom_loss_seq_id, "create_custom_loss")
     request_id = state.futures.find_repeated(identity) or _submit(
         state, call.access, body, identity
     )

@@ -41,14 +41,10 @@ async def tokenizer(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
 
 async def create_model(state: ServerState, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
     body = call.body
-    identity = RequestIdentity(
-        body.session_id, body.model_seq_id, "create_model", call.fingerprint, call.access.new_owner
-    )
-    request_id = submit_creation(
+    identity = call.identify(body.session_id, body.model_seq_id, "create_model")
+    return submit_creation(
         state, call.access, identity, lambda: _new_model(state, call.access, body, identity)
     )
-    model_id = state.ids.model_of(identity.scope, identity.seq_id)
-    return UntypedAPIFuture(request_id, model_id).to_dict()
 
 
 def _new_model(
@@ -104,9 +100,7 @@ async def unload_model(state: ServerState, call: Call[UnloadModelRequest]) -> Ma
         await lifecycle.unload_model(state, row.model_id)
         return encode(UnloadModelResponse(row.model_id, "unload_model").to_dict())
 
-    identity = RequestIdentity(
-        row.model_id, None, "unload_model", call.fingerprint, call.access.new_owner
-    )
+    identity = call.identify(row.model_id, None, "unload_model")
     request_id = state.futures.submit(identity, work, lane=row.model_id, number=None)
     return UntypedAPIFuture(request_id, row.model_id).to_dict()
 

@@ -94,9 +94,7 @@ async def sample(state: ServerState, call: Call[SampleRequest]) -> Mapping[str, 
     body = call.body
     sampler = _sampler_of(state, call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    identity = RequestIdentity(
-        sampler.sampler_id, number, "sample", call.fingerprint, call.access.new_owner
-    )
+    identity = call.identify(sampler.sampler_id, number, "sample")
     request_id = state.futures.find_repeated(identity) or _submit(state, sampler, identity, body)
     state.activity.note_request(sampler.session_id)
     ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
@@ -152,9 +150,7 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
             raise bad_request(f"{name} cannot be set for a stream")
     state.futures.check_capacity()
     state.activity.note_request(sampler.session_id)
-    identity = RequestIdentity(
-        sampler.sampler_id, None, "sample_stream", call.fingerprint, call.access.new_owner
-    )
+    identity = call.identify(sampler.sampler_id, None, "sample_stream")
     try:
         await state.samplers.load(sampler)
     except EngineDied as error:

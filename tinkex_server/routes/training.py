@@ -15,13 +15,12 @@ from tinkex_api.models import (
     OptimStepResponse,
 )
 
-from tinkex_server.engine.interface import OptimizerSettings
-from tinkex_server.errors import Refused, bad_request
+from tinkex_server.engine.interface import CustomLoss, OptimizerSettings
+from tinkex_server.errors import Location, Refused, bad_request, malformed
 from tinkex_server.jobs.futures import Work
 from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
-from tinkex_server.rules.custom_losses import find_custom_loss
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.json import encode
@@ -59,7 +58,7 @@ def _forward_backward(
     state: ServerState, row: ModelRow, batch: ForwardBackwardInput, at: str, *, backward: bool
 ) -> Work:
     if batch.loss_fn == "custom":
-        loss, config = find_custom_loss(state, row, batch, (at,)), {}
+        loss, config = _find_custom_loss(state, row, batch, (at,)), {}
     else:
         loss, config = batch.loss_fn, loss_config(batch, (at,))
     limits = state.limits
@@ -83,6 +82,27 @@ def _forward_backward(
         return encoded
 
     return work
+
+
+def _find_custom_loss(
+    state: ServerState, model: ModelRow, batch: ForwardBackwardInput, at: Location
+) -> CustomLoss:
+    """Returns the custom loss that the batch's config names. Raises `Refused` for one that the
+    model's session does not have.
+    """
+    config: Mapping[str, Any] = batch.loss_fn_config or {}
+    loss_id = config.get("loss_id")
+    if set(config) != {"loss_id"} or not isinstance(loss_id, str):
+        raise malformed(
+            *at, "loss_fn_config", message="must hold loss_id, a string, and nothing else"
+        )
+    row = state.store.custom_losses.get(loss_id)
+    if row is None or row.session_id != model.session_id:
+        raise bad_request(
+            f"session {model.session_id!r} has no custom loss {loss_id!r}; create it by "
+            "create_custom_loss"
+        )
+    return row.loss
 
 
 def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Work:

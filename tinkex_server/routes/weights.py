@@ -18,7 +18,6 @@ from tinkex_api.models import (
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
     SaveWeightsResponse,
-    UntypedAPIFuture,
 )
 
 from tinkex_server import checkpoint_path
@@ -85,18 +84,14 @@ async def load(state: ServerState, call: Call[LoadWeightsRequest]) -> Mapping[st
         raise malformed(
             "model_seq_id", message="is missing: it is required together with session_id"
         )
-    identity = RequestIdentity(
-        body.session_id, body.model_seq_id, "load_weights", call.fingerprint, call.access.new_owner
-    )
+    identity = call.identify(body.session_id, body.model_seq_id, "load_weights")
     path = _training_path(body.path)
-    request_id = submit_creation(
+    return submit_creation(
         state,
         call.access,
         identity,
         lambda: _loaded_model(state, call.access, body, path, identity),
     )
-    model_id = state.ids.model_of(identity.scope, identity.seq_id)
-    return UntypedAPIFuture(request_id, model_id).to_dict()
 
 
 def _save(state: ServerState, row: ModelRow, body: SaveWeightsRequest) -> Work:

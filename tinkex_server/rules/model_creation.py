@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from attrs import frozen
-from tinkex_api.models import UserMetadata
+from tinkex_api.models import UntypedAPIFuture, UserMetadata
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
@@ -41,24 +41,21 @@ class NewModel:
 
 def submit_creation(
     state: ServerState, access: Access, identity: RequestIdentity, prepare: Callable[[], NewModel]
-) -> str:
-    """Queues the creation of a model, unless this is a repeat; returns the request id.
+) -> Mapping[str, Any]:
+    """Queues the creation of a model, unless this is a repeat; returns the promise.
 
     The model belongs to the session that is the identity's scope, under the identity's number.
     `prepare` raises `Refused` for a model that cannot be created; its number is not taken then.
     """
     access.session(identity.scope)
     request_id = state.futures.find_repeated(identity)
-    if request_id is not None:
-        return request_id
-    new = prepare()
-    state.store.models.add(new.row)
-    return state.futures.submit(
-        identity,
-        partial(_create, state, identity.owner, new),
-        lane=new.row.model_id,
-        number=None,
-    )
+    if request_id is None:
+        new = prepare()
+        state.store.models.add(new.row)
+        work = partial(_create, state, identity.owner, new)
+        request_id = state.futures.submit(identity, work, lane=new.row.model_id, number=None)
+    model_id = state.ids.model_of(identity.scope, identity.seq_id)
+    return UntypedAPIFuture(request_id, model_id).to_dict()
 
 
 def new_model_row(

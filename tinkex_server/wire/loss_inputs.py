@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from tinkex_api import models as api
 
-from tinkex_server.errors import malformed
+from tinkex_server.errors import Location, malformed
 
 _POLICY = frozenset({"target_tokens", "logprobs", "advantages", "weights"})
 _CLIPPED = _POLICY | {"clip_low_threshold", "clip_high_threshold"}
@@ -54,7 +54,7 @@ _OTHER_NAMES = {
 """The names that other libraries have for the same inputs."""
 
 
-def check_inputs(batch: api.ForwardBackwardInput, at: tuple[str | int, ...]) -> None:
+def check_inputs(batch: api.ForwardBackwardInput, at: Location) -> None:
     """Raises `Refused` for an input that the loss of the batch does not read, and suggests one."""
     known = LOSS_INPUTS.get(batch.loss_fn)
     if known is None:  # a custom loss, which says itself what it reads

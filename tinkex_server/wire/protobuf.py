@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tinkex_proto import tinker_pb2 as pb
 
-from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.errors import Location, Refused, bad_request, malformed
 from tinkex_server.wire.bodies import MAX_CONTAINERS, too_many
 from tinkex_server.wire.message_size import VALUES_PER_MESSAGE, count_values
 
@@ -81,7 +81,7 @@ def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
     }
 
 
-def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
+def _tensor(at: Location, tensor: pb.Tensor) -> dict[str, Any]:
     encoding = tensor.WhichOneof("encoding")
     if tensor.dtype not in _DTYPES or encoding is None:
         raise malformed("data", *at, message="must be an array of float32 or int64")
@@ -102,7 +102,7 @@ def _tensor(at: tuple[str | int, ...], tensor: pb.Tensor) -> dict[str, Any]:
     }
 
 
-def _array(at: tuple[str | int, ...], raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
+def _array(at: Location, raw: bytes, layout: np.dtype[Any]) -> NDArray[Any]:
     """Returns a view of the bytes as numbers."""
     if len(raw) % layout.itemsize:
         raise malformed(

@@ -12,7 +12,7 @@ from tinkex_api import models as api
 
 from tinkex_server.engine.interface import SampleSpec
 from tinkex_server.errors import malformed
-from tinkex_server.wire.tensors import array, tokens
+from tinkex_server.wire.tensors import to_array, tokens
 
 _GREEDY_BELOW = 1e-30
 """The temperature at and below which sampling is greedy. Engines divide by the temperature in
@@ -70,7 +70,7 @@ def _targets(tensor: api.TensorData | None, prompt_length: int) -> NDArray[np.in
     if tensor is None:
         return None
     at = ("target_prompt_logprobs",)
-    targets = array(tensor, at, pad=-1)
+    targets = to_array(tensor, at, pad=-1)
     if targets.dtype != np.int64 or targets.ndim != 2 or len(targets) != prompt_length - 1:
         raise malformed(
             *at,

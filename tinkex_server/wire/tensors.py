@@ -38,7 +38,7 @@ def _chunk(chunk: api.ModelInputChunk, at: Location) -> NDArray[np.int64]:
     return _flat(chunk.tokens, "int64", (*at, "tokens")).astype(np.int64, copy=False)
 
 
-def array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.generic]:
+def to_array(tensor: api.TensorData, at: Location, pad: int = 0) -> NDArray[np.generic]:
     """Returns a tensor as an array. `pad` is the value of the cells that a sparse tensor leaves
     out.
     """

@@ -12,7 +12,7 @@ from tinkex_api import models as api
 from tinkex_server.engine.interface import Example, LoraShape
 from tinkex_server.errors import Location, bad_request, malformed
 from tinkex_server.wire.loss_inputs import LOSS_FNS, check_inputs
-from tinkex_server.wire.tensors import LARGEST_FLOAT32, MOST_CELLS, array, tokens
+from tinkex_server.wire.tensors import LARGEST_FLOAT32, MOST_CELLS, to_array, tokens
 
 
 def lora_shape(config: api.LoraConfig) -> LoraShape:
@@ -97,5 +97,5 @@ def _example(datum: api.Datum, at: Location) -> Example:
     inputs = datum.loss_fn_inputs
     return Example(
         tokens(datum.model_input, (*at, "model_input")),
-        {name: array(tensor, (*at, "loss_fn_inputs", name)) for name, tensor in inputs.items()},
+        {name: to_array(tensor, (*at, "loss_fn_inputs", name)) for name, tensor in inputs.items()},
     )

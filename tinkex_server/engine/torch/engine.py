@@ -205,11 +205,9 @@ class TorchEngine:
         weights, state = read_training_state(folder, optimizer=optimizer)
         check_fit(weights, model.parameters)
         # it may raise, so it comes before any change
-        create_optimizer = optimizers.create_optimizer(
-            model.optimizer_kind, model.parameters, state
-        )
+        restored = optimizers.create_optimizer(model.optimizer_kind, model.parameters, state)
         model.adapter.copy_weights(weights)
-        model.steps = SafeSteps(create_optimizer)
+        model.steps = SafeSteps(restored)
         model.optimizer.zero_grad()
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:

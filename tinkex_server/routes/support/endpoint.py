@@ -23,7 +23,7 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
-from tinkex_server.jobs.futures import PollAnswer
+from tinkex_server.jobs.futures import PollAnswer, RequestIdentity
 from tinkex_server.state import ServerState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
@@ -56,6 +56,10 @@ class Call(Generic[T]):
     """The time at which the headers arrived, on the monotonic clock; a large body arrives later."""
     receive: Receive
     """The source of the body, for a handler that reads the body itself."""
+
+    def identify(self, scope: str, seq_id: int | None, kind: str) -> RequestIdentity:
+        """Returns the values by which a repeat of the request is recognized."""
+        return RequestIdentity(scope, seq_id, kind, self.fingerprint, self.access.new_owner)
 
     @property
     def method(self) -> str:
