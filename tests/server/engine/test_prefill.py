@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,21 @@ def adapter(base: LoadedBaseModel) -> Adapter:
             for name, (a, b) in new.layers.items()
         },
     )
+
+
+@pytest.fixture
+def engine_with_budget(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], TorchEngine]]:
+    """Makes engines that sample from the base model and read so many tokens a prefill pass."""
+    with ExitStack() as stack:
+
+        def make(prefill_tokens: int) -> TorchEngine:
+            budget = BatchBudget(prefill_tokens=prefill_tokens)
+            monkeypatch.setattr(BatchBudget, "of", classmethod(lambda cls, base: budget))
+            engine = stack.enter_context(closing(TorchEngine(["tinkex/tiny"], "cpu")))
+            engine.load_sampler("base", "tinkex/tiny", None)
+            return engine
+
+        yield make
 
 
 def request(adapter: Adapter | None, prompt: Sequence[int], **spec: Any) -> SampleRequest:
@@ -117,13 +133,9 @@ def test_equal_prompts_under_one_adapter_are_read_once_and_each_gets_its_own_ans
 
 
 def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(
-    monkeypatch: pytest.MonkeyPatch,
+    engine_with_budget: Callable[[int], TorchEngine],
 ) -> None:
-    monkeypatch.setattr(
-        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=32))
-    )
-    engine = TorchEngine(["tinkex/tiny"], "cpu")
-    engine.load_sampler("base", "tinkex/tiny", None)
+    engine = engine_with_budget(32)
     heard, begun = list[int](), threading.Event()
 
     def listen(token: int, logprob: float) -> None:
@@ -136,17 +148,12 @@ def test_samples_under_way_get_their_tokens_while_a_long_prompt_is_read(
     engine.sample("base", SampleSpec(TEXT * 16, max_tokens=1)).result(60)
     assert len(heard) - before >= len(TEXT) * 16 // 32 - 1, "one step at least between two passes"
     under_way.cancel()
-    engine.close()
 
 
 def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, engine_with_budget: Callable[[int], TorchEngine]
 ) -> None:
-    monkeypatch.setattr(
-        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=8))
-    )
-    engine = TorchEngine(["tinkex/tiny"], "cpu")
-    engine.load_sampler("base", "tinkex/tiny", None)
+    engine = engine_with_budget(8)
     begun, resume, ended = threading.Event(), threading.Event(), list[str]()
     advance = Prefill.advance
 
@@ -157,25 +164,22 @@ def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(
 
     monkeypatch.setattr(Prefill, "advance", held)
     futures = {"long": engine.sample("base", SampleSpec(TEXT * 4, max_tokens=1))}
-    assert begun.wait(60)
-    futures["short"] = engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1))
-    for name, future in futures.items():
-        future.add_done_callback(lambda _, name=name: ended.append(name))
-    resume.set()
+    try:
+        assert begun.wait(60)
+        futures["short"] = engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1))
+        for name, future in futures.items():
+            future.add_done_callback(lambda _, name=name: ended.append(name))
+    finally:
+        resume.set()  # or closing the engine would wait for the pass that is held
     for future in futures.values():
         future.result(60)
-    engine.close()
     assert ended == ["short", "long"]
 
 
 def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, engine_with_budget: Callable[[int], TorchEngine]
 ) -> None:
-    monkeypatch.setattr(
-        BatchBudget, "of", classmethod(lambda cls, base: BatchBudget(prefill_tokens=8))
-    )
-    engine = TorchEngine(["tinkex/tiny"], "cpu")
-    engine.load_sampler("base", "tinkex/tiny", None)
+    engine = engine_with_budget(8)
     passes, begun = list[int](), threading.Event()
     advance = Prefill.advance
 
@@ -190,4 +194,3 @@ def test_a_long_prompt_that_nobody_waits_for_any_more_is_read_no_further(
     assert long.cancel()
     engine.sample("base", SampleSpec(TEXT[:5], max_tokens=1)).result(60)
     assert passes.count(len(TEXT) * 20) < len(TEXT) * 20 / 8
-    engine.close()
