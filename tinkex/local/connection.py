@@ -29,5 +29,6 @@ class LocalConnection(httpx.AsyncBaseTransport):
             # in a thread, since a start takes seconds
             self.base_url = await in_thread(local_url)
             request.url = httpx.URL(f"{self.base_url}/{url.removeprefix(_PLACEHOLDER)}")
+        if request.headers.get("Host") == "":  # as it follows from "local", also after the start
             request.headers["Host"] = request.url.netloc.decode("ascii")
         return await self._connection.handle_async_request(request)

@@ -118,7 +118,9 @@ class RetryingCall:
 
     async def _send_once(self) -> httpx.Response:
         self.wait.tries += 1
-        if self.sender.server.dialect.long_posts:
+        if self.sender.starts_server:
+            self.wait.set_owner("computation", "which is the start of the server in this process")
+        elif self.sender.server.dialect.long_posts:
             self.wait.set_owner("computation", "which this server finishes before it answers")
         else:
             self.wait.set_owner("network", "no answer yet")

@@ -143,6 +143,11 @@ class Sender:
         """The URL of `Config`; of the server in this process its address, once it has started."""
         return self.config.base_url if self._local is None else self._local.base_url
 
+    @property
+    def starts_server(self) -> bool:
+        """Whether the next request has to start the server in this process first."""
+        return self.base_url == LOCAL
+
     def is_own(self, url: str) -> bool:
         """Returns whether a URL lies below the server's base URL."""
         return url.startswith(f"{self.base_url}/")
