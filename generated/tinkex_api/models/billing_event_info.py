@@ -13,19 +13,21 @@ from ..types import Model
 @_attrs_define
 class BillingEventInfo(Model):
     """What was used. One open schema for all kinds, by `type`: training with `token_count`; sampling_prefill with
-    `token_count` and `cached`;
-    sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
+    `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with `count`; storage with
+    `gigabyte_hours` and `free`.
 
-        Example:
-            {'type': 'training', 'token_count': 120000}
+    Example:
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        infos = [event.event_info for event in usage.data]
+        trained = sum(info.token_count or 0 for info in infos if info.type == "training")
 
-        Attributes:
-            type (str): The kind.
-            token_count (int | None): training, sampling_*: tokens.
-            cached (bool | None): sampling_prefill: whether they were not computed anew.
-            count (int | None): checkpoint: how many.
-            gigabyte_hours (float | None): storage: gigabytes times hours.
-            free (bool | None): storage: whether it is not charged.
+    Attributes:
+        type (str): The kind.
+        token_count (int | None): training, sampling_*: tokens.
+        cached (bool | None): sampling_prefill: whether they were not computed anew.
+        count (int | None): checkpoint: how many.
+        gigabyte_hours (float | None): storage: gigabytes times hours.
+        free (bool | None): storage: whether it is not charged.
     """
 
     type: str

@@ -20,15 +20,16 @@ class BillingUsageEvent(Model):
     """What was used within one hour.
 
     Example:
-        {'bucket_start': '2026-01-01T00:00:00Z', 'bucket_end': '2026-01-01T01:00:00Z', 'base_model': 'tinkex/tiny',
-            'session_id': 'S1', 'estimated_cost_usd': 0.12, 'event_info': {'type': 'training', 'token_count': 120000}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        for event in usage.data:
+            print(event.bucket_start, event.base_model, event.event_info.type)
 
     Attributes:
         bucket_start (datetime.datetime): The hour's begin, in UTC.
         bucket_end (datetime.datetime): The hour's end, in UTC.
         event_info (BillingEventInfo): What was used. One open schema for all kinds, by `type`: training with
-            `token_count`; sampling_prefill with `token_count` and `cached`;
-            sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
+            `token_count`; sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`; checkpoint
+            with `count`; storage with `gigabyte_hours` and `free`.
         base_model (str | None): The base model's name.
         user_id (str | None): Who used it.
         user_name (str | None): Their name.

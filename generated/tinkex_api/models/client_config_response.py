@@ -16,42 +16,42 @@ class ClientConfigResponse(Model, OwnFuture):
     default`.
     Servers send flags that are not listed here, and some send sizes of 0, which mean "no limit".
 
-        Example:
-            {'parallel_fwdbwd_chunks': True, 'fwdbwd_max_chunk_len': 1024, 'fwdbwd_max_chunk_bytes_count': 5000000,
-                'pjwt_auth_enabled': False}
+    Example:
+        {'parallel_fwdbwd_chunks': True, 'fwdbwd_max_chunk_len': 1024, 'fwdbwd_max_chunk_bytes_count': 5000000,
+            'pjwt_auth_enabled': False}
 
-        Attributes:
-            pjwt_auth_enabled (bool | None): Exchange the key for a JWT by create_auth_token.
-            credential_default_source (str | None): Where the credential must come from.
-            parallel_fwdbwd_chunks (bool | None): Whether the requests that one large batch is split into may be sent
-                together, seq_ids 2 to n first and 1 last. The official
-                client assumes true, and false up to 0.18; a client that does not know its server does well to assume false.
-            fwdbwd_max_chunk_len (int | None): Most datums in one request.
-            fwdbwd_max_chunk_bytes_count (int | None): Most bytes in one request, by estimate and before compression: 4 a
-                token, images and tensors by their bytes, 8 a sparse index.
-            fwdbwd_dispatch_bytes_semaphore_size (int | None): Most bytes of forward_backward bodies that are being sent at
-                once.
-            proto_compress_fwdbwd (bool | None): Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
-            proto_write_fwdbwd (bool | None): The server takes protobuf bodies of forward_backward.
-            fwd_via_fwdbwd (bool | None): Send forward as a forward_backward with forward_only.
-            create_model_via_load_weights (bool | None): Create a model from a checkpoint by one load_weights that is
-                addressed by session. Since 0.38 the official client assumes it.
-            sample_dispatch_bytes_semaphore_size (int | None): Most bytes, by estimate, of sample requests that are being
-                sent at once.
-            inflight_response_bytes_semaphore_size (int | None): Most bytes of large results that are being fetched at once.
-            sample_max_concurrent_requests (int | None): Most samples in flight per sampling client.
-            sample_no_retries (bool | None): Do not begin a failed sample anew.
-            sample_enable_stuck_detection (bool | None): Fail when no sample made progress for 7200 s.
-            sample_use_retrieve_futures (bool | None): Wait for all samples of a client by retrieve_futures.
-            sample_join_sampling_session (bool | None): A copied sampling client asks for its number by
-                join_sampling_session.
-            custom_loss_server_side (bool | None): Custom losses may be uploaded by create_custom_loss.
-            billing_exception_max_pause_duration_sec (float | None): Longest pause on a 402, in seconds.
-            use_pyqwest_transport (bool | None): Which HTTP library the official client uses; no meaning on the wire.
-            seq_id_repeats (str | None): What the server does with a training request whose (model_id, seq_id) it has had
-                already: `repeats` gives the promise of the
-                first one, `refuses` answers with an error, `ignores` applies it a second time. The embedded server of tinkex
-                sends it; no other does.
+    Attributes:
+        pjwt_auth_enabled (bool | None): Exchange the key for a JWT by create_auth_token.
+        credential_default_source (str | None): Where the credential must come from.
+        parallel_fwdbwd_chunks (bool | None): Whether the requests that one large batch is split into may be sent
+            together, seq_ids 2 to n first and 1 last. The official
+            client assumes true, and false up to 0.18; a client that does not know its server does well to assume false.
+        fwdbwd_max_chunk_len (int | None): Most datums in one request.
+        fwdbwd_max_chunk_bytes_count (int | None): Most bytes in one request, by estimate and before compression: 4 a
+            token, images and tensors by their bytes, 8 a sparse index.
+        fwdbwd_dispatch_bytes_semaphore_size (int | None): Most bytes of forward_backward bodies that are being sent at
+            once.
+        proto_compress_fwdbwd (bool | None): Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
+        proto_write_fwdbwd (bool | None): The server takes protobuf bodies of forward_backward.
+        fwd_via_fwdbwd (bool | None): Send forward as a forward_backward with forward_only.
+        create_model_via_load_weights (bool | None): Create a model from a checkpoint by one load_weights that is
+            addressed by session. Since 0.38 the official client assumes it.
+        sample_dispatch_bytes_semaphore_size (int | None): Most bytes, by estimate, of sample requests that are being
+            sent at once.
+        inflight_response_bytes_semaphore_size (int | None): Most bytes of large results that are being fetched at once.
+        sample_max_concurrent_requests (int | None): Most samples in flight per sampling client.
+        sample_no_retries (bool | None): Do not begin a failed sample anew.
+        sample_enable_stuck_detection (bool | None): Fail when no sample made progress for 7200 s.
+        sample_use_retrieve_futures (bool | None): Wait for all samples of a client by retrieve_futures.
+        sample_join_sampling_session (bool | None): A copied sampling client asks for its number by
+            join_sampling_session.
+        custom_loss_server_side (bool | None): Custom losses may be uploaded by create_custom_loss.
+        billing_exception_max_pause_duration_sec (float | None): Longest pause on a 402, in seconds.
+        use_pyqwest_transport (bool | None): Which HTTP library the official client uses; no meaning on the wire.
+        seq_id_repeats (str | None): What the server does with a training request whose (model_id, seq_id) it has had
+            already: `repeats` gives the promise of the
+            first one, `refuses` answers with an error, `ignores` applies it a second time. The embedded server of tinkex
+            sends it; no other does.
     """
 
     pjwt_auth_enabled: bool | None = None

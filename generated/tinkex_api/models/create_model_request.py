@@ -30,8 +30,8 @@ class CreateModelRequest(Model):
         lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true.
         type (str): The request's name. Default: 'create_model'.
         optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
-            must be of the same kind: adamw, by `adam_params`; dimuon, by
-            `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
+            must be of the same kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex,
+            by `sgd_params`. Others have fields of their own.
         user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
     """
 

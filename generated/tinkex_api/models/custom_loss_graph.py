@@ -18,13 +18,13 @@ class CustomLossGraph(Model):
     """A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
     `custom/<name>:mean`.
 
-        Example:
-            {'format': 1, 'nodes': [{'op': 'placeholder', 'name': 'logprobs', 'target': 'logprobs'}, {'op': 'output',
-                'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
+    Example:
+        {'format': 1, 'nodes': [{'op': 'placeholder', 'name': 'logprobs', 'target': 'logprobs'}, {'op': 'output',
+            'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
 
-        Attributes:
-            format (int): The form's version. Default: 1.
-            nodes (list[CustomLossNode]): In the order in which they run.
+    Attributes:
+        format (int): The form's version. Default: 1.
+        nodes (list[CustomLossNode]): In the order in which they run.
     """
 
     nodes: list[CustomLossNode]

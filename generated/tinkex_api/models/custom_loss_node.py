@@ -21,15 +21,15 @@ class CustomLossNode(Model):
     `{"device": "cpu"}`,
     `{"layout": "strided"}`, `{"memory_format": "..."}`.
 
-        Example:
-            {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
+    Example:
+        {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
 
-        Attributes:
-            op (str): What it does.
-            name (str): What the others refer to it by.
-            target (str): What is called or read; a function by its qualified name, such as `torch.exp`.
-            args (list[Any] | None): Arguments by position.
-            kwargs (CustomLossNodeKwargs | None): Arguments by name.
+    Attributes:
+        op (str): What it does.
+        name (str): What the others refer to it by.
+        target (str): What is called or read; a function by its qualified name, such as `torch.exp`.
+        args (list[Any] | None): Arguments by position.
+        kwargs (CustomLossNodeKwargs | None): Arguments by name.
     """
 
     op: str

@@ -13,20 +13,22 @@ from ..types import Model
 @_attrs_define
 class DimuonParams(Model):
     """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about the
-    Frobenius norm
-    `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1
-    - beta1)·gradient, and the
-    weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+    Frobenius norm `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m
+    ← beta1·m + (1 - beta1)·gradient, and the weights less `learning_rate` times m with its singular values set to about
+    1, by five Newton-Schulz iterations.
 
-        Example:
-            {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
+    Example:
+        optimizer = OptimizerConfig(type="dimuon", version=1)
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=optimizer)
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(DimuonParams(learning_rate=1e-3)).result()
 
-        Attributes:
-            type (str): The optimizer's name. Default: 'dimuon'.
-            learning_rate (float): The learning rate, 0 or more.
-            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
-                off. Default: 0.0.
-            beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
+    Attributes:
+        type (str): The optimizer's name. Default: 'dimuon'.
+        learning_rate (float): The learning rate, 0 or more.
+        grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
+            off. Default: 0.0.
+        beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
     """
 
     learning_rate: float

@@ -15,14 +15,14 @@ class ErrorResponse(Model, OwnFuture):
     """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few write
     `error` or `error_message` instead. A proxy may answer with no JSON at all.
 
-        Example:
-            {'detail': 'unknown model S1:train:7'}
+    Example:
+        {'detail': 'unknown model S1:train:7'}
 
-        Attributes:
-            detail (Any): A text, a list of problems `{loc, msg, type}`, or an object.
-            error (str | None): The text, on servers that do not write `detail`.
-            error_message (str | None): The text, on a few servers more.
-            category (str | None): Whose fault it is; any case.
+    Attributes:
+        detail (Any): A text, a list of problems `{loc, msg, type}`, or an object.
+        error (str | None): The text, on servers that do not write `detail`.
+        error_message (str | None): The text, on a few servers more.
+        category (str | None): Whose fault it is; any case.
     """
 
     detail: Any = None

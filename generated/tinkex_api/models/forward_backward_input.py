@@ -38,19 +38,19 @@ class ForwardBackwardInput(Model):
     service. That w scales
     them, too, is ours. Servers differ in weighting and normalisation.
 
-        Example:
-            {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
-                {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
-                'loss_fn': 'cross_entropy'}
+    Example:
+        {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
+            {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
+            'loss_fn': 'cross_entropy'}
 
-        Attributes:
-            data (list[Datum]): The batch, not empty.
-            loss_fn (str): The loss.
-            loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and
-                gspo: `clip_low_threshold` and `clip_high_threshold`, bounds of the
-                ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where
-                neither is given. dro: `beta`;
-                the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
+    Attributes:
+        data (list[Datum]): The batch, not empty.
+        loss_fn (str): The loss.
+        loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and
+            gspo: `clip_low_threshold` and `clip_high_threshold`, bounds of the
+            ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where
+            neither is given. dro: `beta`;
+            the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
     """
 
     data: list[Datum]

@@ -21,22 +21,22 @@ class FutureRetrieveResponse(Model, OwnFuture):
 
     So no result may have a field `error`, a `type` of `try_again` or a `status` of `complete_metadata`.
 
-        Example:
-            {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
+    Example:
+        {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
-        Attributes:
-            type (str | None): `try_again`, or the name of the result.
-            status (str | None): `complete_metadata`, or absent.
-            request_id (str | None): The promise's, once more.
-            queue_state (str | None): Why it is not yet done.
-            queue_state_reason (str | None): The same for people.
-            response_payload_size (int | None): Bytes of the result.
-            error (str | None): Why the request failed.
-            error_message (str | None): The same, on some servers.
-            category (str | None): Whose fault the failure is; any case.
-            state_loss (int | None): The request failed since its model lost what it learned since it was saved, or this
-                very request. All that fails by one loss has the same number.
-            detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
+    Attributes:
+        type (str | None): `try_again`, or the name of the result.
+        status (str | None): `complete_metadata`, or absent.
+        request_id (str | None): The promise's, once more.
+        queue_state (str | None): Why it is not yet done.
+        queue_state_reason (str | None): The same for people.
+        response_payload_size (int | None): Bytes of the result.
+        error (str | None): Why the request failed.
+        error_message (str | None): The same, on some servers.
+        category (str | None): Whose fault the failure is; any case.
+        state_loss (int | None): The request failed since its model lost what it learned since it was saved, or this
+            very request. All that fails by one loss has the same number.
+        detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
     """
 
     type: str | None = None

@@ -15,7 +15,9 @@ class ListSessionsResponse(Model, OwnFuture):
     """A page of sessions.
 
     Example:
-        {'sessions': ['S1']}
+        page = rest.list_sessions(limit=10)
+        for session_id in page.sessions:
+            print(session_id)
 
     Attributes:
         sessions (list[str]): Their ids.

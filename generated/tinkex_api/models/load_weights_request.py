@@ -20,24 +20,24 @@ class LoadWeightsRequest(Model):
     hosted one included), or into
     a new one (`session_id` and `model_seq_id`; since 0.24), whose LoRA shape is the checkpoint's.
 
-        Example:
-            {'model_id': 'S1:train:0', 'seq_id': 1, 'path': 'tinker://S1:train:0/weights/0001', 'optimizer': True, 'type':
-                'load_weights'}
+    Example:
+        {'model_id': 'S1:train:0', 'seq_id': 1, 'path': 'tinker://S1:train:0/weights/0001', 'optimizer': True, 'type':
+            'load_weights'}
 
-        Attributes:
-            path (str): `tinker://<run>/weights/<name>`.
-            optimizer (bool): Whether the optimizer's state is loaded too. Some servers always load it.
-            type (str): The request's name. Default: 'load_weights'.
-            model_id (str | None): The model to load into.
-            seq_id (int | None): With model_id: counts the model's requests from 1.
-            session_id (str | None): The session of the new model.
-            model_seq_id (int | None): With session_id: counts the session's models from 0.
-            base_model (str | None): With session_id: another base model that the weights fit.
-            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
-            optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
-                must be of the same kind: adamw, by `adam_params`; dimuon, by
-                `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
-            weights_access_token (str | None): A right to read weights of others.
+    Attributes:
+        path (str): `tinker://<run>/weights/<name>`.
+        optimizer (bool): Whether the optimizer's state is loaded too. Some servers always load it.
+        type (str): The request's name. Default: 'load_weights'.
+        model_id (str | None): The model to load into.
+        seq_id (int | None): With model_id: counts the model's requests from 1.
+        session_id (str | None): The session of the new model.
+        model_seq_id (int | None): With session_id: counts the session's models from 0.
+        base_model (str | None): With session_id: another base model that the weights fit.
+        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+        optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
+            must be of the same kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex,
+            by `sgd_params`. Others have fields of their own.
+        weights_access_token (str | None): A right to read weights of others.
     """
 
     path: str

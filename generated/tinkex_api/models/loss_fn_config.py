@@ -12,8 +12,8 @@ class LossFnConfig(dict[str, Any]):
     given. dro: `beta`;
     the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
 
-        Example:
-            {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
+    Example:
+        {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
 
     """
 

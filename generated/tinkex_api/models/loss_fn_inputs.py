@@ -16,9 +16,9 @@ class LossFnInputs(dict[str, "TensorData"]):
     or (N, K) for K targets a position, each with a weight: soft targets. The logprobs of the result have the shape of
     `target_tokens`.
 
-        Example:
-            {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
-                'float32', 'shape': [1]}}
+    Example:
+        {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
+            'float32', 'shape': [1]}}
 
     """
 

@@ -12,8 +12,8 @@ class Metrics(dict[str, float]):
     value, numbered),
     hash_unordered and hash2 (sums of integers mod 2^64). The loss is `loss:sum`.
 
-        Example:
-            {'loss:sum': 1.5}
+    Example:
+        {'loss:sum': 1.5}
 
     """
 

@@ -18,19 +18,19 @@ class ModelInputChunk(Model):
     union, so that
     reading long inputs tries no alternatives, and a kind that is still unknown is kept.
 
-        Example:
-            {'type': 'encoded_text', 'tokens': [104, 105]}
+    Example:
+        {'type': 'encoded_text', 'tokens': [104, 105]}
 
-        Attributes:
-            type (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
-            tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
-                ones are best merged.
-            data (str | None): image: the file, in base64.
-            format (str | None): image, image_asset_pointer: the file's format.
-            location (str | None): image_asset_pointer: where the server finds the image. Has no protobuf form.
-            dmel (str | None): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
-                length in tokens.
-            expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
+    Attributes:
+        type (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
+        tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
+            ones are best merged.
+        data (str | None): image: the file, in base64.
+        format (str | None): image, image_asset_pointer: the file's format.
+        location (str | None): image_asset_pointer: where the server finds the image. Has no protobuf form.
+        dmel (str | None): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
+            length in tokens.
+        expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
     """
 
     type: str = "encoded_text"

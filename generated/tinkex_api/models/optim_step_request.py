@@ -29,10 +29,9 @@ class OptimStepRequest(Model):
         type (str): The request's name. Default: 'optim_step'.
         adam_params (AdamParams | None): The settings of one AdamW step.
         optimizer_params (DimuonParams | None): One step of Dimuon, a Muon for LoRA. The service tells no more of it
-            than that the step of a matrix has about the Frobenius norm
-            `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m +
-            (1 - beta1)·gradient, and the
-            weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+            than that the step of a matrix has about the Frobenius norm `learning_rate`·√rank. The embedded server takes
+            Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient, and the weights less
+            `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
         sgd_params (SgdParams | None): One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights,
             beginning with b = 0, and the weights less `learning_rate`·b.
     """

@@ -13,15 +13,17 @@ from ..types import Model
 @_attrs_define
 class OptimizerConfig(Model):
     """The kind of optimizer that a model is trained with; each of its steps must be of the same kind: adamw, by
-    `adam_params`; dimuon, by
-    `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
+    `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of
+    their own.
 
-        Example:
-            {'type': 'adamw'}
+    Example:
+        sgd = OptimizerConfig(type="sgd")
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=sgd)
+        print(trainer.get_info().optimizer_config.type)  # sgd
 
-        Attributes:
-            type (str): The name of the optimizer. Default: 'adamw'.
-            version (int | None): dimuon: 1.
+    Attributes:
+        type (str): The name of the optimizer. Default: 'adamw'.
+        version (int | None): dimuon: 1.
     """
 
     type: str = "adamw"

@@ -19,17 +19,17 @@ class PromptAltTokens(Model):
     both
     arrays are of shape [prompt length - 1, k].
 
-        Example:
-            {'tokens': {'data': [105, 97], 'dtype': 'int64', 'shape': [1, 2]}, 'logprobs': {'data': [-0.2, -1.9], 'dtype':
-                'float32', 'shape': [1, 2]}}
+    Example:
+        {'tokens': {'data': [105, 97], 'dtype': 'int64', 'shape': [1, 2]}, 'logprobs': {'data': [-0.2, -1.9], 'dtype':
+            'float32', 'shape': [1, 2]}}
 
-        Attributes:
-            tokens (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
-                only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
-            logprobs (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
-                only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+    Attributes:
+        tokens (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
+            only: `data` holds the values of a CSR
+            matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+        logprobs (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
+            only: `data` holds the values of a CSR
+            matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
     """
 
     tokens: TensorData

@@ -21,33 +21,33 @@ class SampleRequest(Model):
     `model_path`.
     The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
 
-        Example:
-            {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
-                'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params': {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1,
-                'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
+    Example:
+        {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params': {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1,
+            'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
-        Attributes:
-            prompt (ModelInput): What a model reads.
-            sampling_params (SamplingParams): The settings of sampling.
-            num_samples (int): How many. Default: 1.
-            prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
-            topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
-            type (str): The request's name. Default: 'sample'.
-            sampling_session_id (str | None): The sampling session.
-            seq_id (int | None): Counts the sampling client's requests from 0, and a copied client's from its number times
-                1e9, so it passes 2^53. A repeat gives the same promise.
-            base_model (str | None): Without a sampling session: the base model.
-            model_path (str | None): Without a sampling session: the saved weights.
-            topk_sample_logprobs (int | None): Give so many likeliest tokens at each of the sample's positions. Strict
-                servers refuse the field.
-            target_prompt_logprobs (TensorData | None): An array. Dense: `data` holds all values, flat and row-major.
-                Sparse, for two dimensions only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
-            prompt_alt_tokens_k (int | None): Draw so many tokens, with replacement and at the request's temperature, at
-                each of the prompt's positions. Strict servers refuse the field.
-            prompt_logprobs_last_n (int | None): Give prompt logprobs for the last n tokens only, 1 to the prompt's length -
-                1; needs prompt_logprobs.
-            record_stability_info (bool | None): Keep what the loss stable_reinforce needs. Strict servers refuse the field.
+    Attributes:
+        prompt (ModelInput): What a model reads.
+        sampling_params (SamplingParams): The settings of sampling.
+        num_samples (int): How many. Default: 1.
+        prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
+        topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
+        type (str): The request's name. Default: 'sample'.
+        sampling_session_id (str | None): The sampling session.
+        seq_id (int | None): Counts the sampling client's requests from 0, and a copied client's from its number times
+            1e9, so it passes 2^53. A repeat gives the same promise.
+        base_model (str | None): Without a sampling session: the base model.
+        model_path (str | None): Without a sampling session: the saved weights.
+        topk_sample_logprobs (int | None): Give so many likeliest tokens at each of the sample's positions. Strict
+            servers refuse the field.
+        target_prompt_logprobs (TensorData | None): An array. Dense: `data` holds all values, flat and row-major.
+            Sparse, for two dimensions only: `data` holds the values of a CSR
+            matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+        prompt_alt_tokens_k (int | None): Draw so many tokens, with replacement and at the request's temperature, at
+            each of the prompt's positions. Strict servers refuse the field.
+        prompt_logprobs_last_n (int | None): Give prompt logprobs for the last n tokens only, 1 to the prompt's length -
+            1; needs prompt_logprobs.
+        record_stability_info (bool | None): Keep what the loss stable_reinforce needs. Strict servers refuse the field.
     """
 
     prompt: ModelInput

@@ -21,22 +21,22 @@ class SampleResponse(Model, OwnFuture):
     `topk_sampled_logprobs`,
     `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under that one's names.
 
-        Example:
-            {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs': [None,
-                -2.5], 'topk_prompt_logprobs': [None, [[105, -0.2], [97, -1.9]]]}
+    Example:
+        {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs': [None,
+            -2.5], 'topk_prompt_logprobs': [None, [[105, -0.2], [97, -1.9]]]}
 
-        Attributes:
-            sequences (list[SampledSequence]): The samples, in the order of the promise's sample_sequence_ids; fewer than
-                asked for on some servers.
-            prompt_logprobs (list[float | None] | None): One a token of the prompt; null for the first, which nothing comes
-                before. Some servers leave the first out.
-            topk_prompt_logprobs (list[list[list[float]] | None] | None): One list a token of the prompt, of pairs [token
-                id, logprob], the likeliest first; null for the first token.
-            target_prompt_logprobs (TensorData | None): See its type.
-            prompt_alt_tokens (PromptAltTokens | None): See its type.
-            prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
-                samples.
-            type (str | None): The answer's name.
+    Attributes:
+        sequences (list[SampledSequence]): The samples, in the order of the promise's sample_sequence_ids; fewer than
+            asked for on some servers.
+        prompt_logprobs (list[float | None] | None): One a token of the prompt; null for the first, which nothing comes
+            before. Some servers leave the first out.
+        topk_prompt_logprobs (list[list[list[float]] | None] | None): One list a token of the prompt, of pairs [token
+            id, logprob], the likeliest first; null for the first token.
+        target_prompt_logprobs (TensorData | None): See its type.
+        prompt_alt_tokens (PromptAltTokens | None): See its type.
+        prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
+            samples.
+        type (str | None): The answer's name.
     """
 
     sequences: list[SampledSequence]

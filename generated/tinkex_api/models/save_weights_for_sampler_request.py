@@ -18,21 +18,21 @@ class SaveWeightsForSamplerRequest(Model):
     """Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`, which opens a
     sampling session.
 
-        Example:
-            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
+    Example:
+        {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
 
-        Attributes:
-            model_id (str): The model.
-            seq_id (int): Counts the model's requests from 1.
-            type (str): The request's name. Default: 'save_weights_for_sampler'.
-            path (str | None): A name without `/`.
-            sampling_session_seq_id (int | None): Instead of a path. Counts the session's sampling sessions from 0.
-            kind (str | None): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
-                sampling clients of the model share, and that each
-                save replaces, also for samples that are under way.
-            ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
-                weights.
-            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+    Attributes:
+        model_id (str): The model.
+        seq_id (int): Counts the model's requests from 1.
+        type (str): The request's name. Default: 'save_weights_for_sampler'.
+        path (str | None): A name without `/`.
+        sampling_session_seq_id (int | None): Instead of a path. Counts the session's sampling sessions from 0.
+        kind (str | None): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
+            sampling clients of the model share, and that each
+            save replaces, also for samples that are under way.
+        ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
+            weights.
+        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
     """
 
     model_id: str

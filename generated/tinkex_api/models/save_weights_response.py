@@ -15,7 +15,9 @@ class SaveWeightsResponse(Model, OwnFuture):
     """Where the weights are.
 
     Example:
-        {'path': 'tinker://S1:train:0/weights/0001', 'type': 'save_weights'}
+        saved = trainer.save_state("step-100").result()
+        print(saved.path)
+        trainer.load_state(saved.path).result()
 
     Attributes:
         path (str): `tinker://<run>/weights/<name>`, or what else the server takes in load_weights.

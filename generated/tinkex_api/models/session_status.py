@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 @_attrs_define
 class SessionStatus(Model):
     """A session's state. One open schema for all kinds, by `type`: active; cancelled with `detail`; client_finished with
-    `reason` and
-    `detail`; failed with `category`, `message` and `reason`.
+    `reason` and `detail`; failed with `category`, `message` and `reason`.
 
-        Example:
-            {'type': 'failed', 'category': 'user', 'message': 'token out of range', 'reason': {'type': 'request',
-                'request_id': '17', 'request_type': 'ForwardBackward'}}
+    Example:
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            status = session.status
+            if status is not None and status.type == "failed":
+                print(status.category, status.message)
 
-        Attributes:
-            type (str): The kind.
-            detail (str | None): More on it.
-            reason (SessionStatusReason | None): See its type.
-            category (str | None): failed: whose fault it is.
-            message (str | None): failed: what went wrong.
+    Attributes:
+        type (str): The kind.
+        detail (str | None): More on it.
+        reason (SessionStatusReason | None): See its type.
+        category (str | None): failed: whose fault it is.
+        message (str | None): failed: what went wrong.
     """
 
     type: str

@@ -13,18 +13,20 @@ from ..types import Model
 @_attrs_define
 class SessionStatusReason(Model):
     """Why a session is in its state. One open schema for all kinds, by `type`: how the client ended it (success, errored,
-    interrupted), or
-    what failed, with its id (request, training_run, sampling_session).
+    interrupted), or what failed, with its id (request, training_run, sampling_session).
 
-        Example:
-            {'type': 'request', 'request_id': '17', 'request_type': 'ForwardBackward'}
+    Example:
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            reason = session.status.reason if session.status is not None else None
+            if reason is not None and reason.type == "request":
+                print(session.session_id, reason.request_id, reason.request_type)
 
-        Attributes:
-            type (str): The kind.
-            request_id (str | None): request: the promise's.
-            request_type (str | None): request: what was asked.
-            training_run_id (str | None): training_run: the run.
-            sampling_session_id (str | None): sampling_session: the session.
+    Attributes:
+        type (str): The kind.
+        request_id (str | None): request: the promise's.
+        request_type (str | None): request: what was asked.
+        training_run_id (str | None): training_run: the run.
+        sampling_session_id (str | None): sampling_session: the session.
     """
 
     type: str

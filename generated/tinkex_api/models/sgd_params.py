@@ -15,15 +15,17 @@ class SgdParams(Model):
     """One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b = 0, and the
     weights less `learning_rate`·b.
 
-        Example:
-            {'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
+    Example:
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=OptimizerConfig("sgd"))
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(SgdParams(learning_rate=0.1, momentum=0.9)).result()
 
-        Attributes:
-            learning_rate (float): The learning rate.
-            momentum (float): The momentum, 0 or more and less than 1. Default: 0.0.
-            weight_decay (float): The weight decay: weight_decay * weight is added to the gradient. Default: 0.0.
-            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
-                off. Default: 0.0.
+    Attributes:
+        learning_rate (float): The learning rate.
+        momentum (float): The momentum, 0 or more and less than 1. Default: 0.0.
+        weight_decay (float): The weight decay: weight_decay * weight is added to the gradient. Default: 0.0.
+        grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
+            off. Default: 0.0.
     """
 
     learning_rate: float

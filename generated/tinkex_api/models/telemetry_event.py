@@ -19,22 +19,22 @@ class TelemetryEvent(Model):
     `duration`;
     UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with `event_name`, `event_data`.
 
-        Example:
-            {'event': 'GENERIC_EVENT', 'event_id': 'e1', 'event_session_index': 1, 'severity': 'INFO', 'timestamp':
-                '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
+    Example:
+        {'event': 'GENERIC_EVENT', 'event_id': 'e1', 'event_session_index': 1, 'severity': 'INFO', 'timestamp':
+            '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
 
-        Attributes:
-            event (str): The kind.
-            event_id (str): Its own id.
-            event_session_index (int): Counts the events of the client from 0.
-            severity (str): How bad it is.
-            timestamp (str): When, in ISO 8601.
-            duration (str | None): SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
-            error_type (str | None): UNHANDLED_EXCEPTION: the exception's class.
-            error_message (str | None): UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
-            traceback (str | None): UNHANDLED_EXCEPTION: where it was raised.
-            event_name (str | None): GENERIC_EVENT: what happened.
-            event_data (TelemetryEventEventData | None): GENERIC_EVENT: facts of its own.
+    Attributes:
+        event (str): The kind.
+        event_id (str): Its own id.
+        event_session_index (int): Counts the events of the client from 0.
+        severity (str): How bad it is.
+        timestamp (str): When, in ISO 8601.
+        duration (str | None): SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
+        error_type (str | None): UNHANDLED_EXCEPTION: the exception's class.
+        error_message (str | None): UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
+        traceback (str | None): UNHANDLED_EXCEPTION: where it was raised.
+        event_name (str | None): GENERIC_EVENT: what happened.
+        event_data (TelemetryEventEventData | None): GENERIC_EVENT: facts of its own.
     """
 
     event: str

@@ -16,15 +16,15 @@ class TensorData(Model):
     values of a CSR
     matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
 
-        Example:
-            {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
+    Example:
+        {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
 
-        Attributes:
-            data (list[float]): The values. Some servers write NaN as null.
-            dtype (str | None): The values' type. Clients always send it; some servers leave it out of results.
-            shape (list[int] | None): The dimensions; one-dimensional without it.
-            sparse_crow_indices (list[int] | None): Where each row begins in `data`, one more than there are rows.
-            sparse_col_indices (list[int] | None): The column of each value.
+    Attributes:
+        data (list[float]): The values. Some servers write NaN as null.
+        dtype (str | None): The values' type. Clients always send it; some servers leave it out of results.
+        shape (list[int] | None): The dimensions; one-dimensional without it.
+        sparse_crow_indices (list[int] | None): Where each row begins in `data`, one more than there are rows.
+        sparse_col_indices (list[int] | None): The column of each value.
     """
 
     data: list[float]

@@ -15,14 +15,14 @@ class UntypedAPIFuture(Model):
     """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request:
     see `x-tinker-results` of FutureRetrieveResponse.
 
-        Example:
-            {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
+    Example:
+        {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
 
-        Attributes:
-            request_id (str): What to retrieve the result by. Always a string, never a number.
-            model_id (str | None): The model concerned.
-            sample_sequence_ids (list[str] | None): Of `sample` only, the ids of the sequences to come, one a sample and in
-                their order.
+    Attributes:
+        request_id (str): What to retrieve the result by. Always a string, never a number.
+        model_id (str | None): The model concerned.
+        sample_sequence_ids (list[str] | None): Of `sample` only, the ids of the sequences to come, one a sample and in
+            their order.
     """
 
     request_id: str
