@@ -44,7 +44,15 @@ _WORTH_SAYING = 1.0  # seconds
 
 @frozen(kw_only=True)
 class WaitFacts:
-    """The state of a wait. `str()` is the sentence that logs and errors show."""
+    """The state of a wait. `str()` is the sentence that logs and errors show.
+
+    Example:
+        try:
+            trainer.forward_backward(data, "cross_entropy").result()
+        except TinkexError as error:
+            if error.wait is not None:
+                print(error.wait.age, error.wait.main_owner)
+    """
 
     operation: str
     request_id: str | None = None

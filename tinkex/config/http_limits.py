@@ -12,7 +12,13 @@ from tinkex.errors.hints import hinted
 @hinted
 @frozen(kw_only=True)
 class HttpLimits:
-    """Limits on the connections that a client opens, and on the size of answers and downloads."""
+    """Limits on the connections that a client opens, and on the size of answers and downloads.
+
+    Example:
+        limits = HttpLimits(max_connections=32, max_answer_bytes=64 << 20)
+        config = Config(http_limits=limits)
+        service = ServiceClient(config=config)
+    """
 
     max_connections: int | None = field(default=None, validator=optional(positive))
     """The highest number of open connections; None for no limit."""

@@ -91,7 +91,8 @@ class RecoveryPolicy:
     """A policy for a recoverable run: when it saves, when it recovers, and when it gives up.
 
     Example:
-        >>> RecoveryPolicy(save_every_steps=20, keep=3).save_due(steps=20, seconds=1.0)
+        >>> policy = RecoveryPolicy(save_every_steps=20, keep=3)
+        >>> policy.save_due(steps=20, seconds=1.0)
         True
 
     Raises:

@@ -83,8 +83,9 @@ class Config:
     `print(config.describe())` shows each setting with its source.
 
     Example:
-        >>> Config(base_url="http://127.0.0.1:8765", api_key="tml-local").timeout
-        60.0
+        >>> config = Config(base_url="http://127.0.0.1:8765", api_key="tml-local", timeout=30.0)
+        >>> config.base_url, config.timeout
+        ('http://127.0.0.1:8765', 30.0)
 
     Args:
         profile: the name of a table of settings in the file; by default `TINKEX_PROFILE`, else the

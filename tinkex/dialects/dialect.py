@@ -65,7 +65,13 @@ def _positive(limits: object, attribute: Any, value: float) -> None:
 
 @frozen(kw_only=True)
 class ChunkLimits:
-    """The largest part of a batch in one request. A larger batch is split, in order."""
+    """The largest part of a batch in one request. A larger batch is split, in order.
+
+    Example:
+        limits = ChunkLimits(max_items=64, max_size=32_768, unit="tokens")
+        config = Config(chunk_limits=limits)
+        service = ServiceClient(config=config)
+    """
 
     max_items: int = field(default=1024, validator=_positive)
     """The maximum number of datums."""
@@ -138,6 +144,7 @@ class Dialect:
     Example:
         dialect = Dialect(name="my-server", encodings=("json",), failed="400")
         config = Config(base_url="http://localhost:8000", api_key="tml-x", dialect=dialect)
+        service = ServiceClient(config=config)
     """
 
     name: str = "unknown"

@@ -55,6 +55,14 @@ class TinkexError(Exception):
 
     `message` says what failed and `advice` what to do next; `str()` contains both. `operation` and
     `request_id` identify the failed call, or are None.
+
+    Example:
+        try:
+            sampler.sample([10**6], sampling_params={"max_tokens": 8}).result()
+        except RequestFailedError as error:  # the server could not do the work
+            print(error.category, error.message)
+        except TinkexError as error:
+            print(error.fault, error.retryable, error.advice)
     """
 
     fault: Fault = "unknown"

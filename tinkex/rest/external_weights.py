@@ -89,7 +89,14 @@ class UploadURL:
 
 @frozen
 class ExternalWeightsUploadStartResult:
-    """An upload that has begun, as `external_weights_upload_start` returns it."""
+    """An upload that has begun, as `external_weights_upload_start` returns it.
+
+    Example:
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=8))
+        print(start.upload_id, start.expires)
+        for name, url in start.urls.items():
+            print(name, url)  # url.upload(folder / name) sends the file
+    """
 
     upload_id: str
     """The id with which the upload is finished."""
@@ -101,7 +108,15 @@ class ExternalWeightsUploadStartResult:
 
 @frozen
 class ExternalWeightsUploadFinishResult:
-    """The checkpoint of a finished upload, as `external_weights_upload_finish` returns it."""
+    """The checkpoint of a finished upload, as `external_weights_upload_finish` returns it.
+
+    Example:
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+        for name, url in start.urls.items():
+            url.upload(f"my-adapter/{name}")
+        finished = rest.external_weights_upload_finish(start.upload_id)
+        sampler = service.create_sampling_client(model_path=finished.tinker_path)
+    """
 
     tinker_path: str
     """The checkpoint's path, `tinker://<training run>/external_weights/<name>`."""

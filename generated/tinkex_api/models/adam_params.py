@@ -14,8 +14,9 @@ class AdamParams(OpenModel):
     """The settings of one AdamW step.
 
     Example:
-        {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm':
-            0.0}
+        adam = AdamParams(learning_rate=1e-4, weight_decay=0.01, grad_clip_norm=1.0)
+        trainer.forward_backward(data, "cross_entropy")
+        metrics = trainer.optim_step(adam).result().metrics
 
     Attributes:
         learning_rate: The learning rate.

@@ -18,8 +18,9 @@ class ApiKeyInfoResponse(OpenModel, OwnFuture):
     """What is known of the key that the request was made with.
 
     Example:
-        {'key_id': 7, 'name': 'laptop', 'note': '', 'details': {'org_details': {'name': 'Example Lab'},
-            'user_details': {'email': 'ada@example.org'}}}
+        key = rest.get_api_key_info()
+        print(key.key_id, key.name)
+        print(key.details)  # the owner, where the server names one
 
     Attributes:
         key_id: The key's number.

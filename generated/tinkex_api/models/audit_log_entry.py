@@ -19,8 +19,9 @@ class AuditLogEntry(OpenModel):
     """Something that somebody did.
 
     Example:
-        {'timestamp': '2026-01-01T00:00:00Z', 'event': 'checkpoint.deleted', 'event_details': {'tinker_path':
-            'tinker://S1:train:0/weights/0001'}}
+        for entry in admin.get_audit_log().entries:
+            if entry.event == "checkpoint.deleted":
+                print(entry.timestamp, entry.event_details)
 
     Attributes:
         timestamp: When.

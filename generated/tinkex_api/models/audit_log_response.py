@@ -18,7 +18,9 @@ class AuditLogResponse(OpenModel, OwnFuture):
     """A day of the audit log.
 
     Example:
-        {'entries': [{'timestamp': '2026-01-01T00:00:00Z', 'event': 'checkpoint.deleted'}]}
+        log = admin.get_audit_log()  # of today
+        for entry in log.entries:
+            print(entry.timestamp, entry.event)
 
     Attributes:
         entries: In order.

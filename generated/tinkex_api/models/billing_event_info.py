@@ -16,7 +16,9 @@ class BillingEventInfo(OpenModel):
     `gigabyte_hours` and `free`.
 
     Example:
-        {'type': 'training', 'token_count': 120000}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        infos = [event.event_info for event in usage.data]
+        trained = sum(info.token_count or 0 for info in infos if info.type == "training")
 
     Attributes:
         type: The kind.

@@ -19,8 +19,9 @@ class BillingUsageEvent(OpenModel):
     """What was used within one hour.
 
     Example:
-        {'bucket_start': '2026-01-01T00:00:00Z', 'bucket_end': '2026-01-01T01:00:00Z', 'base_model': 'tinkex/tiny',
-            'session_id': 'S1', 'estimated_cost_usd': 0.12, 'event_info': {'type': 'training', 'token_count': 120000}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        for event in usage.data:
+            print(event.bucket_start, event.base_model, event.event_info.type)
 
     Attributes:
         bucket_start: The hour's begin, in UTC.

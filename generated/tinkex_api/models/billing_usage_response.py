@@ -20,8 +20,9 @@ class BillingUsageResponse(OpenModel, OwnFuture):
     """What was used within a time.
 
     Example:
-        {'data': [{'bucket_start': '2026-01-01T00:00:00Z', 'bucket_end': '2026-01-01T01:00:00Z', 'event_info':
-            {'type': 'checkpoint', 'count': 1}}], 'sessions': {'S1': {'user_metadata': {'experiment': '7'}}}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        dollars = sum(event.estimated_cost_usd or 0.0 for event in usage.data)
+        print(dollars, usage.cost_data_through)
 
     Attributes:
         data: By hour.

@@ -18,7 +18,9 @@ class BillingUsageSession(OpenModel):
     """A session that usage names.
 
     Example:
-        {'user_metadata': {'experiment': '7'}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        for session_id, session in (usage.sessions or {}).items():
+            print(session_id, session.user_metadata)
     """
 
     user_metadata: UserMetadata | None = None

@@ -19,8 +19,10 @@ class Checkpoint(OpenModel):
     """Saved weights.
 
     Example:
-        {'checkpoint_id': 'sampler_weights/0001', 'checkpoint_type': 'sampler', 'time': '2026-01-01T00:00:00Z',
-            'tinker_path': 'tinker://S1:train:0/sampler_weights/0001', 'size_bytes': 6291456, 'public': False}
+        for checkpoint in rest.iter_user_checkpoints():
+            print(checkpoint.tinker_path, checkpoint.time, checkpoint.size_bytes)
+            if checkpoint.expires_at is not None:
+                rest.set_checkpoint_ttl_from_tinker_path(checkpoint.tinker_path, None)
 
     Attributes:
         checkpoint_id: `<kind>/<name>`; the bare name on some servers.

@@ -15,7 +15,9 @@ class CheckpointArchiveUrlResponse(OpenModel, OwnFuture):
     """Where a checkpoint's archive can be fetched.
 
     Example:
-        {'url': 'https://storage.example.org/0001.tar?signature=abc', 'expires': '2026-01-01T01:00:00Z'}
+        archive = rest.get_checkpoint_archive_url_from_tinker_path(sampler_path)
+        print(archive.url)  # needs no API key
+        print(archive.expires)
 
     Attributes:
         url: A tar file's, which can be fetched without a key.

@@ -14,7 +14,9 @@ class CheckpointSearchCursor(OpenModel):
     """Where the last page of a search ended.
 
     Example:
-        {'last_created_at': '2026-01-01T00:00:00Z', 'last_checkpoint_uuid': '0b9c'}
+        page = rest.search_checkpoints(CheckpointSearchRequest(limit=1))
+        if page.next_cursor is not None:
+            page = rest.search_checkpoints(CheckpointSearchRequest(cursor=page.next_cursor))
 
     Attributes:
         last_created_at: When its last checkpoint was made, as the page had it.

@@ -19,8 +19,11 @@ class CheckpointSearchResponse(OpenModel, OwnFuture):
     """A page of what a search found, newest first.
 
     Example:
-        {'checkpoints': [{'checkpoint_id': 'sampler_weights/0001', 'checkpoint_type': 'sampler', 'time':
-            '2026-01-01T00:00:00Z', 'tinker_path': 'tinker://S1:train:0/sampler_weights/0001'}], 'next_cursor': None}
+        request = CheckpointSearchRequest(limit=10)
+        page = rest.search_checkpoints(request)
+        for checkpoint in page.checkpoints:
+            print(checkpoint.tinker_path)
+        print(page.next_cursor)  # None on the last page
 
     Attributes:
         checkpoints: The page.

@@ -19,9 +19,10 @@ class CheckpointsListResponse(OpenModel, OwnFuture):
     """Checkpoints.
 
     Example:
-        {'checkpoints': [{'checkpoint_id': 'weights/0001', 'checkpoint_type': 'training', 'time':
-            '2026-01-01T00:00:00Z', 'tinker_path': 'tinker://S1:train:0/weights/0001'}], 'cursor': {'offset': 0,
-            'limit': 100, 'total_count': 1}}
+        trainer.save_state("before-rl").result()
+        listed = rest.list_checkpoints(trainer.model_id)
+        for checkpoint in listed.checkpoints:
+            print(checkpoint.checkpoint_id)
 
     Attributes:
         checkpoints: All of a run's, or a page of the user's.

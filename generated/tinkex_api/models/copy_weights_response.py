@@ -14,7 +14,9 @@ class CopyWeightsResponse(OpenModel, OwnFuture):
     """The copy.
 
     Example:
-        {'tinker_path': 'tinker://S2:train:0/weights/0001'}
+        copied = service.copy_weights(path)
+        print(copied.tinker_path)
+        rest.delete_checkpoint_from_tinker_path(copied.tinker_path)
 
     Attributes:
         tinker_path: `tinker://<run>/<kind>/<name>`.

@@ -14,8 +14,9 @@ class CurrentCheckpointStorageUsageItem(OpenModel):
     """What the checkpoints of one user in one project take.
 
     Example:
-        {'checkpoint_count': 2, 'size_bytes': 12582912, 'size_gigabytes': 0.012582912, 'project_id': 'proj-1',
-            'user_email': 'ada@example.org'}
+        storage = admin.get_current_checkpoint_storage_usage()
+        for item in storage.data:
+            print(item.project_id, item.checkpoint_count, item.size_bytes)
 
     Attributes:
         checkpoint_count: How many there are.

@@ -18,7 +18,9 @@ class CurrentCheckpointStorageUsageResponse(OpenModel, OwnFuture):
     """What checkpoints take at present.
 
     Example:
-        {'effective_rate_usd_per_gigabyte_month': 0.1, 'data': [{'checkpoint_count': 2, 'size_bytes': 12582912}]}
+        storage = admin.get_current_checkpoint_storage_usage()
+        print(sum(item.size_bytes for item in storage.data))
+        print(storage.effective_rate_usd_per_gigabyte_month)
 
     Attributes:
         data: By project and user.

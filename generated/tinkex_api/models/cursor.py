@@ -14,7 +14,9 @@ class Cursor(OpenModel):
     """Where a page stands in the whole.
 
     Example:
-        {'offset': 0, 'limit': 20, 'total_count': 1}
+        page = rest.list_training_runs(limit=10, offset=0)
+        cursor = page.cursor
+        has_more = cursor.offset + len(page.training_runs) < cursor.total_count
 
     Attributes:
         offset: How many come before it.

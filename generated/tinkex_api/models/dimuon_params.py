@@ -17,7 +17,10 @@ class DimuonParams(OpenModel):
     `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
 
     Example:
-        {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
+        optimizer = OptimizerConfig(type="dimuon", version=1)
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=optimizer)
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(DimuonParams(learning_rate=1e-3)).result()
 
     Attributes:
         type: The optimizer's name.

@@ -19,8 +19,10 @@ class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
     """Where a checkpoint's files can be fetched.
 
     Example:
-        {'urls': {'adapter_model.safetensors': 'https://storage.example.org/1?signature=abc'}, 'expires':
-            '2026-01-01T01:00:00Z'}
+        saved = trainer.save_weights_external("for-sglang").result()
+        files = rest.get_external_weights_urls(saved.path)
+        for name, url in files.urls.items():
+            print(name, url, files.expires)  # the URLs need no API key
 
     Attributes:
         urls: URLs by file name, which can be fetched without a key.

@@ -19,8 +19,9 @@ class GetInfoResponse(OpenModel, OwnFuture):
     """What a model is. Several servers say it in `model_data` only.
 
     Example:
-        {'model_id': 'S1:train:0', 'model_data': {'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'},
-            'is_lora': True, 'lora_rank': 32}
+        info = trainer.get_info()
+        print(info.model_id, info.lora_rank)
+        print(info.model_data.model_name)  # the base model
 
     Attributes:
         model_id: The model.

@@ -14,8 +14,10 @@ class GetSamplerResponse(OpenModel, OwnFuture):
     """What a sampling session samples from.
 
     Example:
-        {'sampler_id': 'S1:sample:0', 'base_model': 'tinkex/tiny', 'model_path':
-            'tinker://S1:train:0/sampler_weights/0001'}
+        session = rest.get_session(rest.list_sessions().sessions[-1])
+        for sampler_id in session.sampler_ids:
+            described = rest.get_sampler(sampler_id)
+            print(described.base_model, described.model_path)
 
     Attributes:
         sampler_id: The sampling session.

@@ -18,8 +18,9 @@ class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
     """What a server offers.
 
     Example:
-        {'supported_models': [{'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True,
-            'sampleable': True}]}
+        capabilities = service.get_server_capabilities()
+        for model in capabilities.supported_models:
+            print(model.model_name, model.max_context_length)
 
     Attributes:
         supported_models: The base models; on some servers only those that are loaded.

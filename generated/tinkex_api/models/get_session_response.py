@@ -18,7 +18,9 @@ class GetSessionResponse(OpenModel, OwnFuture):
     """What belongs to a session.
 
     Example:
-        {'training_run_ids': ['S1:train:0'], 'sampler_ids': ['S1:sample:0'], 'user_metadata': {'experiment': '7'}}
+        session_id = rest.list_sessions(limit=1).sessions[0]
+        session = rest.get_session(session_id)
+        print(session.training_run_ids, session.sampler_ids)
 
     Attributes:
         training_run_ids: Its models.

@@ -14,7 +14,9 @@ class ListSessionsResponse(OpenModel, OwnFuture):
     """A page of sessions.
 
     Example:
-        {'sessions': ['S1']}
+        page = rest.list_sessions(limit=10)
+        for session_id in page.sessions:
+            print(session_id)
 
     Attributes:
         sessions: Their ids.

@@ -14,7 +14,9 @@ class LoadWeightsResponse(OpenModel, OwnFuture):
     """What was loaded, and into which model.
 
     Example:
-        {'path': 'tinker://S1:train:0/weights/0001', 'model_id': 'S2:train:0'}
+        saved = trainer.save_state("step-200").result()
+        loaded = trainer.load_state_with_optimizer(saved.path).result()
+        print(loaded.path)
 
     Attributes:
         path: The weights.

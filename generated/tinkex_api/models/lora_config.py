@@ -14,7 +14,9 @@ class LoraConfig(OpenModel):
     """The shape of a LoRA adapter. At least one `train_*` must be true.
 
     Example:
-        {'rank': 32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}
+        adapter = LoraConfig(rank=8, train_unembed=False)
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", adapter)
+        print(list(start.urls))  # the files to send
 
     Attributes:
         rank: The rank of the adapter. A few servers train the full weights when it is 0.

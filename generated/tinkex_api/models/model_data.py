@@ -14,7 +14,9 @@ class ModelData(OpenModel):
     """Of a base model.
 
     Example:
-        {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'}
+        model_data = trainer.get_info().model_data
+        print(model_data.model_name)  # the base model
+        print(model_data.tokenizer_id)
 
     Attributes:
         arch: Its architecture.

@@ -18,7 +18,9 @@ class OptimStepResponse(OpenModel, OwnFuture):
     """What the step did. An empty object is a valid one.
 
     Example:
-        {'metrics': {'grad_norm': 0.5}}
+        trainer.forward_backward(data, "cross_entropy")
+        done = trainer.optim_step(AdamParams(learning_rate=1e-4)).result()
+        print(done.metrics)  # None where the server sends none
 
     Attributes:
         type: The answer's name.

@@ -16,7 +16,9 @@ class OptimizerConfig(OpenModel):
     of their own.
 
     Example:
-        {'type': 'adamw'}
+        sgd = OptimizerConfig(type="sgd")
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=sgd)
+        print(trainer.get_info().optimizer_config.type)  # sgd
 
     Attributes:
         type: The name of the optimizer.

@@ -14,7 +14,9 @@ class SamplingParams(OpenModel):
     """The settings of sampling.
 
     Example:
-        {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'], 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}
+        params = SamplingParams(max_tokens=8, temperature=0.7, seed=7, stop=["\\n"])
+        response = sampler.sample([1, 2, 3], num_samples=2, sampling_params=params).result()
+        print(response.sequences[0].tokens)
 
     Attributes:
         temperature: The number that divides the logits; 0 selects the likeliest token.

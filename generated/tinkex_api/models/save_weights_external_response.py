@@ -14,7 +14,9 @@ class SaveWeightsExternalResponse(OpenModel, OwnFuture):
     """Where the files are.
 
     Example:
-        {'path': 'tinker://S1:train:0/external_weights/download', 'size_bytes': 6291456}
+        saved = trainer.save_weights_external("for-vllm").result()
+        print(saved.path)
+        urls = rest.get_external_weights_urls(saved.path).urls
 
     Attributes:
         path: `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.

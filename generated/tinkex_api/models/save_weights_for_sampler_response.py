@@ -14,7 +14,9 @@ class SaveWeightsForSamplerResponse(OpenModel, OwnFuture):
     """A path for named weights, a sampling session for ephemeral ones, or both on some servers.
 
     Example:
-        {'path': 'tinker://S1:train:0/sampler_weights/0001', 'type': 'save_weights_for_sampler'}
+        saved = trainer.save_weights_for_sampler("step-100").result()
+        print(saved.path)
+        sampler = service.create_sampling_client(model_path=saved.path)
 
     Attributes:
         path: `tinker://<run>/sampler_weights/<name>`.

@@ -14,7 +14,9 @@ class SaveWeightsResponse(OpenModel, OwnFuture):
     """Where the weights are.
 
     Example:
-        {'path': 'tinker://S1:train:0/weights/0001', 'type': 'save_weights'}
+        saved = trainer.save_state("step-100").result()
+        print(saved.path)
+        trainer.load_state(saved.path).result()
 
     Attributes:
         path: `tinker://<run>/weights/<name>`, or what else the server takes in load_weights.

@@ -14,7 +14,10 @@ class SearchOwner(OpenModel):
     """Whose sessions or checkpoints to search.
 
     Example:
-        {'type': 'user', 'owner_urns': ['tml:user:ada']}
+        readable = SearchOwner(type="accessible")  # also what others have published
+        request = CheckpointSearchRequest(owner=readable, checkpoint_type="sampler")
+        for checkpoint in rest.iter_search_checkpoints(request):
+            print(checkpoint.tinker_path)
 
     Attributes:
         type: `own`, all that are `accessible`, or those of a `user`.

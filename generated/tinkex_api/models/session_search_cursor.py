@@ -14,7 +14,9 @@ class SessionSearchCursor(OpenModel):
     """Where the last page of a search ended.
 
     Example:
-        {'last_created_at': '2026-01-01T00:00:00Z', 'last_session_id': 'S1'}
+        page = rest.search_sessions(SessionSearchRequest(limit=1))
+        if page.next_cursor is not None:
+            page = rest.search_sessions(SessionSearchRequest(cursor=page.next_cursor))
 
     Attributes:
         last_created_at: When its last session was begun, as the page had it.

@@ -19,7 +19,10 @@ class SessionSearchResponse(OpenModel, OwnFuture):
     """A page of what a search found, newest first.
 
     Example:
-        {'sessions': [{'session_id': 'S1', 'created_at': '2026-01-01T00:00:00Z'}], 'next_cursor': None}
+        page = rest.search_sessions(SessionSearchRequest(limit=10))
+        for session in page.sessions:
+            print(session.session_id, session.status)
+        print(page.next_cursor)  # None on the last page
 
     Attributes:
         sessions: The page.

@@ -19,8 +19,10 @@ class SessionStatus(OpenModel):
     with `reason` and `detail`; failed with `category`, `message` and `reason`.
 
     Example:
-        {'type': 'failed', 'category': 'user', 'message': 'token out of range', 'reason': {'type': 'request',
-            'request_id': '17', 'request_type': 'ForwardBackward'}}
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            status = session.status
+            if status is not None and status.type == "failed":
+                print(status.category, status.message)
 
     Attributes:
         type: The kind.

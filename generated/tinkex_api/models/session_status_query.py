@@ -14,7 +14,10 @@ class SessionStatusQuery(OpenModel):
     """A state to search for.
 
     Example:
-        {'type': 'client_finished', 'reasons': ['success']}
+        failed = SessionStatusQuery(type="failed")
+        request = SessionSearchRequest(statuses=[failed])
+        for session in rest.iter_search_sessions(request):
+            print(session.session_id)
 
     Attributes:
         type: The state.

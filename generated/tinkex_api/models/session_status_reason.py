@@ -15,7 +15,10 @@ class SessionStatusReason(OpenModel):
     errored, interrupted), or what failed, with its id (request, training_run, sampling_session).
 
     Example:
-        {'type': 'request', 'request_id': '17', 'request_type': 'ForwardBackward'}
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            reason = session.status.reason if session.status is not None else None
+            if reason is not None and reason.type == "request":
+                print(session.session_id, reason.request_id, reason.request_type)
 
     Attributes:
         type: The kind.

@@ -20,8 +20,10 @@ class SessionSummary(OpenModel):
     """A session that a search found.
 
     Example:
-        {'session_id': 'S1', 'created_at': '2026-01-01T00:00:00Z', 'owner': 'tml:user:ada', 'project_id': 'proj-1',
-            'checkpoints_count': 2, 'status': {'type': 'active'}}
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            print(session.session_id, session.created_at, session.checkpoints_count)
+            if session.status is not None and session.status.type == "failed":
+                print(session.status.message)
 
     Attributes:
         session_id: The session.

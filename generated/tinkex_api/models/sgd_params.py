@@ -15,7 +15,9 @@ class SgdParams(OpenModel):
     weights less `learning_rate`·b.
 
     Example:
-        {'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=OptimizerConfig("sgd"))
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(SgdParams(learning_rate=0.1, momentum=0.9)).result()
 
     Attributes:
         learning_rate: The learning rate.

@@ -14,7 +14,9 @@ class SupportedModel(OpenModel):
     """A base model.
 
     Example:
-        {'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable': True}
+        models = service.get_server_capabilities().supported_models
+        trainable = [model.model_name for model in models if model.trainable]
+        trainer = service.create_lora_training_client(trainable[0], rank=8)
 
     Attributes:
         model_name: What create_model and create_sampling_session take as base_model. One server says `model_id`

@@ -20,8 +20,10 @@ class TrainingRun(OpenModel, OwnFuture):
     """A model that is, or was, in training.
 
     Example:
-        {'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny', 'model_owner': 'ada', 'is_lora': True,
-            'lora_rank': 32, 'corrupted': False, 'last_request_time': '2026-01-01T00:00:00Z'}
+        run = rest.get_training_run(trainer.model_id)
+        print(run.base_model, run.lora_rank, run.last_request_time)
+        if run.last_checkpoint is not None:
+            print(run.last_checkpoint.tinker_path)
 
     Attributes:
         training_run_id: The run; hosted, the model's id. May hold `:`.

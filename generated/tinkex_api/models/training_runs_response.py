@@ -19,8 +19,10 @@ class TrainingRunsResponse(OpenModel, OwnFuture):
     """A page of training runs.
 
     Example:
-        {'training_runs': [{'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny'}], 'cursor': {'offset': 0,
-            'limit': 20, 'total_count': 1}}
+        page = rest.list_training_runs(limit=10)
+        for run in page.training_runs:
+            print(run.training_run_id, run.base_model)
+        print(page.cursor.total_count)
 
     Attributes:
         training_runs: The page, newest first.

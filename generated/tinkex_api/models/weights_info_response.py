@@ -18,8 +18,9 @@ class WeightsInfoResponse(OpenModel, OwnFuture):
     """What is needed to create a model that the weights fit.
 
     Example:
-        {'base_model': 'tinkex/tiny', 'is_lora': True, 'lora_rank': 32, 'train_unembed': True, 'train_mlp': True,
-            'train_attn': True}
+        info = rest.get_weights_info_by_tinker_path(path)
+        print(info.base_model, info.lora_rank)
+        print(info.train_mlp, info.train_attn, info.train_unembed)
 
     Attributes:
         base_model: The base model's name.
