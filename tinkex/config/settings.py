@@ -20,6 +20,7 @@ from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import name_of, positive, whole_and_not_negative
 
 if TYPE_CHECKING:
     import httpx
@@ -160,17 +161,16 @@ class Config:
     user_metadata: Mapping[str, str] = field(
         default=found("user_metadata", parsers.pairs, dict), validator=validators.pairs
     )
-    timeout: float = field(
-        default=found("timeout", parsers.number, 60.0), validator=validators.positive
-    )
+    timeout: float = field(default=found("timeout", parsers.number, 60.0), validator=positive)
     connect_timeout: float = field(
-        default=found("connect_timeout", parsers.number, 5.0), validator=validators.positive
+        default=found("connect_timeout", parsers.number, 5.0), validator=positive
     )
     max_retries: int | None = field(
-        default=found("max_retries", parsers.whole_number), validator=validators.retries
+        default=found("max_retries", parsers.whole_number),
+        validator=optional(whole_and_not_negative),
     )
     progress_timeout: float | None = field(
-        default=found("progress_timeout", parsers.number), validator=optional(validators.positive)
+        default=found("progress_timeout", parsers.number), validator=optional(positive)
     )
     retry: RetrySettings = field(default=group("retry"), converter=defaults.with_retry_limits)
     poll: PollSettings = field(default=group("poll"), converter=defaults.with_poll_limits)
@@ -185,7 +185,7 @@ class Config:
     )
     chunk_limits: ChunkLimits | None = None
     heartbeat_interval: float = field(
-        default=found("heartbeat_interval", parsers.number, 10.0), validator=validators.positive
+        default=found("heartbeat_interval", parsers.number, 10.0), validator=positive
     )
     verify_checkpoints: bool | None = field(default=found("verify_checkpoints", parsers.switch))
     telemetry: bool | None = field(default=found("telemetry", parsers.switch))
@@ -245,7 +245,7 @@ class Config:
     def proxies(self) -> Proxies:
         """The proxies, from which `Proxies.of` chooses one for a URL."""
         if self.proxy is not None:
-            return Proxies(Proxy(self.proxy, validators.name_of(self, "proxy")))
+            return Proxies(Proxy(self.proxy, name_of(self, "proxy")))
         return Proxies.of_environment(self.sources.environment)
 
     def describe(self) -> Description:

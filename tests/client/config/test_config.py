@@ -227,12 +227,12 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
     ("variable", "text", "words"),
     [
         ("TINKEX_TIMEOUT", "soon", "TINKEX_TIMEOUT is 'soon', not a number"),
-        ("TINKEX_TIMEOUT", "-1", "TINKEX_TIMEOUT must be a number more than 0, not -1.0"),
+        ("TINKEX_TIMEOUT", "-1", "TINKEX_TIMEOUT must be greater than 0, not -1.0"),
         ("TINKEX_MAX_RETRIES", "1.5", "TINKEX_MAX_RETRIES is '1.5', not a whole number"),
         (
             "TINKEX_MAX_RETRIES",
             "-1",
-            "TINKEX_MAX_RETRIES must be a whole number, 0 or more, not -1",
+            "TINKEX_MAX_RETRIES must be at least 0, not -1",
         ),
         (
             "TINKER_TELEMETRY",
@@ -257,13 +257,18 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKEX_RETRY_MAX_ATTEMPTS",
             "0",
-            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be a number more than 0, "
-            "not 0",
+            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be greater than 0, not 0",
         ),
         (
             "TINKEX_RECOVERY_KEEP",
             "0",
-            "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be 1 or more, not 0",
+            "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be at least 1, not 0",
+        ),
+        (
+            "TINKEX_RECOVERY_WAIT_MINUTES",
+            "0",
+            "TINKEX_RECOVERY_WAIT_MINUTES: RecoveryPolicy.wait_minutes must be greater than 0, not "
+            "0.0",
         ),
         ("TINKEX_PROFILE", "home", "there is no profile 'home'"),
     ],
@@ -280,8 +285,10 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"timeout": "60"}, "Config.timeout must be a number more than 0, not '60'"),
-        ({"max_retries": 1.5}, "Config.max_retries must be a whole number"),
+        ({"timeout": "60"}, "Config.timeout must be a number, not '60'"),
+        ({"max_retries": 1.5}, "Config.max_retries must be a whole number, not 1.5"),
+        ({"max_retries": True}, "Config.max_retries must be a number, not True"),
+        ({"timeout": float("nan")}, "Config.timeout must be greater than 0, not nan"),
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
         ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is not a feature gate"),
         ({"dialect": "skyrll"}, "dialect must be one of "),
