@@ -9,13 +9,14 @@ from attrs import Factory, evolve, field, fields, frozen
 from attrs.validators import optional
 
 from tinkex.config import defaults, parsers, validators
-from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
+from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
 from tinkex.config.poll_and_retry import PollSettings, RetrySettings
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.recovery import RecoveryPolicy
-from tinkex.config.secrets import as_secret, public, without_password
+from tinkex.config.secrets import as_secret, hidden, masked_text, names_of, public, shown_url
+from tinkex.config.setting import group, setting, single_settings, with_names
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
@@ -32,28 +33,15 @@ ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """An API key, or a function that returns one. The function may block or be asynchronous."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_NOT_IN_FILES = frozenset({"profile", "sources", "chunk_limits", "http_transport"})
-_STAYS_HERE = frozenset(
-    {
-        "profile",
-        "sources",
-        "api_key",
-        "credential_cmd",
-        "cf_access_client_id",
-        "cf_access_client_secret",
-        "proxy",
-        "proxy_headers",
-        "http_transport",
-    }
-)
-"""Settings that are not sent to another process: secrets, proxies and transports."""
+_OF_THIS_PROCESS = frozenset({"profile", "sources", "http_transport"})
+"""Fields that are not sent to another process, besides the settings that stay here."""
 
 
 def _sources(config: Config) -> Sources:
     read = Sources.read(config.profile)
-    known = known_names()
-    read.check_names(known)
-    read.warn_of_misspelt(known)
+    known = single_settings(Config)
+    read.check_names({setting.name for setting in known})
+    read.warn_of_misspelt({setting.variable for setting in known})
     return read
 
 
@@ -75,7 +63,7 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 @hinted
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=with_names)
 class Config:
     """The settings of a client.
 
@@ -145,91 +133,97 @@ class Config:
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
     base_url: str = field(
-        default=None, converter=defaults.given_or_found_url, validator=validators.base_url
+        default=setting(parsers.url, HOSTED_BASE_URL, variable="TINKER_BASE_URL"),
+        converter=defaults.given_or_found_url,
+        validator=validators.base_url,
     )
     credential_cmd: str | None = field(
-        default=found("credential_cmd"), converter=_secret_text, repr=False
+        default=setting(variable="TINKER_CREDENTIAL_CMD", hide=hidden, stays_here=True),
+        converter=_secret_text,
+        repr=False,
     )
     api_key: ApiKey | None = field(
-        default=defaults.found_api_key(),
+        default=setting(
+            variable="TINKER_API_KEY",
+            look_up=defaults.found_api_key,
+            hide=hidden,
+            stays_here=True,
+        ),
         converter=_secret_key,
         validator=validators.header_value,
         repr=False,
     )
-    project_id: str | None = field(default=found("project_id"))
-    tags: tuple[str, ...] = field(default=found("tags", parsers.names, ()), converter=_texts)
+    project_id: str | None = field(default=setting(variable="TINKER_PROJECT_ID"))
+    tags: tuple[str, ...] = field(
+        default=setting(parsers.names, (), variable="TINKER_TAGS"), converter=_texts
+    )
     user_metadata: Mapping[str, str] = field(
-        default=found("user_metadata", parsers.pairs, dict), validator=validators.pairs
+        default=setting(parsers.pairs, dict), validator=validators.pairs
     )
-    timeout: float = field(default=found("timeout", parsers.number, 60.0), validator=positive)
-    connect_timeout: float = field(
-        default=found("connect_timeout", parsers.number, 5.0), validator=positive
-    )
+    timeout: float = field(default=setting(parsers.number, 60.0), validator=positive)
+    connect_timeout: float = field(default=setting(parsers.number, 5.0), validator=positive)
     max_retries: int | None = field(
-        default=found("max_retries", parsers.whole_number),
-        validator=optional(whole_and_not_negative),
+        default=setting(parsers.whole_number), validator=optional(whole_and_not_negative)
     )
     progress_timeout: float | None = field(
-        default=found("progress_timeout", parsers.number), validator=optional(positive)
+        default=setting(parsers.number), validator=optional(positive)
     )
-    retry: RetrySettings = field(default=group("retry"), converter=defaults.with_retry_limits)
-    poll: PollSettings = field(default=group("poll"), converter=defaults.with_poll_limits)
-    recovery: RecoveryPolicy = field(default=group("recovery"))
+    retry: RetrySettings = field(default=group(RetrySettings), converter=defaults.with_retry_limits)
+    poll: PollSettings = field(default=group(PollSettings), converter=defaults.with_poll_limits)
+    recovery: RecoveryPolicy = field(default=group(RecoveryPolicy))
     dialect: Dialect | None = field(
-        default=found("dialect", parsers.dialect), converter=defaults.named_dialect
+        default=setting(parsers.dialect), converter=defaults.named_dialect
     )
     feature_gates: tuple[str, ...] = field(
-        default=found("feature_gates", parsers.names, ()),
+        default=setting(parsers.names, (), variable="TINKER_FEATURE_GATES"),
         converter=_texts,
         validator=validators.feature_gates,
     )
     chunk_limits: ChunkLimits | None = None
-    heartbeat_interval: float = field(
-        default=found("heartbeat_interval", parsers.number, 10.0), validator=positive
-    )
-    verify_checkpoints: bool | None = field(default=found("verify_checkpoints", parsers.switch))
-    telemetry: bool | None = field(default=found("telemetry", parsers.switch))
+    heartbeat_interval: float = field(default=setting(parsers.number, 10.0), validator=positive)
+    verify_checkpoints: bool | None = field(default=setting(parsers.switch))
+    telemetry: bool | None = field(default=setting(parsers.switch, variable="TINKER_TELEMETRY"))
     log_level: LogLevel | None = field(
-        default=found("log_level", parsers.one_of(*validators.LOG_LEVELS)),
+        default=setting(parsers.one_of(*validators.LOG_LEVELS), variable="TINKER_LOG"),
         validator=validators.log_level,
     )
-    dump_headers: bool = field(default=found("dump_headers", parsers.switch, False))
+    dump_headers: bool = field(default=setting(parsers.switch, False))
     default_headers: Mapping[str, str] = field(
-        default=found("default_headers", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=masked_text),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     default_query: Mapping[str, str] = field(
-        default=found("default_query", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=masked_text),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     cf_access_client_id: str | None = field(
-        default=found("cf_access_client_id"),
+        default=setting(variable="CLOUDFLARE_ACCESS_CLIENT_ID", hide=hidden, stays_here=True),
         converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
     cf_access_client_secret: str | None = field(
-        default=found("cf_access_client_secret"),
+        default=setting(variable="CLOUDFLARE_ACCESS_CLIENT_SECRET", hide=hidden, stays_here=True),
         converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
     proxy: str | None = field(
-        default=found("proxy"),
+        default=setting(hide=shown_url, stays_here=True),
         validator=validators.proxy,
-        repr=lambda url: str(without_password(url)),
+        repr=shown_url,
     )
     proxy_headers: Mapping[str, str] = field(
-        default=found("proxy_headers", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=names_of, stays_here=True),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
-    http_limits: HttpLimits = field(default=group("http_limits"))
+    http_limits: HttpLimits = field(default=group(HttpLimits))
     http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
     @property
@@ -253,16 +247,15 @@ class Config:
 
         `str()` of the result is a table.
         """
-        return describe(self, self.sources, GROUPS)
+        return describe(self)
 
     def without_secrets(self) -> dict[str, Any]:
         """Returns the settings that may be sent to another process, as arguments of `Config`.
 
         The other process takes the API key from its own environment.
         """
-        settings = {
-            a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE
-        }
+        stay = {s.name for s in single_settings(Config) if s.stays_here} | _OF_THIS_PROCESS
+        settings = {a.name: getattr(self, a.name) for a in fields(Config) if a.name not in stay}
         return {
             **settings,
             "default_headers": public(self.default_headers),
@@ -328,11 +321,3 @@ def configured(
 
 def _restore(settings: Mapping[str, Any]) -> Config:
     return Config(**settings)
-
-
-def known_names() -> frozenset[str]:
-    """Returns the names of the settings that a profile may contain."""
-    single = {a.name for a in fields(Config)} - GROUPS.keys() - _NOT_IN_FILES
-    return frozenset(
-        single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items}
-    )

@@ -24,8 +24,7 @@ from tinkex import (
     RetrySettings,
 )
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.config.settings import known_names
-from tinkex.config.sources import variable
+from tinkex.config.setting import single_settings
 
 HERE = "http://127.0.0.1:1"
 SECRETS = {
@@ -180,7 +179,7 @@ def test_the_names_that_other_clients_have_for_retries_and_waits() -> None:
 def test_the_table_in_the_docs_has_every_setting_with_its_variable() -> None:
     text = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
     table = dict(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|", text, re.MULTILINE))
-    assert table == {name: variable(name) for name in known_names()}
+    assert table == {setting.name: setting.variable for setting in single_settings(Config)}
 
 
 # ---- which key ----
