@@ -55,8 +55,7 @@ def found_api_key(config: Any) -> str | None:
 
 
 def _setting(config: Any, name: str) -> Any:
-    kind: type[Any] = type(config)
-    return declared_in(kind)[name]
+    return declared_in(config.__class__)[name]
 
 
 @takes_config

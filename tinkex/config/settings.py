@@ -69,7 +69,9 @@ class Config:
 
     A setting that is not given comes from the environment, a profile in
     `~/.config/tinkex/config.toml`, or the stored keys, in this order (see `tinkex.config.sources`).
-    `print(config.describe())` shows each setting with its source.
+    `print(config.describe())` shows each setting with its source. The variable of a setting is
+    TINKEX_ and its name, like `TINKEX_TIMEOUT`, but for those that all Tinker clients know, like
+    `TINKER_API_KEY` and `TINKER_BASE_URL`; docs/settings.md lists them.
 
     Example:
         >>> config = Config(base_url="http://127.0.0.1:8765", api_key="tml-local", timeout=30.0)
@@ -79,47 +81,47 @@ class Config:
     Args:
         profile: the name of a table of settings in the file; by default `TINKEX_PROFILE`, else the
             profile that the file names.
-        base_url: the URL of the server; by default `TINKER_BASE_URL`, else the hosted service.
-            "local" is an embedded server in this process, which the first call starts.
-        credential_cmd: a shell command that prints an API key; by default `TINKER_CREDENTIAL_CMD`.
-            It runs when a key is first needed, and again if the server rejects the key.
-        api_key: an API key, or a function that returns one; by default `TINKER_API_KEY`, else
-            `credential_cmd`, else the default key of `~/.tinker/credentials.json`. The hosted
-            service requires one; other servers may not. It never appears in a repr.
-        project_id: the project that sessions belong to; by default `TINKER_PROJECT_ID`.
-        tags: tags of the session; by default `TINKER_TAGS`, comma-separated.
+        base_url: the URL of the server. "local" is an embedded server in this process, which the
+            first call starts.
+        credential_cmd: a shell command that prints an API key. It runs when a key is first needed,
+            and again if the server rejects the key.
+        api_key: an API key; in Python also a function that returns one, which may be asynchronous.
+            By default the one that `credential_cmd` prints, else the default key of
+            `~/.tinker/credentials.json`. The hosted service requires a key; other servers may not.
+        project_id: the project that sessions belong to.
+        tags: tags of each session.
         user_metadata: metadata of your own, kept with each session.
         timeout: seconds for an ordinary HTTP call.
         connect_timeout: seconds to connect.
-        max_retries: the number of times that a failed call is retried; replaces
+        max_retries: the number of times that a failed call is retried. It replaces
             `retry.max_attempts`, which also counts the first attempt.
-        progress_timeout: seconds that a call may last; replaces both `retry.max_wait` and
+        progress_timeout: seconds that a call may last. It replaces both `retry.max_wait` and
             `poll.max_wait`.
         retry: when a failed call is retried.
         poll: how often and how long a client polls for a result.
         recovery: the default policy of `create_recoverable_run`.
-        dialect: the dialect of the server, as a name or a `Dialect`; by default it is detected.
-            The server's own flags take precedence.
+        dialect: the dialect of the server, by name (docs/servers.md); in Python also a `Dialect`.
+            By default it is detected. The server's own flags take precedence.
         feature_gates: features of the server to turn on or off, whatever it says itself (see
             `tinkex.dialects.feature_gates`): `bulk_results` turns one on, `-bulk_results` turns it
-            off; by default `TINKER_FEATURE_GATES`, comma-separated.
+            off.
         chunk_limits: the limits by which a batch is split into requests; by default those of the
             server, else `ChunkLimits()`.
         heartbeat_interval: seconds between the heartbeats of a session.
         verify_checkpoints: whether each save is followed by a forward pass over one small datum, so
             that a later load can be verified. By default only on servers whose loads have not been
             measured to be correct, and whose forward pass is known to change nothing.
-        telemetry: whether the server is told how sessions ended; by default `TINKER_TELEMETRY`,
-            else only the hosted service is.
-        log_level: "debug", "info", "warning" or "error": the level from which tinkex's log is
-            shown; by default `TINKER_LOG`.
+        telemetry: whether the server is told how sessions ended; by default only the hosted service
+            is (docs/telemetry.md).
+        log_level: `debug`, `info`, `warning` or `error`: the level from which tinkex's log is
+            shown. By default the program's own configuration of logging decides.
         dump_headers: whether the headers of each request are logged, with secrets masked.
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
-        cf_access_client_id, cf_access_client_secret: credentials for a server behind Cloudflare
-            Access; by default `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`.
-        proxy: the URL of an HTTP proxy; by default `TINKEX_PROXY`, else, for servers on other
-            machines, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, with the exceptions of `NO_PROXY`.
+        cf_access_client_id: the ID of a service token, for a server behind Cloudflare Access.
+        cf_access_client_secret: the secret of the same token.
+        proxy: the URL of an HTTP proxy for all servers. By default, for servers on other machines,
+            that of `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, with the exceptions of `NO_PROXY`.
         proxy_headers: headers that are sent to the proxy only.
         http_limits: limits on connections, answers and downloads.
         http_transport: a transport that replaces the client's own connections, for tests.

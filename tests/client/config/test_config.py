@@ -25,6 +25,7 @@ from tinkex import (
 )
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.config.setting import single_settings
+from tinkex.errors.hints import _SECRETS as SECRET_PARAMETERS
 
 HERE = "http://127.0.0.1:1"
 SECRETS = {
@@ -180,6 +181,28 @@ def test_the_table_in_the_docs_has_every_setting_with_its_variable() -> None:
     text = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
     table = dict(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|", text, re.MULTILINE))
     assert table == {setting.name: setting.variable for setting in single_settings(Config)}
+
+
+def test_the_variables_that_other_clients_know_keep_their_names() -> None:
+    variables = {setting.name: setting.variable for setting in single_settings(Config)}
+    assert {name: v for name, v in variables.items() if not v.startswith("TINKEX_")} == {
+        "base_url": "TINKER_BASE_URL",
+        "api_key": "TINKER_API_KEY",
+        "credential_cmd": "TINKER_CREDENTIAL_CMD",
+        "project_id": "TINKER_PROJECT_ID",
+        "tags": "TINKER_TAGS",
+        "telemetry": "TINKER_TELEMETRY",
+        "log_level": "TINKER_LOG",
+        "feature_gates": "TINKER_FEATURE_GATES",
+        "cf_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
+        "cf_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+    }
+    assert variables["retry.max_wait"] == "TINKEX_RETRY_MAX_WAIT"
+
+
+def test_settings_that_are_hidden_are_hidden_in_tracebacks_too() -> None:
+    secret = {setting.name for setting in single_settings(Config) if setting.hide}
+    assert {"api_key", "credential_cmd", "proxy", "default_headers"} <= secret <= SECRET_PARAMETERS
 
 
 # ---- which key ----
