@@ -99,8 +99,8 @@ linear layers, or some of these layers cannot be trained here, such as experts (
 ## Refused
 
 Sampling relies on a KV cache, so every layer must use full or sliding-window attention. A model
-whose config.json states no context length keeps a recurrent state (Mamba, RWKV, xLSTM), or has an
-unlimited context (BLOOM).
+whose config.json states no context length keeps a recurrent state (Mamba, RWKV, xLSTM), or limits
+its texts in another way (BLOOM, Whisper).
 
 | kind | class | reason |
 |---|---|---|
@@ -184,7 +184,7 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
 
 
 _DETAILS = re.compile(
-    r"^the (?:config\.json of the )?model '[^']*' (?:\([^)]*\) is not supported: |has )?"
+    r"^the model '[^']*' (?:\([^)]*\) is not supported: |has )?"
     r"|\. transformers raised .*"
     r"|: they differ by .* nats per token on average"
     r"| \(max_position_embeddings[^)]*\): models that keep .*"
@@ -197,7 +197,7 @@ def without_details(refusal: str) -> str:
     """Returns the reason alone: without the folder, what the page says of all such models, the
     library's words, and figures, which differ between releases.
     """
-    return _DETAILS.sub("", refusal)
+    return _DETAILS.sub("", re.sub(r"^the (config\.json) of the model '[^']*'", r"its \1", refusal))
 
 
 def _check_sampling(base: LoadedBaseModel, own: Any) -> None:

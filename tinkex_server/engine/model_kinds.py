@@ -62,7 +62,8 @@ def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
         raise InvalidRequest(
             f"the config.json of the model {name!r} states no context length "
             f"({', '.join(_CONTEXT)}): models that keep a recurrent state (Mamba, RWKV, "
-            "xLSTM), or whose context is unlimited (BLOOM), are not supported"
+            "xLSTM), or that limit their texts in another way (BLOOM, Whisper), are not "
+            "supported"
         )
     ropes = list(_length_dependent_ropes(text))
     if not ropes:

@@ -214,7 +214,7 @@ def test_what_was_saved_for_sampling_holds_no_optimizer(
         engine.load_model("a1", tmp_path / "sampler", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_model("a1", tmp_path / "none", optimizer=False)
-    with pytest.raises(InvalidRequest, match="by another engine"):
+    with pytest.raises(InvalidRequest, match="another engine saved"):
         engine.load_sampler("s", "tinkex/tiny", tmp_path / "none")
 
 
