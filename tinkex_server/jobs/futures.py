@@ -21,6 +21,7 @@ from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.saved_states import LostSteps
+from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.store import Category, EndedFuture, Ending, FutureRow, Store, StoreWriteError
 
 logger = logging.getLogger("tinkex.local")
@@ -218,8 +219,7 @@ class Futures:
         )
 
         def forget(_: Future[SampleResult]) -> None:  # called on a thread of the engine
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._active.pop, request_id, None)
+            call_on_loop(loop, self._active.pop, request_id, None)
 
         sample.add_done_callback(forget)
         if self._stopping.is_set():
