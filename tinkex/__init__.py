@@ -5,7 +5,6 @@ application. Names are imported when they are first used, so that `import tinkex
 """
 
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - this import fails once the main thread has ended
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +114,9 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") and name not in _HOME_OF:
         raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
     if name in _RENAMED:
-        warnings.warn(
-            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the next release removes the old name",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        from tinkex.renamed import warn_renamed
+
+        warn_renamed(f"tinkex.{name}", f"tinkex.{_RENAMED[name]}")
         name = _RENAMED[name]
     if name in _MODULES:
         return import_module(f"tinkex.{name}")
