@@ -95,6 +95,8 @@ def loadable_name(spec: str) -> str:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}, which each transformers model has")
     config = json.loads(file.read_bytes())
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a JSON object")
@@ -116,9 +118,20 @@ def _folder(name: str) -> Path:
         return folder
     if folder.is_absolute() or name.startswith("."):
         raise FileNotFoundError(f"there is no folder {folder}")
+    try:
+        return _fetched_folder(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {folder.absolute()}, and the Hugging Face hub did not give the "
+            f"model: {error}"
+        ) from error
+
+
+def _fetched_folder(name: str) -> Path:
+    """Returns the folder of a hub model's small files, which are fetched from the hub, or taken
+    from the cache if the hub cannot be reached.
+    """
     # imported here, since the import takes a second
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    return Path(
-        snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG])
-    )  # falls back to the cache if the hub is unreachable
+    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG]))

@@ -84,8 +84,9 @@ def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_pa
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"cannot find the model .*config\.json"):
+    with pytest.raises(InvalidRequest, match="cannot find the model") as caught:
         describe(str(tmp_path))
+    assert f"there is no {tmp_path / 'config.json'}, which each" in str(caught.value)
 
 
 def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +134,11 @@ def test_one_of_the_hub_is_known_by_what_was_fetched_before(
     )
     (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()
     assert describe("org/model").tokenizer_json is None
-    with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'") as caught:
         describe("org/other")
+    folder = tmp_path / "org" / "other"
+    assert f"there is no folder {folder}, and the Hugging Face hub did not" in str(caught.value)
 
 
 def test_a_name_that_the_hub_could_not_know_is_refused() -> None:

@@ -213,6 +213,16 @@ def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> 
         engine.ready.result(0)
 
 
+def test_an_interrupt_at_its_start_is_left_to_the_server() -> None:
+    """Ctrl-C in a terminal reaches this process, too, before it can ignore it."""
+    engine = ProcessEngine(KillableEngine, BASES)
+    os.kill(engine.pid, signal.SIGINT)
+    try:
+        engine.ready.result(timeout=20)
+    finally:
+        engine.close()
+
+
 def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
     engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
