@@ -12,6 +12,9 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS, _MODEL_CONFIG = "special_tokens_map.json", "config.json"
 
+TRANSFORMERS_READS = (CONFIG, _SPECIAL_TOKENS, _MODEL_CONFIG, "chat_template.jinja")
+"""The files beside tokenizer.json of which transformers makes a tokenizer."""
+
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """The roles of special tokens. tokenizer.json marks tokens as special, but does not say in which
 role.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Self, overload
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from attrs import field, frozen
@@ -11,8 +14,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from tinkex.tokenizer.encoding import Encoding
-from tinkex.tokenizer.files import TokenizerFiles
+from tinkex.tokenizer.files import CONFIG, TOKENIZER, TRANSFORMERS_READS, TokenizerFiles
 from tinkex.tokenizer.stream import StreamDecoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def _nothing(name: str) -> None:
+    """Reads nothing, for a tokenizer that was made of no files."""
 
 
 @frozen(repr=False)
@@ -31,6 +41,8 @@ class Tokenizer:
     name: str
     _backend: Backend
     _roles: Mapping[str, str | None] = field(factory=dict[str, "str | None"])
+    _read: Callable[[str], str | None] = field(default=_nothing, eq=False)
+    """Reads a file beside the tokenizer.json that the tokenizer was made of."""
 
     @classmethod
     def over(cls, name: str, files: TokenizerFiles) -> Self:
@@ -48,7 +60,7 @@ class Tokenizer:
             and (token := backend.id_to_token(end))
         ):
             roles["eos_token"] = token
-        return cls(name, backend, roles)
+        return cls(name, backend, roles, files.read)
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self.name}, {len(self)} tokens>"
@@ -252,6 +264,39 @@ class Tokenizer:
     def mask_token_id(self) -> int | None:
         """The id of `mask_token`; None if there is no such token."""
         return self._id("mask_token")
+
+    # ---- for other libraries ----
+
+    def to_transformers(self) -> PreTrainedTokenizerBase:
+        """Returns the same tokenizer as one of transformers, with its chat template.
+
+        Raises:
+            ImportError: transformers is not installed.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny").to_transformers()
+            >>> tokenizer("hi", add_special_tokens=False)["input_ids"]
+            [104, 105]
+        """
+        from transformers import AutoTokenizer  # here, because it is optional and slow
+
+        with TemporaryDirectory(prefix="tinkex-tokenizer-") as name:
+            folder = Path(name)
+            for file in TRANSFORMERS_READS:
+                if (text := self._read(file)) is not None:
+                    (folder / file).write_text(text, "utf-8")
+            (folder / TOKENIZER).write_text(self._backend.to_str(), "utf-8")
+            config = folder / CONFIG
+            fields: dict[str, Any] = (
+                json.loads(config.read_text("utf-8")) if config.exists() else {}
+            )
+            if "tokenizer_class" not in fields:
+                named = {**self.special_tokens_map, **fields}
+                named["tokenizer_class"] = "PreTrainedTokenizerFast"
+                config.write_text(json.dumps(named), "utf-8")
+            made: Any = AutoTokenizer.from_pretrained(name)
+        made.name_or_path = self.name
+        return made
 
     def _id(self, role: str) -> int | None:
         token = self._roles.get(role)
