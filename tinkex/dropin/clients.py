@@ -20,6 +20,7 @@ from tinkex.dropin.futures import begun
 from tinkex.dropin.tokenizers import as_transformers
 from tinkex.dropin.types import QueueState
 from tinkex.portal.official_calls import deprecated_twin
+from tinkex.rest.admin import AsyncAdminClient
 from tinkex.sync import admin, rest, sampling, service, training
 
 
@@ -69,7 +70,7 @@ def _twin(name: str) -> Any:
 
 
 class _Common:
-    """What every client of the official SDK has besides its calls of the server."""
+    """The members that every client of the official SDK has besides its calls of the server."""
 
     def get_telemetry(self) -> None:
         """Returns None: the clients report to no server but the hosted one, and how that goes is
@@ -173,22 +174,55 @@ class RestClient(_Common, rest.RestClient):
 
 
 _REST_CALLS = (
-    "assign_session_project copy_weights delete_checkpoint delete_checkpoint_from_tinker_path "
-    "export_session_trace get_external_weights_urls get_sampler get_server_capabilities "
-    "get_session get_training_run get_training_run_by_tinker_path "
-    "get_weights_info_by_tinker_path list_checkpoints list_sessions list_training_runs "
-    "list_user_checkpoints publish_checkpoint_from_tinker_path search_sessions "
-    "set_checkpoint_ttl_from_tinker_path unpublish_checkpoint_from_tinker_path whoami "
-    "get_checkpoint_archive_url get_checkpoint_archive_url_from_tinker_path"
-).split()
-_ADMIN_CALLS = "get_audit_log get_billing_usage get_current_checkpoint_storage_usage".split()
-for _client, _owner, _names in (
-    (RestClient, rest.RestClient, _REST_CALLS),
-    (AdminClient, admin.AdminClient, _ADMIN_CALLS),
-):
-    for _name in _names:
-        setattr(_client, _name, _future_of(_name, _owner))
-        setattr(_client, f"{_name}_async", _twin(_name))
+    "assign_session_project",
+    "copy_weights",
+    "delete_checkpoint",
+    "delete_checkpoint_from_tinker_path",
+    "export_session_trace",
+    "get_checkpoint_archive_url",
+    "get_checkpoint_archive_url_from_tinker_path",
+    "get_external_weights_urls",
+    "get_sampler",
+    "get_server_capabilities",
+    "get_session",
+    "get_training_run",
+    "get_training_run_by_tinker_path",
+    "get_weights_info_by_tinker_path",
+    "list_checkpoints",
+    "list_sessions",
+    "list_training_runs",
+    "list_user_checkpoints",
+    "publish_checkpoint_from_tinker_path",
+    "search_sessions",
+    "set_checkpoint_ttl_from_tinker_path",
+    "unpublish_checkpoint_from_tinker_path",
+    "whoami",
+)
+_ADMIN_CALLS = ("get_audit_log", "get_billing_usage", "get_current_checkpoint_storage_usage")
+
+
+def _moved_to_admin(name: str) -> Any:
+    """Returns a method of the REST client that calls the admin client's. Deprecated."""
+
+    @wraps(getattr(admin.AdminClient, name))
+    def call(self: RestClient, *args: Any, **kwargs: Any) -> Any:
+        warnings.warn(
+            f"RestClient.{name} is deprecated: use AdminClient.{name}", FutureWarning, stacklevel=2
+        )
+        client = AsyncAdminClient.over(self._client._connected())
+        return begun(self._portal, name, getattr(client, name), *args, **kwargs)
+
+    return call
+
+
+for _name in _REST_CALLS:
+    setattr(RestClient, _name, _future_of(_name, rest.RestClient))
+    setattr(RestClient, f"{_name}_async", _twin(_name))
+for _name in _ADMIN_CALLS:
+    setattr(AdminClient, _name, _future_of(_name, admin.AdminClient))
+    setattr(AdminClient, f"{_name}_async", _twin(_name))
+    setattr(RestClient, _name, _moved_to_admin(_name))
+    setattr(RestClient, f"{_name}_async", _twin(_name))
 
 
 class ServiceClient(_Common, service.ServiceClient):

@@ -51,7 +51,7 @@ def resolved(command: Sequence[str], environment: Mapping[str, str]) -> list[str
     if not command:
         raise ConfigError(
             "there is no program to run",
-            advice="For example `tinkex exec train.py` or `tinkex exec -- python -m package.train`.",
+            advice="For example `tinkex exec train.py`, or `tinkex exec -- python -m train`.",
         )
     name = command[0]
     if name in _OPTIONS_OF_PYTHON or name.endswith(".py"):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from email.message import Message
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import Distribution, DistributionFinder
-from os import PathLike
 from types import ModuleType
 
 from tinkex.dropin.missing import explanation
 from tinkex.dropin.modules import DropInLoader
-from tinkex.dropin.table import MODULES, RELEASE
+from tinkex.dropin.table import MODULES
 
 PACKAGE = "tinker"
 
 
-class DropInFinder(DistributionFinder):
-    """The finder of the drop-in's modules, and of what `importlib.metadata` says of the package."""
+class DropInFinder(MetaPathFinder):
+    """The finder of the drop-in's modules."""
 
     def find_spec(
         self,
@@ -37,31 +35,4 @@ class DropInFinder(DistributionFinder):
             # name in this error the import statement would replace it by one of its own, without
             # the advice.
             raise ModuleNotFoundError(explanation(fullname))
-        spec = ModuleSpec(fullname, DropInLoader(), origin="tinkex.dropin", is_package=True)
-        return spec
-
-    def find_distributions(
-        self, context: DistributionFinder.Context | None = None
-    ) -> Iterable[Distribution]:
-        """Yields the metadata of the package, for programs that ask for its version."""
-        if context is None or context.name is None or context.name == PACKAGE:
-            yield DropInDistribution()
-
-
-class DropInDistribution(Distribution):
-    """The metadata of `tinker`: the version whose names the drop-in has."""
-
-    def read_text(self, filename: str) -> str | None:
-        """Returns the text of METADATA; None for every other file."""
-        if filename != "METADATA":
-            return None
-        message = Message()
-        message["Metadata-Version"] = "2.1"
-        message["Name"] = PACKAGE
-        message["Version"] = RELEASE
-        message["Summary"] = "The official SDK's names, made of tinkex (tinkex.dropin)"
-        return message.as_string()
-
-    def locate_file(self, path: str | PathLike[str]) -> PathLike[str]:
-        """Raises `FileNotFoundError`: the drop-in has no files of its own."""
-        raise FileNotFoundError(f"{PACKAGE} is tinkex.dropin, which has no file {path}")
+        return ModuleSpec(fullname, DropInLoader(), origin="tinkex.dropin", is_package=True)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class APIFuture(ABC, Generic[T]):
-    """What every call of a client returns that takes time: wait by `result()`, or await it.
+    """A future of a call of a client: wait by `result()`, or await it.
 
     The futures of tinkex are instances. Programs may derive futures of their own, for tests.
     """

@@ -1,4 +1,4 @@
-"""What the drop-in says of a name of the official SDK that has no counterpart."""
+"""The error messages for names of the official SDK that have no counterpart."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ _ADVICE: Mapping[str, str] = {
     "tinker.types.TelemetryBatch": _TELEMETRY,
     "tinker.types.UnhandledExceptionEvent": _TELEMETRY,
 }
-"""What to use in place of names and modules of the official SDK that have no counterpart.
+"""The advice for names and modules of the official SDK that have no counterpart.
 
-What is said of a module holds for all that is in it.
+The advice for a module holds for all names in it.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -36,7 +37,7 @@ class DropInModule(ModuleType):
         return sorted({*super().__dir__(), *MODULES[self.__name__], *inside})
 
 
-class DropInLoader:
+class DropInLoader(Loader):
     """The loader of these modules. Nothing runs when one is imported."""
 
     def create_module(self, spec: ModuleSpec) -> DropInModule:

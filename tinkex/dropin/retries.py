@@ -11,7 +11,7 @@ from tinkex.errors import APIConnectionError
 _RETRIED = frozenset({408, 409, 429})
 
 
-class RetryableException(Exception):  # noqa: N818 - the name that programs import
+class RetryableException(Exception):
     """An error that `RetryConfig.retryable_exceptions` lists. Tinkex never raises it."""
 
 
@@ -21,7 +21,8 @@ def _retried_errors() -> tuple[type[Exception], ...]:
 
 @dataclass
 class RetryConfig:
-    """When a sampling client retries a sample; tinkex reads it as `tinkex.RetrySettings`.
+    """Settings of the retries of a sampling client, which converts them to
+    `tinkex.RetrySettings`.
 
     `max_connections` and `retryable_exceptions` have no effect: the number of connections follows
     the server's limits, and each error of tinkex says itself whether a retry helps.

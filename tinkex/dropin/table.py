@@ -14,12 +14,16 @@ RELEASE = "0.38.0"
 Names = Mapping[str, str]
 
 
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 def _from(source: str, names: str) -> Names:
-    return {name: f"{source}:{name}" for name in names.split()}
+    return {name: f"{source}:{name}" for name in _words(names)}
 
 
 _OWN_TYPES = frozenset(
-    (
+    _words(
         "AccessibleSearchOwner ActiveSessionStatusQuery AdamOptimizerConfig "
         "CancelledSessionStatusQuery CheckpointBillingEvent ClientFinishedSessionStatusQuery "
         "ClientSessionFinishErrored ClientSessionFinishInterrupted ClientSessionFinishReason "
@@ -31,13 +35,13 @@ _OWN_TYPES = frozenset(
         "SessionFailedReason SessionFailedRequestReason SessionFailedSamplingSessionReason "
         "SessionFailedTrainingRunReason Severity StopReason StorageBillingEvent "
         "TrainingBillingEvent UserSearchOwner"
-    ).split()
+    )
 )
 """Types that only programs for the official SDK need: names for texts and unions, and a class for
 each kind of what is one class here."""
 
 _BODIES = frozenset(
-    (
+    _words(
         "AuthTokenResponse ClientConfigRequest ClientConfigResponse ClientDynamicConfigResponse "
         "CopyWeightsRequest CreateCustomLossRequest CreateCustomLossResponse CreateModelRequest "
         "CreateModelResponse CreateSamplingSessionRequest CreateSamplingSessionResponse "
@@ -50,13 +54,13 @@ _BODIES = frozenset(
         "SaveWeightsRequest SessionHeartbeatRequest SessionHeartbeatResponse TelemetryEvent "
         "TelemetryResponse TelemetrySendRequest UnloadModelRequest UnloadModelResponse "
         "UntypedAPIFuture"
-    ).split()
+    )
 )
 """Bodies of requests and answers, which the contract has and no client needs."""
 
 
 def _types(names: str) -> Names:
-    return {name: f"{_home_of_type(name)}:{name}" for name in names.split()}
+    return {name: f"{_home_of_type(name)}:{name}" for name in _words(names)}
 
 
 def _home_of_type(name: str) -> str:

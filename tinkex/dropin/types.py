@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import Enum, StrEnum
 from typing import Any, Literal, TypeAlias
 
@@ -44,7 +45,7 @@ OptimParams: TypeAlias = AdamParams | DimuonParams | SgdParams
 
 
 class RequestErrorCategory(StrEnum):
-    """Whose fault a failed request is, by the server. Equals the texts of
+    """The causer of a failed request, according to the server. Its members equal the texts of
     `RequestFailedError.category`.
     """
 
@@ -54,7 +55,7 @@ class RequestErrorCategory(StrEnum):
 
 
 class QueueState(Enum):
-    """Why a request waits on the server: what `on_queue_state_change` is called with."""
+    """A reason for which a request waits on the server, as `on_queue_state_change` receives it."""
 
     ACTIVE = "active"
     PAUSED_RATE_LIMIT = "paused_rate_limit"
@@ -79,72 +80,81 @@ def resolve_base_url(base_url: str | None = None) -> str:
 
 
 class _Kind(type):
-    """A metaclass of classes that stand for the values of another class with one `type`."""
+    """A metaclass of classes whose values are those of another class that have one type."""
 
     whole: type[Any]
-    field: str
-    value: str
+    given: Mapping[str, Any]
 
     def __call__(cls, **fields: Any) -> Any:
         """Returns a value of the whole class, with this type."""
-        return cls.whole(**{cls.field: cls.value, **fields})
+        return cls.whole(**{**cls.given, **fields})
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, cls.whole) and getattr(instance, cls.field) == cls.value
+        kind = next(iter(cls.given))
+        return isinstance(instance, cls.whole) and getattr(instance, kind) == cls.given[kind]
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.whole, name)
 
 
-def _kind(name: str, whole: type[Any], value: str, *, field: str = "type") -> Any:
-    return _Kind(name, (), {"whole": whole, "field": field, "value": value, "__module__": __name__})
+def _kind(name: str, whole: type[Any], **given: Any) -> Any:
+    """Returns a class for the values of `whole` whose field has the first value of `given`. The
+    others are defaults.
+    """
+    return _Kind(name, (), {"whole": whole, "given": given, "__module__": __name__})
 
 
-AdamOptimizerConfig = _kind("AdamOptimizerConfig", OptimizerConfig, "adamw")
+AdamOptimizerConfig = _kind("AdamOptimizerConfig", OptimizerConfig, type="adamw")
+DimuonOptimizerConfig = _kind("DimuonOptimizerConfig", OptimizerConfig, type="dimuon", version=1)
 
+OwnSearchOwner = _kind("OwnSearchOwner", SearchOwner, type="own")
+AccessibleSearchOwner = _kind("AccessibleSearchOwner", SearchOwner, type="accessible")
+UserSearchOwner = _kind("UserSearchOwner", SearchOwner, type="user")
 
-def DimuonOptimizerConfig(*, type: str = "dimuon", version: int = 1) -> OptimizerConfig:  # noqa: N802, A002
-    """Returns the configuration of a Dimuon optimizer."""
-    return OptimizerConfig(type=type, version=version)
-
-
-OwnSearchOwner = _kind("OwnSearchOwner", SearchOwner, "own")
-AccessibleSearchOwner = _kind("AccessibleSearchOwner", SearchOwner, "accessible")
-UserSearchOwner = _kind("UserSearchOwner", SearchOwner, "user")
-
-SessionActive = _kind("SessionActive", SessionStatus, "active")
-SessionCancelled = _kind("SessionCancelled", SessionStatus, "cancelled")
-SessionFailed = _kind("SessionFailed", SessionStatus, "failed")
-ClientSessionFinished = _kind("ClientSessionFinished", SessionStatus, "client_finished")
+SessionActive = _kind("SessionActive", SessionStatus, type="active")
+SessionCancelled = _kind("SessionCancelled", SessionStatus, type="cancelled")
+SessionFailed = _kind("SessionFailed", SessionStatus, type="failed")
+ClientSessionFinished = _kind("ClientSessionFinished", SessionStatus, type="client_finished")
 
 SessionFailedReason: TypeAlias = SessionStatusReason
-SessionFailedRequestReason = _kind("SessionFailedRequestReason", SessionStatusReason, "request")
+SessionFailedRequestReason = _kind(
+    "SessionFailedRequestReason", SessionStatusReason, type="request"
+)
 SessionFailedTrainingRunReason = _kind(
-    "SessionFailedTrainingRunReason", SessionStatusReason, "training_run"
+    "SessionFailedTrainingRunReason", SessionStatusReason, type="training_run"
 )
 SessionFailedSamplingSessionReason = _kind(
-    "SessionFailedSamplingSessionReason", SessionStatusReason, "sampling_session"
+    "SessionFailedSamplingSessionReason", SessionStatusReason, type="sampling_session"
 )
 ClientSessionFinishReason: TypeAlias = SessionStatusReason
-ClientSessionFinishSuccess = _kind("ClientSessionFinishSuccess", SessionStatusReason, "success")
-ClientSessionFinishErrored = _kind("ClientSessionFinishErrored", SessionStatusReason, "errored")
+ClientSessionFinishSuccess = _kind(
+    "ClientSessionFinishSuccess", SessionStatusReason, type="success"
+)
+ClientSessionFinishErrored = _kind(
+    "ClientSessionFinishErrored", SessionStatusReason, type="errored"
+)
 ClientSessionFinishInterrupted = _kind(
-    "ClientSessionFinishInterrupted", SessionStatusReason, "interrupted"
+    "ClientSessionFinishInterrupted", SessionStatusReason, type="interrupted"
 )
 
-ActiveSessionStatusQuery = _kind("ActiveSessionStatusQuery", SessionStatusQuery, "active")
-CancelledSessionStatusQuery = _kind("CancelledSessionStatusQuery", SessionStatusQuery, "cancelled")
-FailedSessionStatusQuery = _kind("FailedSessionStatusQuery", SessionStatusQuery, "failed")
+ActiveSessionStatusQuery = _kind("ActiveSessionStatusQuery", SessionStatusQuery, type="active")
+CancelledSessionStatusQuery = _kind(
+    "CancelledSessionStatusQuery", SessionStatusQuery, type="cancelled"
+)
+FailedSessionStatusQuery = _kind("FailedSessionStatusQuery", SessionStatusQuery, type="failed")
 ClientFinishedSessionStatusQuery = _kind(
-    "ClientFinishedSessionStatusQuery", SessionStatusQuery, "client_finished"
+    "ClientFinishedSessionStatusQuery", SessionStatusQuery, type="client_finished"
 )
 
-TrainingBillingEvent = _kind("TrainingBillingEvent", BillingEventInfo, "training")
+TrainingBillingEvent = _kind("TrainingBillingEvent", BillingEventInfo, type="training")
 SamplingPrefillBillingEvent = _kind(
-    "SamplingPrefillBillingEvent", BillingEventInfo, "sampling_prefill"
+    "SamplingPrefillBillingEvent", BillingEventInfo, type="sampling_prefill"
 )
 SamplingSampleBillingEvent = _kind(
-    "SamplingSampleBillingEvent", BillingEventInfo, "sampling_sample"
+    "SamplingSampleBillingEvent", BillingEventInfo, type="sampling_sample"
 )
-CheckpointBillingEvent = _kind("CheckpointBillingEvent", BillingEventInfo, "checkpoint")
-StorageBillingEvent = _kind("StorageBillingEvent", BillingEventInfo, "storage")
+CheckpointBillingEvent = _kind("CheckpointBillingEvent", BillingEventInfo, type="checkpoint")
+StorageBillingEvent = _kind("StorageBillingEvent", BillingEventInfo, type="storage", free=False)
 
-FutureFinished = _kind("FutureFinished", FutureCompletion, "finished", field="state")
-FutureFailed = _kind("FutureFailed", FutureCompletion, "failed", field="state")
+FutureFinished = _kind("FutureFinished", FutureCompletion, state="finished")
+FutureFailed = _kind("FutureFailed", FutureCompletion, state="failed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -278,8 +279,8 @@ class Tokenizer:
             >>> tokenizer("hi", add_special_tokens=False)["input_ids"]
             [104, 105]
         """
-        from transformers import AutoTokenizer  # here, because it is optional and slow
-
+        # imported here, because it is optional and slow
+        transformers: Any = import_module("transformers")
         with TemporaryDirectory(prefix="tinkex-tokenizer-") as name:
             folder = Path(name)
             for file in TRANSFORMERS_READS:
@@ -294,7 +295,7 @@ class Tokenizer:
                 named = {**self.special_tokens_map, **fields}
                 named["tokenizer_class"] = "PreTrainedTokenizerFast"
                 config.write_text(json.dumps(named), "utf-8")
-            made: Any = AutoTokenizer.from_pretrained(name)
+            made: Any = transformers.AutoTokenizer.from_pretrained(name)
         made.name_or_path = self.name
         return made
 

@@ -19,4 +19,4 @@ except ImportError as error:
     ) from error
 
 install()
-import tinker  # noqa: E402, F401 - the drop-in, which replaces this module
+import tinker  # noqa: E402, F401 # pyright: ignore[reportUnusedImport] - the drop-in
