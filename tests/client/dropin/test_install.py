@@ -114,10 +114,10 @@ CHILDREN = """
         error = tinker.RateLimitError("slow down", status_code=429)
         given = pickle.dumps([tinker.Datum(prompt, {}), error])
         child = (
-            "import pickle, sys; from importlib.metadata import version; version = version('tinker');"
+            "import pickle, sys; from importlib.metadata import version; v = version('tinker');"
             "import tinker; datum, error = pickle.load(sys.stdin.buffer);"
             "assert isinstance(datum, tinker.Datum) and isinstance(error, tinker.RateLimitError);"
-            "print(tinker.__spec__.origin, version)"
+            "print(tinker.__spec__.origin, v)"
         )
         done = subprocess.run([sys.executable, "-c", child], input=given, stdout=subprocess.PIPE)
         print(done.stdout.decode())
