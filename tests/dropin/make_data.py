@@ -26,7 +26,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 MODEL = "Qwen/Qwen3-8B"
 TEACHER = "Qwen/Qwen3-30B-A3B-Instruct-2507"
-STEPS = 150
+STEPS = 100
 BATCH = 16
 CONTEXT = 512  # tokens
 BOXED = " Provide a numerical answer without units, written inside \\boxed{}."
