@@ -66,6 +66,6 @@ def put_first(environment: MutableMapping[str, str]) -> None:
     it.
     """
     folder = str(FOLDER)
-    before = environment.get("PYTHONPATH", "").split(os.pathsep)
-    rest = [entry for entry in before if entry and entry != folder]
+    before = environment.get("PYTHONPATH")
+    rest = [entry for entry in before.split(os.pathsep) if entry != folder] if before else []
     environment["PYTHONPATH"] = os.pathsep.join((folder, *rest))

@@ -17,7 +17,7 @@ _SERVER_SIDE = (
     "server can use directly."
 )
 
-_ADVICE: Mapping[str, str] = {
+ADVICE: Mapping[str, str] = {
     "tinker._base_client": _TRANSPORT,
     "tinker._client": _TRANSPORT,
     "tinker._compat": "Values have model_dump, model_dump_json, model_copy and model_validate.",
@@ -96,7 +96,7 @@ def explanation(name: str) -> str:
 def _advice(name: str) -> str | None:
     parts = name.split(".")
     wholes = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
-    return next((_ADVICE[whole] for whole in wholes if whole in _ADVICE), None)
+    return next((ADVICE[whole] for whole in wholes if whole in ADVICE), None)
 
 
 def _near(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,15 +15,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from tinkex.tokenizer.encoding import Encoding
-from tinkex.tokenizer.files import CONFIG, TOKENIZER, TRANSFORMERS_READS, TokenizerFiles
+from tinkex.tokenizer.files import CONFIG, TOKENIZER, TokenizerFiles
 from tinkex.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def _nothing(name: str) -> None:
-    """Reads nothing, for a tokenizer that was made of no files."""
 
 
 @frozen(repr=False)
@@ -42,8 +38,8 @@ class Tokenizer:
     name: str
     _backend: Backend
     _roles: Mapping[str, str | None] = field(factory=dict[str, "str | None"])
-    _read: Callable[[str], str | None] = field(default=_nothing, eq=False)
-    """Reads a file beside the tokenizer.json that the tokenizer was made of."""
+    _beside: Mapping[str, str] = field(factory=dict[str, str])
+    """The texts of the files beside tokenizer.json, by their names."""
 
     @classmethod
     def over(cls, name: str, files: TokenizerFiles) -> Self:
@@ -61,7 +57,7 @@ class Tokenizer:
             and (token := backend.id_to_token(end))
         ):
             roles["eos_token"] = token
-        return cls(name, backend, roles, files.read)
+        return cls(name, backend, roles, files.beside())
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self.name}, {len(self)} tokens>"
@@ -283,18 +279,14 @@ class Tokenizer:
         transformers: Any = import_module("transformers")
         with TemporaryDirectory(prefix="tinkex-tokenizer-") as name:
             folder = Path(name)
-            for file in TRANSFORMERS_READS:
-                if (text := self._read(file)) is not None:
-                    (folder / file).write_text(text, "utf-8")
+            for file, text in self._beside.items():
+                (folder / file).write_text(text, "utf-8")
             (folder / TOKENIZER).write_text(self._backend.to_str(), "utf-8")
-            config = folder / CONFIG
-            fields: dict[str, Any] = (
-                json.loads(config.read_text("utf-8")) if config.exists() else {}
-            )
+            fields: dict[str, Any] = json.loads(self._beside.get(CONFIG, "{}"))
             if "tokenizer_class" not in fields:
-                named = {**self.special_tokens_map, **fields}
-                named["tokenizer_class"] = "PreTrainedTokenizerFast"
-                config.write_text(json.dumps(named), "utf-8")
+                general = {"tokenizer_class": "PreTrainedTokenizerFast"}
+                written = json.dumps({**self.special_tokens_map, **general, **fields})
+                (folder / CONFIG).write_text(written, "utf-8")
             made: Any = transformers.AutoTokenizer.from_pretrained(name)
         made.name_or_path = self.name
         return made

@@ -295,7 +295,6 @@ class RetryConfig:
         (RetryConfig(enable_retry_logic=False), 1),
         (RetryConfig(retry_delay_base=0.0), 21),
         (RetryConfig(retry_delay_base=0.0, enable_stuck_detection=False), 21),
-        (RetryConfig(progress_timeout=1e-9), 1),
     ],
 )
 def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: int) -> None:
