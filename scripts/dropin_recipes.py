@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class Recipe:
     loss: str = ""
     reward: str = ""
     starts: str = "argument"
-    versions: tuple[str, ...] = ("0.6.1", "0.5.8")
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    logs_norm: bool = True
 
 
 def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
@@ -101,6 +102,7 @@ RECIPES = (
         ("-m", "tinker_cookbook.recipes.preference.dpo.train"),
         ("dataset=hhh", "batch_size=8", "learning_rate=1e-3", "max_steps=4"),
         loss="dpo_loss",
+        logs_norm=False,
     ),
     Recipe(
         "rl_loop",
@@ -115,6 +117,8 @@ RECIPES = (
         ),
         reward="reward/total",
         starts="log",
+        # its default has no published formula
+        more={"0.6.1": ("loss_fn=importance_sampling",)},
     ),
     Recipe(
         "distillation, on policy",
@@ -198,7 +202,11 @@ def run(recipe: Recipe, version: str, client: str, start: Start, folder: Path) -
     begun = time.monotonic()
     try:
         ran = subprocess.run(
-            [*_command(version, client, start.url), *recipe.program, *_arguments(recipe, start, log)],
+            [
+                *_command(version, client, start.url),
+                *recipe.program,
+                *_arguments(recipe, version, start, log),
+            ],
             cwd=CACHE / "data",
             env=_environment(client, start.url),
             capture_output=True,
@@ -210,7 +218,9 @@ def run(recipe: Recipe, version: str, client: str, start: Start, folder: Path) -
         return outcome
     outcome.seconds = time.monotonic() - begun
     if ran.returncode:
-        outcome.faults.append(f"exit status {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-3000:]}")
+        outcome.faults.append(
+            f"exit status {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-3000:]}"
+        )
         return outcome
     _judge(outcome, start, log)
     return outcome
@@ -235,10 +245,10 @@ def _environment(client: str, url: str) -> dict[str, str]:
     }
 
 
-def _arguments(recipe: Recipe, start: Start, log: Path) -> list[str]:
+def _arguments(recipe: Recipe, version: str, start: Start, log: Path) -> list[str]:
     if recipe.name == "an eval":
         return [MODEL, start.sampler, str(log)]
-    common = [f"model_name={MODEL}", f"log_path={log}"]
+    common = [f"model_name={MODEL}", f"log_path={log}", *recipe.more.get(version, ())]
     if recipe.starts == "argument":
         return [*common, f"load_checkpoint_path={start.state}", *recipe.arguments]
     log.mkdir(parents=True)
@@ -256,17 +266,18 @@ def _judge(outcome: Outcome, start: Start, log: Path) -> None:
     recipe = outcome.recipe
     outcome.losses = _series(steps, recipe.loss)
     if recipe.name == "an eval":
-        outcome.summary = f"score {outcome.losses}"
+        outcome.summary = f"score {outcome.losses[0]}"
         return
     moved = outcome.losses or _series(steps, recipe.reward)
     norms = [norm for name in ("grad_norm", "optim/grad_norm") for norm in _series(steps, name)]
     shift = _shift(start, log)
-    outcome.summary = f"{moved} norms {norms} weights moved by {shift:.2g}"
+    norm = f"gradient {max(norms):.3g}, " if norms else ""
+    outcome.summary = f"{norm}{moved[0]:.4f} to {moved[-1]:.4f}, weights by {shift:.2g}"
     if len(set(moved)) < 2:
         outcome.faults.append(f"{recipe.loss or recipe.reward} did not move: {moved}")
     if recipe.loss and moved[-1] >= moved[0]:
         outcome.faults.append(f"{recipe.loss} did not fall: {moved}")
-    if not any(norm > 0 for norm in norms):
+    if recipe.logs_norm and not any(norm > 0 for norm in norms):
         outcome.faults.append(f"no gradient: {norms}")
     if not shift > 0:
         outcome.faults.append("the weights are those it began with")
@@ -288,16 +299,9 @@ def _shift(start: Start, log: Path) -> float:
     )
 
 
-def differing(outcomes: Sequence[Outcome]) -> None:
-    """Adds to the drop-in's outcomes where its losses are not the official client's."""
-    official = {(o.recipe.name, o.version): o for o in outcomes if o.client == "official"}
-    for outcome in outcomes:
-        theirs = official[outcome.recipe.name, outcome.version]
-        if outcome.client == "official" or not theirs.losses or outcome.faults:
-            continue
-        if len(theirs.losses) != len(outcome.losses) or not np.allclose(
-            theirs.losses, outcome.losses, rtol=TOLERANCE, atol=TOLERANCE
-        ):
-            outcome.faults.append(
-                f"other losses: official {theirs.losses}, drop-in {outcome.losses}"
-            )
+def difference(official: Outcome, drop_in: Outcome) -> str:
+    """Returns what is wrong with the drop-in's losses beside those of the official client."""
+    theirs, ours = official.losses, drop_in.losses
+    if len(theirs) == len(ours) and np.allclose(theirs, ours, rtol=TOLERANCE, atol=TOLERANCE):
+        return ""
+    return f"other losses: official {theirs}, drop-in {ours}"

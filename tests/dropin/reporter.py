@@ -36,29 +36,16 @@ def _keep(test, outcome, why):
         OUTCOMES[test] = (outcome, "\n".join(why.splitlines()[-3:]))
 
 
-def pytest_sessionfinish(session):
-    """Adds whose modules were imported as `tinker`; a worker of xdist has no report to write."""
-    if hasattr(session.config, "workerinput"):
-        session.config.workeroutput["tinker_is"] = _tinker_is()
-        return
-    path = Path(os.environ["DROPIN_REPORT"])
-    names = sorted(set(WORKERS) or {_tinker_is()})
-    path.write_text(json.dumps({"tinker_is": names, "tests": OUTCOMES}))
-
-
-WORKERS = []
-
-
-def pytest_testnodedown(node):
-    WORKERS.append(node.workeroutput["tinker_is"])
+def pytest_sessionfinish():
+    """Writes the results, and whose code the modules named `tinker` are."""
+    report = {"tinker_is": _tinker_is(), "tests": OUTCOMES}
+    Path(os.environ["DROPIN_REPORT"]).write_text(json.dumps(report))
 
 
 def _tinker_is():
-    """Returns whose code the modules of that name are: "official", "tinkex" or "official, tinkex"."""
+    """Returns "official" or "tinkex", or both where modules of both were imported."""
     official = str(distribution("tinker").locate_file("tinker"))
-    files = {
-        str(getattr(module, "__file__", "") or "").startswith(official)
-        for name, module in list(sys.modules.items())
-        if name == "tinker" or name.startswith("tinker.")
-    }
-    return ", ".join(sorted({"official" if own else "tinkex" for own in files}))
+    modules = [sys.modules[name] for name in sys.modules.copy() if name.split(".")[0] == "tinker"]
+    files = [str(getattr(module, "__file__", None)) for module in modules]
+    owners = {"official" if file.startswith(official) else "tinkex" for file in files}
+    return " and ".join(sorted(owners))
