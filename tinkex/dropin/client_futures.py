@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tinkex.dropin.futures import APIFuture
 from tinkex.portal.future import APIFuture as TinkexFuture
@@ -16,8 +16,9 @@ C = TypeVar("C")
 class ClientFuture(APIFuture[C]):
     """A future of a client that is being created.
 
-    A class that derives from this one and from the client's class is a client as well: its members
-    wait until the client is there.
+    A class that derives from this one and from the client's class is a client as well. Its public
+    members wait for the client as soon as they are named, in the thread that names them: the event
+    loop, on which their calls run, creates the client.
     """
 
     def __init__(self, made: TinkexFuture[C], portal: Portal) -> None:
@@ -29,6 +30,13 @@ class ClientFuture(APIFuture[C]):
         """The asyncio client, for the methods of the client's class."""
         made: Any = self._made.result()
         return made._client
+
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_") and name not in _OF_THE_FUTURE:
+                self._made.result()
+            return super().__getattribute__(name)
 
     def result(self, timeout: float | None = None) -> C:
         """Waits for the client and returns it, or raises why it could not be created.
@@ -55,6 +63,9 @@ class ClientFuture(APIFuture[C]):
 
     def __reduce__(self) -> tuple[Callable[[C], C], tuple[C]]:
         return _itself, (self.result(),)
+
+
+_OF_THE_FUTURE = frozenset({"result", "result_async", "coroutine", "future"})
 
 
 def _itself(client: C) -> C:

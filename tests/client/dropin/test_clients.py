@@ -92,8 +92,10 @@ def test_a_client_is_made_while_the_caller_goes_on(
     assert repr(future) == "<BackcompatTrainingClientFuture done=False>"
     with pytest.raises(TimeoutError):
         future.result(timeout=0.05)
-    gate.set()
-    assert future.base_model == MODEL  # waits
+    threading.Timer(0.1, gate.set).start()
+    saved = future.save_state("a")  # waits for the client
+    assert saved.result().path.startswith("tinker://")
+    assert future.base_model == MODEL
 
 
 def test_a_loop_that_waits_for_a_client_does_not_stand_still(
