@@ -79,7 +79,7 @@ class CommonState(ABC):
 
     @abstractmethod
     def checked(self, request: ModelRequest, work: Work) -> Work:
-        """Returns the work of a request, with the checks around it that its result can be trusted."""
+        """Returns the work of a request, with the checks that make its result trusted."""
 
     @abstractmethod
     def note_created(
@@ -89,7 +89,7 @@ class CommonState(ABC):
 
     @abstractmethod
     def retire(self, model_id: str) -> None:
-        """Drops what is known of a model that accepts no more requests. Its memory is freed later."""
+        """Drops what is known of a model that accepts no more requests; it is freed later."""
 
     @abstractmethod
     async def free_model(self, model_id: str) -> None:

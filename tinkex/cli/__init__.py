@@ -7,6 +7,7 @@ import importlib
 import click
 
 _COMMANDS = {
+    "bridge": "Let programs of the official SDK use any server.",
     "serve": "Run the embedded server.",
     "version": "Print the version.",
 }
