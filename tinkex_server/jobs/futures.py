@@ -41,6 +41,14 @@ class OutOfTurn(InvalidRequest):
     """The request's seq_id is not the model's next."""
 
 
+class WorkFailed(RuntimeError):
+    """The failure of a request, with a text for its sender and the side that caused it."""
+
+    def __init__(self, message: str, category: Category) -> None:
+        super().__init__(message)
+        self.category: Category = category
+
+
 class StepsLost(EngineDied):
     """The request failed because steps of its model were lost. Its client knows of them once a poll
     was answered with this failure.
@@ -369,6 +377,8 @@ class Futures:
             ending = _failed(str(error), "order")
         except InvalidRequest as error:
             ending = _failed(str(error), "user")
+        except WorkFailed as error:
+            ending = _failed(str(error), error.category)
         except EngineDied as error:
             ending = self._died(request_id, error)
         except Exception as error:
