@@ -1,8 +1,9 @@
 """Makes all committed generated code from its sources: `make generate`. With --check, compares
 instead of writing.
 
-Generated are `generated/tinkex_api` and `generated/tinkex_proto` from the contract in openapi/, and
-the blocking facade `tinkex/sync` from the asyncio clients.
+Generated are `generated/tinkex_api` and `generated/tinkex_proto` from the contract in openapi/, the
+blocking facade `tinkex/sync` from the asyncio clients, and `tinkex/_homes.py` from the imports of
+`tinkex/__init__.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import generate_homes
 import generate_sync
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,19 +67,22 @@ def render_proto(out: Path) -> None:
 
 
 def render_sync(out: Path) -> None:
-    """Renders the blocking facade in the project's own style, so that it is linted and type-checked
-    like the rest.
-    """
+    """Renders the blocking facade."""
     generate_sync.render(out)
-    style = f"--config={ROOT / 'pyproject.toml'}"
-    _run("ruff", "check", "--quiet", "--fix", "--select=F401,I", "--no-cache", style, str(out))
-    _run("ruff", "format", "--quiet", "--no-cache", style, str(out))
+    _finish_in_own_style(out)
+
+
+def render_homes(out: Path) -> None:
+    """Renders the module that says where each public name is."""
+    generate_homes.render(out)
+    _finish_in_own_style(out)
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {
     "generated/tinkex_api": render_api,
     "generated/tinkex_proto": render_proto,
     "tinkex/sync": render_sync,
+    "tinkex/_homes.py": render_homes,
 }
 
 
@@ -107,13 +112,23 @@ def _finish(out: Path, tool: str, source: Path) -> None:
         path.write_text(marker + path.read_text())
 
 
-def differences(expected: Path, actual: Path) -> list[str]:
-    """Lists the files that only one of the folders has, and those that differ."""
+def _finish_in_own_style(out: Path) -> None:
+    """Formats the files as those of the project, since they are linted and type-checked with it."""
+    style = f"--config={ROOT / 'pyproject.toml'}"
+    _run("ruff", "check", "--quiet", "--fix", "--select=F401,I", "--no-cache", style, str(out))
+    _run("ruff", "format", "--quiet", "--no-cache", style, str(out))
 
-    def files(folder: Path) -> set[Path]:
+
+def differences(expected: Path, actual: Path) -> list[str]:
+    """Lists the files that only one of two folders has, and those that differ.
+
+    The two can also be files.
+    """
+
+    def files(place: Path) -> set[Path]:
         return {
-            p.relative_to(folder)
-            for p in folder.rglob("*")
+            p.relative_to(place)
+            for p in [place, *place.rglob("*")]
             if p.is_file() and "__pycache__" not in p.parts
         }
 
@@ -144,6 +159,8 @@ def main() -> int:
             render(made)
             if options.check:
                 drift += [f"{name}: {line}" for line in differences(made, options.root / name)]
+            elif made.is_file():
+                shutil.copyfile(made, options.root / name)
             else:
                 shutil.rmtree(options.root / name, ignore_errors=True)
                 shutil.copytree(made, options.root / name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attrs import field, frozen
 from attrs.validators import optional
 
-from tinkex.config.validators import not_negative, positive
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import not_negative, positive
 
 
 @hinted

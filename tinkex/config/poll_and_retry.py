@@ -6,9 +6,9 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tinkex.config.validators import not_negative, positive
 from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import not_negative, positive
 
 
 @hinted
