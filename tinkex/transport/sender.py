@@ -133,6 +133,7 @@ class Sender:
             if with_key
             else PUBLIC_HEADERS
         )
+        events.emit(events.HttpRequestStart, operation=operation)
         extensions = self._extensions(timeout, whole=whole)
         return await self._exchange(
             httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions),
