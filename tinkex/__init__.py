@@ -8,7 +8,6 @@ checkers below are the one list of them; `make generate` derives `tinkex/_homes.
 """
 
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - this import fails once the main thread has ended
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +75,9 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":  # `from tinkex import *` asks for it
         return __dir__()
     if name in _RENAMED:
-        warnings.warn(
-            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the next release removes the old name",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        from tinkex.renamed import warn_renamed
+
+        warn_renamed(f"tinkex.{name}", f"tinkex.{_RENAMED[name]}")
         name = _RENAMED[name]
     home = HOMES.get(name)
     if home is None:

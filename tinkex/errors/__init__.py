@@ -38,11 +38,11 @@ says whether the same call may succeed later. All of them can be pickled.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.events import Owner, WaitFacts
+from tinkex.renamed import warn_renamed
 
 if TYPE_CHECKING:
     import httpx
@@ -208,10 +208,13 @@ class APIConnectionError(APIError):
     @property
     def place(self) -> FailurePoint:
         """The former name of `failure_point`."""
-        warnings.warn(
-            "APIConnectionError.place is now failure_point", DeprecationWarning, stacklevel=2
-        )
+        warn_renamed("APIConnectionError.place", "failure_point")
         return self.failure_point
+
+    @place.setter
+    def place(self, point: FailurePoint) -> None:
+        warn_renamed("APIConnectionError.place", "failure_point")
+        self.failure_point = point
 
     @property
     def sent(self) -> bool:

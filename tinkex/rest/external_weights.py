@@ -18,7 +18,7 @@ from tinkex_api import models as api
 
 from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
-from tinkex.threads import in_thread
+from tinkex.threads import call_on_loop, in_thread
 from tinkex.transport.failures import connection_error, failure_point_of, status_error
 from tinkex.transport.upload_settings import UploadSettings
 
@@ -145,7 +145,8 @@ async def upload_file(url: UploadURL, path: Path, on_sent: OnSent) -> None:
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
     def report(sent: int) -> None:
-        loop.call_soon_threadsafe(on_sent, sent)
+        if not call_on_loop(loop, on_sent, sent):
+            stop.set()  # nobody waits for the upload any more
 
     try:
         await in_thread(_put_with_retries, url, path, report, stop)

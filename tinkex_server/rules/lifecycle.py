@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
-from tinkex_server.jobs.lanes import Job
+from tinkex_server.engine.interface import EngineDied
+from tinkex_server.jobs.lanes import Job, LanesClosed
 from tinkex_server.state import ServerState
 from tinkex_server.store import ModelRow
+
+logger = logging.getLogger("tinkex.local")
 
 
 def retire_model(state: ServerState, row: ModelRow) -> bool:
@@ -24,7 +28,10 @@ def retire_model(state: ServerState, row: ModelRow) -> bool:
 
 async def unload_model(state: ServerState, model_id: str) -> None:
     """Frees the model's memory. To be run as the last job of the model's lane."""
-    await state.lanes.call(state.engine.unload_model, model_id)
+    try:
+        await state.lanes.call(state.engine.unload_model, model_id)
+    except (EngineDied, LanesClosed):
+        logger.debug("model %s was freed with the engine's memory", model_id)
     state.lanes.forget(model_id)
     state.step_order.forget(model_id)
     state.refused_seq_ids.forget(model_id)

@@ -17,7 +17,7 @@ from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, calls, saved_folder, started, step
 from tests.support.wait_until import wait_until
 from tinkex.local import serve
-from tinkex_server.engine.interface import EngineExit
+from tinkex_server.engine.interface import EngineDied, EngineExit
 from tinkex_server.engine.process.engine import ProcessEngine
 
 
@@ -26,6 +26,12 @@ class MortalEngine(RecordingEngine):
     """An engine that loses its memory when the test says so."""
 
     report: Callable[[EngineExit], None] = field(init=False)
+    is_closed: bool = False
+
+    def unload_model(self, model_id: str) -> None:
+        if self.is_closed:
+            raise EngineDied("the engine was closed")
+        super().unload_model(model_id)
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
         self.report = died
@@ -89,6 +95,17 @@ def test_a_model_whose_saved_weights_are_damaged_is_not_left_in_the_engine(
     engine.die()
     assert "is not as it was saved" in told_to_client(mortal_api, model_id)
     assert engine.models == set()
+
+
+def test_a_model_is_unloaded_with_an_engine_that_is_closed(
+    mortal_api: Api, engine: MortalEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Happens with Ctrl-C while the engine starts: sessions end, and the engine is closed already."""
+    model_id = mortal_api.model()
+    engine.is_closed = True
+    promise = mortal_api.ok("unload_model", model_id=model_id)
+    assert mortal_api.result(promise)["type"] == "unload_model"
+    assert not caplog.records
 
 
 def test_an_engine_that_dies_after_its_server_has_stopped_serves_the_next_one() -> None:
