@@ -57,21 +57,24 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
     ("config", "words"),
     [
         ("{", "cannot find the model '.*': Expecting"),
-        ("[]", r"cannot find the model '.*': .*config\.json holds no JSON object"),
+        ("[]", r"cannot find the model '.*': .*config\.json is not a JSON object"),
         (
             {**CONFIG, "architectures": None},
-            "the config.json of the model '.*' has no architectures",
+            "the config.json of the model '.*' lacks architectures",
         ),
         (
             {**CONFIG, "max_position_embeddings": None},
-            "has no max_position_embeddings or n_positions or",
+            "states no context length .max_position_embeddings, n_positions,",
         ),
-        ({**CONFIG, "vocab_size": 0}, "has no vocab_size"),
+        ({**CONFIG, "vocab_size": 0}, "lacks vocab_size"),
         ({**CONFIG, "is_encoder_decoder": True}, "is an encoder-decoder"),
-        ({**CONFIG, "layer_types": ["mamba", "full_attention"]}, "has layers of the kind mamba"),
+        (
+            {**CONFIG, "layer_types": ["mamba", "full_attention"]},
+            "has mamba layers, which are not supported",
+        ),
         (
             {**CONFIG, "rope_scaling": {"type": "longrope"}},
-            "no original_max_position_embeddings to say from which length on",
+            "does not state that length .original_max_position_embeddings",
         ),
     ],
 )

@@ -44,7 +44,7 @@ _DUMP_TIME = 0.5  # seconds
 
 
 class EngineError(RuntimeError):
-    """An unexpected error in the engine's process. The text begins with the error's class there;
+    """An unexpected error in the engine process. The text begins with the error's class there;
     the notes hold its traceback.
     """
 
@@ -206,7 +206,7 @@ def _error(raised: CallFailure) -> Exception:
     if raised.invalid:
         return InvalidRequest(raised.text)
     error = EngineError(raised.text)
-    error.add_note(f"in the engine's process:\n{raised.trace}")
+    error.add_note(f"in the engine process:\n{raised.trace}")
     return error
 
 
