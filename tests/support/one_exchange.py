@@ -10,7 +10,7 @@ from tinkex import Config
 from tinkex.transport.transport import Transport
 
 RUNS = b'{"training_runs": [], "cursor": {"offset": 0, "limit": 1, "total_count": 0}}'
-"""What a server without training runs answers."""
+"""The answer of a server without training runs."""
 
 
 async def list_runs(config: Config) -> Any:
