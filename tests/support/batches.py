@@ -28,6 +28,11 @@ def text_datum(prompt: str, answer: str) -> Datum:
     )
 
 
+def text_batch() -> list[Datum]:
+    """Makes three datums of `text_datum`, of different lengths."""
+    return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
+
+
 def batch(count: int) -> Sequence[Datum]:
     """Makes `count` datums of tokens 1, 2, 3, …, so that the order of the results can be seen."""
     return [datum(1 + index % 90) for index in range(count)]

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from attrs import define, field
 from tinkex_api.api.server import get_server_capabilities
-from tinkex_api.api.training_runs import list_training_runs
 
 from tests.client.recovery.test_recovery import steps_of
 from tests.support.batches import batch
+from tests.support.one_exchange import list_runs
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
@@ -55,15 +55,7 @@ class Wire(httpx.AsyncBaseTransport):
 
 def ask(config: Config) -> None:
     """Lists the training runs."""
-
-    async def main() -> None:
-        transport = Transport(config)
-        try:
-            await transport.send(list_training_runs.request(limit=1))
-        finally:
-            await transport.aclose()
-
-    asyncio.run(main())
+    asyncio.run(list_runs(config))
 
 
 def sent(server: Server, **settings: Any) -> httpx.Request:

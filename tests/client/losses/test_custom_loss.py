@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.support.batches import datum, text_datum
+from tests.support.batches import datum, text_batch
 from tinkex import (
     AdamParams,
     APIResponseValidationError,
@@ -381,10 +381,6 @@ def test_where_torch_is_missing_the_error_says_what_to_do(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InvalidInputError, match="NumpyLoss"):
         evaluate(batch_of([[1.0]]), outputs_of([-1.0]), cross_entropy)
-
-
-def text_batch() -> list[Datum]:
-    return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
 
 
 def rollout_batch() -> list[Datum]:

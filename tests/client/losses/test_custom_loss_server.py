@@ -15,7 +15,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.batches import datum, text_datum
+from tests.support.batches import datum, text_batch
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
@@ -58,10 +58,6 @@ def policy(logprobs: Any, sampled: Any, advantages: Any, scale: Any) -> Any:
         "custom/soft:mean": mean,
         "custom/over_1:sum": (ratio > 1).to(torch.float32).sum(),
     }
-
-
-def text_batch() -> list[Datum]:
-    return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
 
 
 def soft_batch() -> list[Datum]:

@@ -306,7 +306,7 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
     # a sweep does not wait for the engine to unload the models of a session that ended
     wait_until(lambda: not state.lanes._turns and not state.lanes._running)
     assert not state.futures._active
-    assert not state.futures._logs
+    assert not state.futures._ended._logs
     assert not state.samplers._loading
     assert not state.activity._last_request
     assert not state.folders._held

@@ -17,7 +17,7 @@ from tinkex_proto import tinker_pb2 as pb
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started, step
 from tinkex.local import Server
-from tinkex_server.jobs import futures
+from tinkex_server.jobs import missing_seq_ids
 from tinkex_server.limits import Limits
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -370,7 +370,7 @@ def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
 def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.4)
+    monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 0.4)
     with started(RecordingEngine()) as api:
         model_id = api.model()
         api.result(api.step(model_id, 1, 11))
@@ -378,7 +378,7 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
         failed = api.result(api.step(model_id, 3, 33))
         assert failed["category"] == "user"
         assert "seq_id 3 was not run: it waited for seq_id 2" in failed["error"]
-        monkeypatch.setattr(futures, "MISSING_SECONDS", 60)
+        monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 60)
         assert "waited for seq_id 2" in api.result(api.step(model_id, 4, 44))["error"]  # at once
         late = api.step(model_id, 2, 22)
         assert all(
@@ -394,7 +394,7 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
 def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.6)
+    monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 0.6)
     with started(RecordingEngine()) as api:
         model_id = api.model()
         fifth = api.step(model_id, 5, 55)
