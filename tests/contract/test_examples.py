@@ -120,7 +120,7 @@ def test_objects_have_names_and_no_set_of_values_is_closed() -> None:
         assert path[-1:] == ("properties",) or not node.keys() & {"enum", "const", "allOf"}, path
 
 
-def test_what_extensions_name_is_there() -> None:
+def test_names_in_extensions_exist() -> None:
     for path, node in walk(CONTRACT):
         assert set(node.get("x-tinker-missing-on", ())) <= CONTRACT["x-tinker-servers"].keys(), path
         results = node.get("x-tinker-results", {})

@@ -267,7 +267,7 @@ def test_files_by_a_table_of_urls(download: Callable[..., Path]) -> None:
     assert seen[-1] == (total, total)
 
 
-def test_urls_whose_time_is_over_are_signed_anew(download: Callable[..., Path]) -> None:
+def test_expired_urls_are_renewed(download: Callable[..., Path]) -> None:
     store = Store({f"/{name}": bytes(3000) for name in "abc"}, cuts=[1000])
 
     def give_out(call: Call) -> Answer:
@@ -314,7 +314,7 @@ def test_an_archive_that_is_being_built_is_waited_for(
     assert sum(pause.seconds) > 60
 
 
-def test_a_server_that_is_only_ever_away_is_given_up(
+def test_a_server_that_stays_away_is_given_up(
     download: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = NoPause(monkeypatch)
@@ -408,7 +408,7 @@ def test_a_range_that_is_refused_makes_it_begin_anew(download: Callable[..., Pat
         assert files_in(download(server.base_url)) == CONTENT
 
 
-def test_tries_without_a_byte_between_them_come_to_an_end(
+def test_attempts_without_progress_are_limited(
     download: Callable[..., Path], tmp_path: Path
 ) -> None:
     with stored(tar_of(CONTENT), cuts=[2000] * 2 + [0] * 100) as (store, _, server):
@@ -418,7 +418,7 @@ def test_tries_without_a_byte_between_them_come_to_an_end(
     assert nothing_is_left(tmp_path)
 
 
-def test_what_is_not_as_its_digest_says_is_fetched_anew_once(
+def test_a_file_that_does_not_match_its_digest_is_fetched_once_more(
     download: Callable[..., Path], tmp_path: Path
 ) -> None:
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
@@ -438,7 +438,7 @@ def test_what_is_not_as_its_digest_says_is_fetched_anew_once(
     assert nothing_is_left(tmp_path)
 
 
-def test_a_digest_that_is_not_of_the_whole_is_left_alone(download: Callable[..., Path]) -> None:
+def test_a_digest_of_a_part_is_ignored(download: Callable[..., Path]) -> None:
     headers = {
         "x-amz-checksum-sha256": "AAAA-3",
         "x-goog-hash": "crc32c=AAAAAA==",
@@ -472,7 +472,9 @@ def test_a_failure_leaves_what_was_there(download: Callable[..., Path], tmp_path
     assert files_in(tmp_path) == {f"{FOLDER}/old": b""}
 
 
-def test_what_progress_raises_ends_it(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_exception_of_progress_ends_the_download(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     def enough(size: int, total: int | None) -> None:
         raise KeyError("enough")
 
@@ -494,7 +496,9 @@ def test_a_place_that_cannot_be_written_to(
         )
 
 
-def test_servers_that_give_out_none_say_so(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_servers_without_downloads_raise_unsupported(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     with (
         answering(lambda call: NO_ROUTE) as server,
         pytest.raises(UnsupportedByServer, match="get_checkpoint_archive_url"),
@@ -645,7 +649,9 @@ def test_an_adapter_that_peft_cannot_merge_is_told_with_what_to_do(
         assert (f"python -m tinkex.local.merge {folder} OUTPUT" in caplog.text) == told
 
 
-def test_in_one_call_without_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_downloaded_in_one_call_without_a_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(lambda call: Answer(200, tar_of(CONTENT))) as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         monkeypatch.setenv("TINKER_API_KEY", "tml-test")
@@ -680,7 +686,7 @@ def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(
     assert "range" in store.calls[1].headers
 
 
-def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     came = threading.Event()
 
     async def run(base_url: str) -> None:
@@ -703,7 +709,7 @@ def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(
+def test_a_download_that_is_cancelled_while_unpacking_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, over = threading.Event(), threading.Event()
@@ -744,7 +750,7 @@ def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwh
     assert len(server.calls) == 1
 
 
-def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
+def test_a_server_that_falls_silent_for_good_is_not_reported_as_a_full_disk(
     tmp_path: Path, download: Callable[..., Path]
 ) -> None:
     """Its error is a TimeoutError, which is an OSError."""
@@ -762,7 +768,7 @@ def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_again_and_again_leaves_nothing(
+def test_a_download_that_is_cancelled_repeatedly_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()

@@ -291,7 +291,7 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
         assert engine.count("unload_model", trainer.model_id) == 1
 
 
-def test_what_the_user_got_wrong_passes_through(
+def test_an_error_of_the_user_is_not_recovered_from(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     _, run = begin(connect, counting.base_url)
@@ -306,9 +306,7 @@ def test_what_the_user_got_wrong_passes_through(
     assert (run.step, run.recoveries) == (0, 0)
 
 
-def test_a_fault_that_comes_again_and_again_ends_the_run(
-    connect: Callable[..., Any], counting: Server
-) -> None:
+def test_a_fault_that_recurs_ends_the_run(connect: Callable[..., Any], counting: Server) -> None:
     _, run = begin(connect, counting.base_url, RecoveryPolicy(save_every_steps=4, give_up_after=3))
     fault: list[TinkexError] = []
 
@@ -346,7 +344,7 @@ def test_only_the_newest_checkpoints_are_kept(
     ]  # type: ignore[index]
 
 
-def test_where_the_server_cannot_delete_all_are_left(
+def test_checkpoints_are_kept_where_the_server_cannot_delete(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     dialect = evolve(DIALECTS["tinkex"], missing={"delete_checkpoint": ""})
@@ -358,7 +356,7 @@ def test_where_the_server_cannot_delete_all_are_left(
     assert run.recover(LOST) == 6
 
 
-def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(
+def test_a_deleted_checkpoint_is_skipped_for_the_one_before_it(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     service, run = begin(connect, counting.base_url)

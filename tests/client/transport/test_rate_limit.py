@@ -31,7 +31,7 @@ OK = httpx.Response(200, json={"status": "ok"})
         (9, 200_000, 7.0, 0.5, 7.0),
     ],
 )
-def test_how_long_a_window_lasts(
+def test_a_window_lasts_as_long_as_the_server_says(
     streak: int, size: int, hint: float | None, chance: float, pause: float
 ) -> None:
     assert rate_limit_pause(streak, size, hint, chance) == pytest.approx(pause)
@@ -66,7 +66,7 @@ def in_crowd(work: Callable[[Crowd], Coroutine[Any, Any, None]]) -> Crowd:
     return crowd
 
 
-def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
+def test_after_a_window_requests_are_admitted_gradually_and_in_order() -> None:
     async def work(crowd: Crowd) -> None:
         crowd.window.record_refusal(0, 10.0, crowd.clock)
         await asyncio.gather(*(crowd.send(number) for number in range(500)))
@@ -106,7 +106,7 @@ def test_a_429_while_requests_are_let_in_holds_the_others_and_loses_none() -> No
     assert max(crowd.most[second] for second in crowd.most if 22 <= second < 23) <= 12
 
 
-def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
+def test_a_cancelled_wait_leaves_its_place_to_the_next() -> None:
     async def work(crowd: Crowd) -> None:
         crowd.window.record_refusal(0, 5.0, crowd.clock)
         tasks = [asyncio.ensure_future(crowd.send(number)) for number in range(20)]
@@ -119,7 +119,7 @@ def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
     assert sorted(in_crowd(work).order) == list(range(10, 20))
 
 
-def test_failures_do_not_widen_the_gate_and_give_their_places_back() -> None:
+def test_failures_admit_no_further_requests_and_free_their_places() -> None:
     async def work(crowd: Crowd) -> None:
         window, clock = crowd.window, crowd.clock
         window.record_refusal(0, 1.0, clock)
@@ -138,7 +138,7 @@ def test_outside_a_window_nothing_is_counted() -> None:
     run(work())
 
 
-def test_it_holds_event_loops_in_several_threads() -> None:
+def test_a_window_holds_event_loops_in_several_threads() -> None:
     window, clock = RateLimitWindow(), Clock()
     done: list[int] = []
 
@@ -163,7 +163,7 @@ def test_it_holds_event_loops_in_several_threads() -> None:
     assert sorted(done) == list(range(300))
 
 
-def test_a_saturated_server_is_not_stormed_and_serves_all() -> None:
+def test_a_saturated_server_is_not_flooded_and_serves_all() -> None:
     """One that takes 8 requests at a time, and refuses the others."""
     under_way = refused = 0
 

@@ -149,7 +149,7 @@ def test_an_archive_that_takes_long_is_503_until_it_is_there(
     assert api.http.get(f"{url}/archive").status_code == 302
 
 
-def test_what_was_saved_anew_is_read_anew(api: Api, server: Server) -> None:
+def test_an_overwritten_checkpoint_is_read_again(api: Api, server: Server) -> None:
     model_id, url = saved(api)
     first = httpx.get(location(api, url))
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="one", overwrite=True))
