@@ -5,7 +5,6 @@ generated classes read and write.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,9 @@ import tinkex_api.models
 from openapi_schema_validator import OAS31Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
-from ruamel.yaml import YAML
 
-CONTRACT: dict[str, Any] = YAML(typ="safe").load(
-    (Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text()
-)
-SCHEMAS: dict[str, Any] = CONTRACT["components"]["schemas"]
+from tests.support.contract import CONTRACT, SCHEMAS
+
 METHODS = {"get", "put", "post", "delete", "patch"}
 NAMED_OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     (operation["operationId"], operation)

@@ -16,8 +16,8 @@ from attrs import define, field
 from tinkex_api.api.server import get_server_capabilities
 from tinkex_api.api.training_runs import list_training_runs
 
-from tests.client.recovery.test_recovery import steps_of
 from tests.support.batches import batch
+from tests.support.facades import steps_of
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,

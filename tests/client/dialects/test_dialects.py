@@ -11,19 +11,18 @@ import pytest
 import yaml
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
+from tests.support.first_contact import first_contact
 from tinkex.dialects import resend
 from tinkex.dialects.detect import (
     RECOGNISED,
     FirstAnswers,
     has_route,
     recognise,
-    telling_route,
     with_flags,
 )
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import DIALECTS, UNKNOWN
-from tinkex_server.profiles import PROFILES, Profile
-from tinkex_server.routes import server as embedded
+from tinkex_server.profiles import PROFILES
 
 CONTRACT = yaml.safe_load((Path(__file__).parents[3] / "openapi" / "tinker.yaml").read_text())
 OPERATIONS = {
@@ -49,42 +48,6 @@ SPINDLE = {
     "parallel_fwdbwd_chunks": True,
     "create_model_via_load_weights": True,
 }
-
-
-def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
-    """Returns the flags that a server of this profile answers; None if it lacks the call."""
-    if f"POST {operation}" in profile.missing:
-        return None
-    reply = profile.replies.get(operation)
-    return kind.from_dict(reply.body if reply else own.to_dict())
-
-
-def has_telling_route(profile: Profile, path: str | None) -> bool | None:
-    """Returns what a GET of this path tells of a server of this profile."""
-    if path is None:
-        return None
-    operation = path.removeprefix("/api/v1/")
-    there = operation in profile.replies or (
-        operation.startswith("samplers/") and "GET samplers/{sampler_id}" not in profile.missing
-    )
-    return has_route(404, {"detail": "no such thing" if there else "Not Found"})
-
-
-def first_contact(profile: Profile) -> FirstAnswers:
-    config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
-    return FirstAnswers(
-        hosted=False,
-        config=config,
-        dynamic=flags(
-            profile, "client/dynamic_config", embedded._CHANGING_FLAGS, ClientDynamicConfigResponse
-        )
-        if config
-        else None,
-        has_capabilities="GET get_server_capabilities" not in profile.missing,
-        has_health="GET healthz" not in profile.missing,
-        request_ids=profile.request_ids,
-        has_telling_route=has_telling_route(profile, telling_route(config)),
-    )
 
 
 def seen(config: dict[str, Any] | None = None, **facts: Any) -> FirstAnswers:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from attrs import fields
 
-from tests.client.dialects.test_dialects import first_contact
+from tests.support.first_contact import first_contact
 from tinkex.dialects.detect import recognise
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingRules
 from tinkex.dialects.table import DIALECTS

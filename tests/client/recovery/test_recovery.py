@@ -21,6 +21,7 @@ from attrs import evolve
 import tinkex.local
 from tests.support.batches import datum
 from tests.support.counting_engine import ROOT, CountingEngine, Process, process
+from tests.support.facades import steps_of
 from tests.support.faulty_proxy import faulty
 from tests.support.wait_until import wait_until
 from tinkex import (
@@ -28,7 +29,6 @@ from tinkex import (
     Config,
     InvalidInputError,
     NotFoundError,
-    RecoverableRun,
     RecoveryFailedError,
     RecoveryPolicy,
     RequestFailedError,
@@ -40,8 +40,6 @@ from tinkex import (
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
-from tinkex.portal import portal
-from tinkex.portal.iteration import iterate
 
 LOST = StepOutcomeUnknown("who knows")
 EVERY_4 = RecoveryPolicy(save_every_steps=4, save_every_minutes=None)
@@ -76,14 +74,6 @@ def begin(
     service = connect(base_url, config=quick(base_url, **settings))
     return service, service.create_recoverable_run(
         service.create_lora_training_client("fake/base", rank=4), policy
-    )
-
-
-def steps_of(run: Any, until: int) -> Iterator[int]:
-    return (
-        run.steps(until)
-        if isinstance(run, RecoverableRun)
-        else iterate(portal.shared(), lambda: run.client.steps(until))
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import tinkex
-from tests.contract.test_examples import SCHEMAS
 from tests.support.answering_server import NO_ROUTE, Answer, Answering, Call, answering, as_json
 from tests.support.clocks import NoPause
+from tests.support.contract import SCHEMAS
 from tests.support.facades import everything
 from tinkex import (
     ClientClosedError,

@@ -18,7 +18,7 @@ import orjson
 import pytest
 from tinkex_api.api.server import health
 
-from tests.client.waiting.test_waiting import hold_up_the_loop
+from tests.support.blocked_loop import hold_up_the_loop
 from tests.support.fault_server import Fault, answer, fault_server, never
 from tests.support.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (

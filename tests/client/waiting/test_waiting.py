@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from tinkex_api.api.server import get_client_config, health
 from tinkex_api.models import ClientConfigRequest
 
 from tests.support.batches import datum
+from tests.support.blocked_loop import hold_up_the_loop
 from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
@@ -187,10 +187,6 @@ def quick_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalls, "PACE", stalls.Pace(beat=0.02, late=0.1, idle=0.05))
 
 
-def hold_up_the_loop(seconds: float) -> None:
-    time.sleep(seconds)  # the line that is to be found
-
-
 def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_stalls: None) -> None:
     async def work() -> Any:
         with Waits(Clock()).create(RequestState("sample"), "its result", FOREVER) as wait:
@@ -202,7 +198,8 @@ def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_st
 
     facts = asyncio.run(work())
     assert facts.seconds["program"] >= 0.4
-    place = f"{__file__}:{hold_up_the_loop.__code__.co_firstlineno + 1} in hold_up_the_loop"
+    code = hold_up_the_loop.__code__
+    place = f"{code.co_filename}:{code.co_firstlineno + 2} in hold_up_the_loop"
     assert facts.stalled_by == place
     assert facts.main_owner == "program"
 

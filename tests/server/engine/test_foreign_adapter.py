@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from tests.server.engine.test_exports import ROW, SIZES, logprobs
 from tests.support.model_zoo import make_model
+from tests.support.peft_models import ROW, SIZES, logprobs
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
 from tinkex_server.engine.torch.engine import TorchEngine
 

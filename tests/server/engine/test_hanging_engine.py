@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.server.engine.test_process_engine import example
+from tests.support.batches import example
 from tests.support.killable_engine import BASES, COMPUTES, HOLDS, WAITS, KillableEngine
 from tinkex_server.engine.interface import EngineDied, LoraShape, SampleSpec
 from tinkex_server.engine.process.engine import ProcessEngine

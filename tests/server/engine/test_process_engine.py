@@ -19,6 +19,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
+from tests.support.batches import example
 from tests.support.killable_engine import (
     BASES,
     BREAKS,
@@ -36,7 +37,6 @@ from tinkex_server.engine.interface import (
     AdamSettings,
     EngineDied,
     EngineExit,
-    Example,
     InvalidRequest,
     LoraShape,
     SampleSpec,
@@ -52,13 +52,6 @@ from tinkex_server.engine.process.restart import (
 )
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
-
-
-def example(*tokens: int) -> Example:
-    return Example(
-        np.array(tokens),
-        {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)},
-    )
 
 
 @pytest.fixture

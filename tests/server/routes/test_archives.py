@@ -18,19 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import Api, saved, saved_folder, started
+from tests.support.server_calls import Api, location, saved, saved_folder, started
 from tinkex.local import Server
 from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.data_dir import digests
 from tinkex_server.routes import archives
 from tinkex_server.wire import content
 from tinkex_server.wire.content import FileChanged, of_folder, wanted_range
-
-
-def location(api: Api, url: str) -> str:
-    response = api.http.get(f"{url}/archive")
-    assert response.status_code == 302, response.text
-    return response.headers["location"]
 
 
 def test_an_archive_is_a_tar_of_the_checkpoint_s_files(api: Api) -> None:

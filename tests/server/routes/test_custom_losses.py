@@ -13,30 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.custom_loss_graphs import LOGPROBS, node, output, ref
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
-
-LOGPROBS = {"op": "placeholder", "name": "logprobs", "target": "logprobs", "args": [], "kwargs": {}}
-
-
-def node(op: str, name: str, target: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    return {"op": op, "name": name, "target": target, "args": list(args), "kwargs": kwargs}
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"ref": name}
-
-
-def output(loss: str, **metrics: str) -> dict[str, Any]:
-    return node(
-        "output",
-        "output",
-        "output",
-        {"tuple": [ref(loss), {"dict": {name: ref(value) for name, value in metrics.items()}}]},
-    )
-
 
 TOTAL = node("call_method", "total", "sum", ref("logprobs"))
 OUTPUT = output("total")

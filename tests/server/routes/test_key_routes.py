@@ -13,9 +13,8 @@ import httpx
 import pytest
 from attrs import frozen
 
-from tests.server.routes.test_archives import location
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import API, Api, listed, saved, started
+from tests.support.server_calls import API, Api, listed, location, saved, started
 
 
 @frozen
