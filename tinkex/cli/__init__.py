@@ -7,6 +7,7 @@ import importlib
 import click
 
 _COMMANDS = {
+    "exec": "Run a program for the official SDK on tinkex.",
     "serve": "Run the embedded server.",
     "version": "Print the version.",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from attrs import field, frozen
@@ -51,6 +53,8 @@ class RetrySettings:
 def as_retry_settings(given: object) -> RetrySettings | None:
     """Returns `RetrySettings` as they are, and converts a `RetryConfig` of the official SDK.
 
+    A `RetryConfig` limits the time for which a sample is retried, and not the number of attempts.
+
     Raises:
         InvalidInputError: the argument is neither.
     """
@@ -61,11 +65,14 @@ def as_retry_settings(given: object) -> RetrySettings | None:
         raise InvalidInputError(
             f"retry_config must be a RetrySettings, found {type(given).__name__}"
         )
+    bounded = getattr(config, "enable_stuck_detection", True)
+    seconds = config.progress_timeout if bounded else math.inf
     return RetrySettings(
-        max_attempts=RetrySettings().max_attempts if config.enable_retry_logic else 1,
+        max_attempts=sys.maxsize if config.enable_retry_logic else 1,
+        max_seconds=seconds,
         base_delay=config.retry_delay_base,
         max_delay=config.retry_delay_max,
-        max_wait=config.progress_timeout,
+        max_wait=seconds,
     )
 
 

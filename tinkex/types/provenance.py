@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from attrs import Attribute, field, frozen
@@ -77,11 +77,11 @@ ProvenanceSpans: TypeAlias = Iterable[ProvenanceSpan]
 """Spans in the order of the tokens, without gaps."""
 
 
-def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, ...] | None:
-    """Returns the spans as a tuple. Raises `InvalidInputError`, naming `name`, for other values."""
+def as_spans(spans: ProvenanceSpans | None, name: str) -> list[ProvenanceSpan] | None:
+    """Returns the spans as a list. Raises `InvalidInputError`, naming `name`, for other values."""
     if spans is None:
         return None
-    spans = tuple(spans)
+    spans = list(spans)
     for index, span in enumerate(spans):
         if not isinstance(span, (PromptProvenanceSpan, SampledProvenanceSpan)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -91,7 +91,7 @@ def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, 
     return spans
 
 
-def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: str) -> None:
+def check_tiling(spans: Sequence[ProvenanceSpan], tokens: int | None, name: str) -> None:
     """Raises `InvalidInputError`, naming `name`, unless the spans have as many tokens in all as
     `tokens` says. None means that the number is not known, and nothing is checked.
     """

@@ -19,6 +19,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerBase
 
 import tinkex.local
 from tests.support.local_hub import Hub, hub_here
@@ -95,6 +96,31 @@ def test_it_survives_a_pickle() -> None:
         [97],
         256,
         "tinkex/tiny",
+    )
+
+
+def test_transformers_gets_the_same_tokenizer(tmp_path: Path) -> None:
+    """With its special tokens, its chat template, and the name by which it was loaded."""
+    (tmp_path / "tokenizer.json").write_text(words_tokenizer("a", "b", "end"))
+    own = {"eos_token": "end", "chat_template": "{{ messages[0]['content'] }} b"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    tokenizer = get_tokenizer(str(tmp_path))
+    for given in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
+        made = given.to_transformers()
+        assert isinstance(made, PreTrainedTokenizerBase)
+        assert made.encode("b a") == tokenizer.encode("b a") == [1, 0]
+        assert (made.eos_token, made.eos_token_id, len(made)) == ("end", 2, len(tokenizer))
+        assert made.name_or_path == str(tmp_path)
+        chat = [{"role": "user", "content": "a"}]
+        assert made.apply_chat_template(chat, tokenize=False) == "a b"
+
+
+def test_transformers_gets_the_template_of_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(words_tokenizer("a"))
+    (tmp_path / "chat_template.jinja").write_text("from a file")
+    made = get_tokenizer(str(tmp_path)).to_transformers()
+    assert made.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == (
+        "from a file"
     )
 
 
