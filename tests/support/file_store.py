@@ -82,7 +82,7 @@ class Store:
 
 @contextmanager
 def stored(archive: Data, **how: Any) -> Iterator[tuple[Store, Answering, Answering]]:
-    """A store with an archive, its server, and a Tinker server whose archives lie there."""
+    """Yields a store with an archive, its server, and a Tinker server whose archives lie there."""
     store = Store({"/0001.tar": archive}, **how)
     with ExitStack() as stack:
         there = stack.enter_context(answering(store))
