@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tinkex import Datum, ModelInput
+from tinkex_server.engine.interface import Example
 
 
 def datum(*tokens: int) -> Datum:
@@ -36,3 +39,11 @@ def text_batch() -> list[Datum]:
 def batch(count: int) -> Sequence[Datum]:
     """Makes `count` datums of tokens 1, 2, 3, …, so that the order of the results can be seen."""
     return [datum(1 + index % 90) for index in range(count)]
+
+
+def example(*tokens: int) -> Example:
+    """Makes the engine's form of a datum in which each token is its own target."""
+    return Example(
+        np.array(tokens),
+        {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)},
+    )

@@ -15,8 +15,8 @@ import pytest
 from attrs import define, field
 from tinkex_api.api.server import get_server_capabilities
 
-from tests.client.recovery.test_recovery import steps_of
 from tests.support.batches import batch
+from tests.support.facades import steps_of
 from tests.support.one_exchange import list_runs
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
@@ -243,7 +243,7 @@ def test_recovery_by_default_is_as_the_settings_say(
 @pytest.mark.parametrize(
     ("gates", "cancels"), [((), True), (("-cancels",), False), (("async_sampling",), True)]
 )
-def test_a_gate_goes_before_what_the_server_says(
+def test_a_feature_gate_takes_precedence_over_the_servers_flags(
     connect: Callable[..., Any],
     server: Server,
     server_engine: RecordingEngine,
@@ -266,7 +266,9 @@ def test_a_dialect_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- tinkex.auth ----
 
 
-def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tinker_has_credentials_says_whether_there_is_a_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (False, None)
     monkeypatch.setenv("TINKER_CREDENTIAL_CMD", "exit 1")
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (True, None)
@@ -274,7 +276,9 @@ def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (True, "tml-x")
 
 
-def test_whether_the_key_opens_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raise_if_tinker_not_accessible_checks_the_key_on_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with serve(engine=RecordingEngine(), api_key="tml-right") as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         monkeypatch.setenv("TINKER_API_KEY", "tml-right")

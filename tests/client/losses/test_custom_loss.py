@@ -134,7 +134,7 @@ def test_the_weights_are_the_negative_slope_of_any_loss(logprobs: list[float]) -
     )
 
 
-def test_what_the_loss_leaves_out_has_a_weight_of_zero() -> None:
+def test_tokens_that_the_loss_does_not_use_have_a_weight_of_zero() -> None:
     def loss_fn(data: Sequence[Datum], logprobs: Logprobs) -> tuple[torch.Tensor, dict[str, float]]:
         return -logprobs[1][torch.tensor([True, False, True])].sum(), {}
 
@@ -304,7 +304,7 @@ def test_a_wrong_loss_is_refused_and_the_datum_is_named(loss_fn: CustomLoss, wor
         evaluate(batch_of([[1.0], [1.0, 1.0]]), outputs_of([-1.0], [-1.0, -2.0]), loss_fn)
 
 
-def test_a_loss_spoilt_by_the_servers_logprobs_says_so() -> None:
+def test_a_loss_that_is_not_finite_because_of_the_servers_logprobs_says_so() -> None:
     with pytest.raises(
         InvalidInputError,
         match=r"loss is nan.*server's logprob for data\[1\] at position \[1\] is nan",
@@ -312,7 +312,7 @@ def test_a_loss_spoilt_by_the_servers_logprobs_says_so() -> None:
         evaluate(batch_of([[1.0], [1.0, 1.0]]), outputs_of([-1.0], [-1.0, np.nan]), cross_entropy)
 
 
-def test_what_the_function_raises_is_passed_on() -> None:
+def test_an_exception_of_the_function_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         evaluate(batch_of([[1.0]]), outputs_of([-1.0]), of_torch(lambda x: 1 / 0))
 

@@ -240,7 +240,7 @@ def test_a_tunnel_that_breaks_is_told_with_the_proxy(monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
+def test_an_unsupported_kind_of_proxy_is_refused_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://me:pass-word@127.0.0.1:9")

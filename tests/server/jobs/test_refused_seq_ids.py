@@ -73,7 +73,7 @@ REFUSED: dict[str, Refuse] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_came_and_comes_after_a_refused_request_goes_on(
+def test_requests_around_a_refused_one_are_carried_out(
     name: str, server_engine: RecordingEngine
 ) -> None:
     with started(RecordingEngine(), limits=Limits(datums=4)) as api:
@@ -349,7 +349,7 @@ def cut_message(api: Api, model_id: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
+def test_requests_after_an_unreadable_one_are_carried_out(name: str) -> None:
     refuse, status = UNREADABLE[name]
     with started(RecordingEngine(), limits=Limits(body_bytes=100_000)) as api:
         model_id = api.model()
@@ -367,7 +367,7 @@ def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"nothing that can be read", WHOLE + b'{"model_id": "other", "seq_id": 3}']
 )
-def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
+def test_requests_waiting_for_an_unidentified_one_fail_in_time(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 0.4)
