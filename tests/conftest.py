@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tinkex.local
 from tests.support.facades import ADMINS, FACADES, RESTS
@@ -26,6 +27,10 @@ from tinkex.local import Limits, Server
 # that a test starts, of which there are hundreds, would compile all that it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# how fast examples are made and run says only how busy the machine is
+settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tinkex")
 
 OF_THE_NETWORK = {
     "HTTP_PROXY",
