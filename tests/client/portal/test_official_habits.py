@@ -284,21 +284,28 @@ class RetryConfig:
     retry_delay_max: float = 10.0
     jitter_factor: float = 0.25
     enable_retry_logic: bool = True
+    enable_stuck_detection: bool = True
 
 
 @pytest.mark.parametrize(
     ("given", "tries"),
-    [(None, 3), (RetrySettings(max_attempts=1), 1), (RetryConfig(enable_retry_logic=False), 1)],
+    [
+        (None, 10),
+        (RetrySettings(max_attempts=1), 1),
+        (RetryConfig(enable_retry_logic=False), 1),
+        (RetryConfig(retry_delay_base=0.0), 21),
+        (RetryConfig(retry_delay_base=0.0, enable_stuck_detection=False), 21),
+    ],
 )
 def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: int) -> None:
     session, routes = scripted_session(
-        {"asample": [(503, b"{}")] * 2 + [(400, b'{"detail": "no"}')]}, DIALECTS["tinkex"]
+        {"asample": [(503, b"{}")] * 20 + [(400, b'{"detail": "no"}')]}, DIALECTS["tinkex"]
     )
 
     async def run() -> None:
         settings = as_retry_settings(given)
         sampler = AsyncSamplingClient(session, "s", base_model="b", retry_config=settings)
-        with pytest.raises(InternalServerError if given else BadRequestError):
+        with pytest.raises(BadRequestError if tries > 20 else (InternalServerError, TimeoutError)):
             await sampler.sample([1], 1, {"max_tokens": 1})
 
     asyncio.run(run())
