@@ -72,7 +72,7 @@ MOMENTS = st.one_of(st.none(), st.integers(0, 3), st.floats(0, 30, allow_nan=Fal
     st.booleans(),
     st.sampled_from(["repeats", "refuses", "ignores", "unknown"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
     moments: list[int | float | None], overtakes: bool, repeats: str
 ) -> None:

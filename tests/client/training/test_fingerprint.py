@@ -30,14 +30,18 @@ from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
 from tinkex.training.fingerprint import MAX_TOKENS, NO_FINGERPRINT, are_taken, shortened
 from tinkex.types import Datum, ModelInput
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = "tinkex/tiny"
 PROVED: Mapping[str, Any] = {"dialect": "tinkex", "verify_checkpoints": True}
 
 
-class Lying(TorchEngine):
-    """Loads what it is told to, or another checkpoint, and says nothing of it."""
+class Lies:
+    """What makes an engine load what it is told to, or another checkpoint, and say nothing of
+    it.
+    """
 
     instead: str | None = None
     """The name of the one that it loads."""
@@ -48,15 +52,28 @@ class Lying(TorchEngine):
         super().load_model(model_id, folder, optimizer=optimizer)
 
 
-@pytest.fixture(scope="module")
-def lying() -> Lying:
-    return Lying([TINY])
+class Lying(Lies, FakeEngine):
+    """A lying engine whose logprobs differ with each step, which is all that most tests need."""
+
+
+class LyingTorch(Lies, TorchEngine):
+    """A lying engine with an optimizer, and with the rounding of real logprobs."""
 
 
 @pytest.fixture
-def engine(lying: Lying) -> Iterator[Lying]:
-    yield lying
-    lying.instead = None
+def engine() -> Lying:
+    return Lying([TINY])
+
+
+@pytest.fixture(scope="module")
+def lying_torch() -> LyingTorch:
+    return LyingTorch([TINY])
+
+
+@pytest.fixture
+def torch_engine(lying_torch: LyingTorch) -> Iterator[LyingTorch]:
+    yield lying_torch
+    lying_torch.instead = None
 
 
 @pytest.fixture
@@ -64,6 +81,18 @@ def begin(connect: Callable[..., Any], engine: Lying) -> Iterator[Callable[..., 
     """Makes a service client of a server of a profile, behind a proxy that counts and can break
     requests.
     """
+    yield from beginning(connect, engine)
+
+
+@pytest.fixture
+def begin_on_torch(
+    connect: Callable[..., Any], torch_engine: LyingTorch
+) -> Iterator[Callable[..., Any]]:
+    """The same, with an engine that really trains."""
+    yield from beginning(connect, torch_engine)
+
+
+def beginning(connect: Callable[..., Any], engine: Engine) -> Iterator[Callable[..., Any]]:
     with ExitStack() as stack:
 
         def begin(profile: str, **settings: Any) -> tuple[Any, Faulty]:
@@ -152,12 +181,12 @@ def test_a_load_of_other_weights_is_an_error_by_name(
 
 
 def test_a_model_made_by_create_model_is_verified_too(
-    begin: Callable[..., Any], engine: Lying
+    begin_on_torch: Callable[..., Any], torch_engine: LyingTorch
 ) -> None:
-    service, _ = begin("tinker-cloud-old")
+    service, _ = begin_on_torch("tinker-cloud-old")
     _, first, path = two_saves(service)
     service.create_training_client_from_state_with_optimizer(path)
-    engine.instead = "first"
+    torch_engine.instead = "first"
     service.create_training_client_from_state_with_optimizer(first)
     with pytest.raises(CheckpointMismatchError):
         service.create_training_client_from_state_with_optimizer(path)
@@ -251,11 +280,11 @@ def checkpoints(service: Any, trainer: Any) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["tinkex", "mlx-tinker", "skyrl-0.3"])
 def test_verification_changes_neither_training_nor_a_resume(
-    begin: Callable[..., Any], kind: str
+    begin_on_torch: Callable[..., Any], kind: str
 ) -> None:
     losses: dict[bool, list[float]] = {}
     for proved in (False, True):
-        service, proxy = begin(kind, verify_checkpoints=proved)
+        service, proxy = begin_on_torch(kind, verify_checkpoints=proved)
         trainer, _, path = two_saves(service)
         resumed = service.create_training_client_from_state_with_optimizer(path, TINY, rank=8)
         forwards = (
