@@ -43,8 +43,8 @@ class Recipe:
         reward: the name of a metric that must move.
         starts: how it is told to begin with the weights of a checkpoint: by an "argument", or,
             where it has none, by its "log", as if it had been interrupted before its first step;
-            our own scripts get the path of the training "state" or of the "sampler". One that begins
-            "anew" has an adapter of random weights, but without effect.
+            our own scripts get the path of the training "state" or of the "sampler". One that
+            begins "anew" has an adapter of random weights, but without effect.
         alike: how many of the losses are compared, if not all.
     """
 
