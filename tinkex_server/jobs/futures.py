@@ -204,6 +204,12 @@ class Futures:
         self._lanes.give_up(request.lane, request.number)
         self._end(request_id, _failed(_never_came(request.number, missing), "user"))
 
+    def adopt(self, row: FutureRow, work: Work) -> None:
+        """Starts the rest of the work of a request that an earlier process accepted."""
+        identity = RequestIdentity(row.scope, row.seq_id, row.kind, row.fingerprint, row.owner)
+        request = self._active[row.request_id] = _ActiveRequest(identity, None, None)
+        request.task = asyncio.get_running_loop().create_task(self._run(row.request_id, work))
+
     def start(self, identity: RequestIdentity, work: Work) -> str:
         """Starts work at once, outside any lane; returns the request id. Such work can be cancelled
         while it runs.
