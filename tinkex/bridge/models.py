@@ -18,6 +18,7 @@ from tinkex_api.models import (
 from tinkex.bridge.failures import or_failure, refusing
 from tinkex.bridge.state import BridgeState
 from tinkex.errors import NotFoundError, UnsupportedByServer
+from tinkex.session.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
 from tinkex.types import LoraConfig
@@ -55,14 +56,14 @@ def _new_model(
 
     async def create() -> Sequence[str]:
         optimizer = None if row.optimizer == "adamw" else optimizer_config(row.optimizer)
-        metadata = dict(row.user_metadata)
-        state.models[row.model_id] = await or_failure(
-            upstream.url,
-            lambda: upstream.in_session(
-                session,
-                lambda begun: new_model(begun, row.base_model, shape, metadata, optimizer),
-            ),
-        )
+
+        async def make(begun: Session) -> None:
+            client = await new_model(
+                begun, row.base_model, shape, dict(row.user_metadata), optimizer
+            )
+            state.keep_model(row.model_id, upstream.url, begun, client)
+
+        await or_failure(upstream.url, lambda: upstream.in_session(session, make))
         return ()
 
     return NewModel(row, create, CreateModelResponse(row.model_id, "create_model").to_dict())

@@ -42,11 +42,11 @@ class SubmissionQueue:
     awaited.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, model_id: str) -> None:
         self._session = session
         self._transport = session.transport
-        self._sequencer = Sequencer()
-        self._sender = RequestSender(session, self._sequencer)
+        self._sequencer = Sequencer(session.last_seq_ids.get(model_id, 0) + 1)
+        self._sender = RequestSender(session, model_id, self._sequencer)
         self._pipeline = PipelineCheck()
         self._encoders = asyncio.Semaphore(_HELD_CALLS)
         self._batches: set[asyncio.Task[Any]] = set()

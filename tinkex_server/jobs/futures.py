@@ -94,6 +94,12 @@ class Futures:
         self._missing.watch(request, partial(self._fail, request_id))
         return request_id
 
+    def adopt(self, row: FutureRow, work: Work) -> None:
+        """Starts the rest of the work of a request that an earlier process accepted."""
+        identity = RequestIdentity(row.scope, row.seq_id, row.kind, row.fingerprint, row.owner)
+        request = self._active[row.request_id] = ActiveRequest(identity, None, None)
+        request.task = asyncio.get_running_loop().create_task(self._run(row.request_id, work))
+
     def start(self, identity: RequestIdentity, work: Work) -> str:
         """Starts work at once, outside any lane; returns the request id. Such work can be cancelled
         while it runs.

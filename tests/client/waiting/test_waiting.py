@@ -332,7 +332,8 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
 
     async def work() -> None:
         line = SubmissionQueue(
-            Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s")
+            Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s"),
+            "m",
         )
         async with line.turn("save_weights"):
             second = line.run("optim_step", [], as_it_is, list)
