@@ -116,7 +116,7 @@ def test_hatchery_doubles_no_step_whose_answer_is_lost(
         ("miles", "repeats"),
     ],
 )
-def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(
+def test_a_probe_judges_a_repeat_by_its_effect_and_not_by_its_id(
     begin: Callable[..., Any], profile: str, found: str
 ) -> None:
     service, _ = begin(profile)
@@ -124,7 +124,7 @@ def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(
     assert (dialect.seq_id_repeats, dialect.known("seq_id_repeats").how) == (found, "probed")
 
 
-def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(
+def test_repeats_that_were_only_read_about_are_not_relied_on_until_measured(
     begin: Callable[..., Any],
 ) -> None:
     service, proxy = begin("skyrl")
@@ -170,7 +170,7 @@ def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(
 
 
 @pytest.mark.parametrize("profile", ["hatchery", "xorl"])
-def test_a_model_can_be_unloaded_where_that_is_no_promise(
+def test_a_model_can_be_unloaded_where_the_answer_is_not_a_promise(
     begin: Callable[..., Any], profile: str
 ) -> None:
     service, proxy = begin(profile)
@@ -225,7 +225,7 @@ def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(
 
 
 @pytest.mark.parametrize("dialect", ["open-rl-old", None])
-def test_open_rl_of_april_is_told_before_a_batch_is_sent(
+def test_open_rl_of_april_is_detected_before_a_batch_is_sent(
     begin: Callable[..., Any], dialect: str | None
 ) -> None:
     service, proxy = begin("open-rl-old", dialect=dialect)
@@ -233,7 +233,7 @@ def test_open_rl_of_april_is_told_before_a_batch_is_sent(
     assert (service.server.name, proxy.count("forward_backward")) == ("open-rl-old", 1)
 
 
-def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
+def test_stops_that_open_rl_of_april_ignores_cause_one_warning(
     begin_on_torch: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     service, _ = begin_on_torch("open-rl-old", dialect=None)
@@ -253,7 +253,7 @@ def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
     assert caplog.text.count("stop is ignored") == 1
 
 
-def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(
+def test_on_an_unknown_server_without_forward_the_error_says_what_to_do(
     begin: Callable[..., Any],
 ) -> None:
     service, _ = begin("open-rl-old", dialect=Dialect())
@@ -296,7 +296,7 @@ def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
         begin_on_torch("tinker-cloud-old", dialect=None)[0].create_sampling_client(base_model=TINY)
 
 
-def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(
+def test_a_rank_that_tinker_cloud_does_not_report_must_be_given(
     begin: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     saver, proxy = begin("tinker-cloud")
@@ -338,7 +338,7 @@ def test_a_path_that_tells_twinkle_does_not_change_whose_the_models_are(
 
 
 @pytest.mark.parametrize("name", ["verl", "xorl"])
-def test_the_losses_that_are_known_by_a_servers_code(
+def test_only_losses_that_the_servers_code_has_are_sent(
     begin_on_torch: Callable[..., Any], name: str
 ) -> None:
     service, proxy = begin_on_torch(name)
@@ -392,7 +392,7 @@ def test_a_late_load_on_skyrl_says_how_to_load(begin: Callable[..., Any]) -> Non
     step(trainer)
 
 
-def test_hatchery_is_said_to_divide_what_is_gathered_before_a_step(
+def test_the_client_warns_that_hatchery_averages_gathered_gradients(
     begin_on_torch: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     service, _ = begin_on_torch("hatchery")
@@ -430,7 +430,7 @@ def test_an_archive_of_tuft_is_a_file_of_its_own_disk(
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])
-def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(
+def test_a_mistake_of_the_user_on_tuft_is_not_mistaken_for_a_lost_model(
     begin_on_torch: Callable[..., Any], dialect: str | None
 ) -> None:
     """A poll there is 404 for a checkpoint or a loss that there is not, as for a model that the
@@ -521,7 +521,7 @@ def test_spindle_has_no_archives(begin: Callable[..., Any], dialect: Any, tmp_pa
         service.create_rest_client().download_checkpoint(saved, output_dir=tmp_path)
 
 
-def test_a_result_that_spindle_has_lost_is_lost(begin: Callable[..., Any]) -> None:
+def test_a_result_that_spindle_lost_raises_result_lost_error(begin: Callable[..., Any]) -> None:
     """It answers 410 for what it does not know any more; a sample is then asked for again."""
     service, proxy = begin("spindle")
     sampler = new(service).save_weights_and_get_sampling_client()

@@ -62,7 +62,7 @@ def broken(broken_model: str) -> Iterator[tinkex.local.Server]:
         yield server
 
 
-def test_what_needs_no_engine_is_answered_and_the_rest_waits(
+def test_requests_that_need_no_engine_are_answered_while_it_starts(
     connect: Callable[..., Any], starting: tinkex.local.Server, gate: Path
 ) -> None:
     assert [model.name for model in starting.models] == [BASE]
@@ -78,7 +78,7 @@ def test_what_needs_no_engine_is_answered_and_the_rest_waits(
     assert starting.ready.done()
 
 
-def test_who_waits_is_told_what_for(gate: Path) -> None:
+def test_a_waiting_client_is_told_what_it_waits_for(gate: Path) -> None:
     engine = ProcessEngine(partial(starts_slowly, gate), BASES)
     with (
         tinkex.local.serve(engine=engine, hold=0) as server,

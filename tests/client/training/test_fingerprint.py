@@ -180,7 +180,7 @@ def test_a_load_of_other_weights_is_an_error_by_name(
     assert proxy.count("optim_step") == 6, "the proof takes no step"
 
 
-def test_a_model_made_by_create_model_is_proved_too(
+def test_a_model_made_by_create_model_is_verified_too(
     begin_on_torch: Callable[..., Any], torch_engine: LyingTorch
 ) -> None:
     service, _ = begin_on_torch("tinker-cloud-old")
@@ -192,7 +192,9 @@ def test_a_model_made_by_create_model_is_proved_too(
         service.create_training_client_from_state_with_optimizer(path)
 
 
-def test_hatchery_is_found_out_where_the_table_does_not_know_it(begin: Callable[..., Any]) -> None:
+def test_wrong_loads_of_hatchery_are_detected_without_its_dialect(
+    begin: Callable[..., Any],
+) -> None:
     """It keeps the files of a model's first save for each later one."""
     service, _ = begin("hatchery", dialect=evolve(DIALECTS["hatchery"], saves_once=False))
     _, first, path = two_saves(service)
@@ -201,7 +203,7 @@ def test_hatchery_is_found_out_where_the_table_does_not_know_it(begin: Callable[
         service.create_training_client_from_state(path)
 
 
-def test_what_was_called_behind_such_a_load_is_not_sent(
+def test_calls_queued_behind_a_mismatched_load_are_not_sent(
     begin: Callable[..., Any], engine: Lying
 ) -> None:
     service, proxy = begin("tinkex", **PROVED)
@@ -277,7 +279,7 @@ def checkpoints(service: Any, trainer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["tinkex", "mlx-tinker", "skyrl-0.3"])
-def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(
+def test_verification_changes_neither_training_nor_a_resume(
     begin_on_torch: Callable[..., Any], kind: str
 ) -> None:
     losses: dict[bool, list[float]] = {}
@@ -298,7 +300,7 @@ def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(
     assert losses[True] == losses[False]
 
 
-def test_the_proof_does_not_hold_up_the_save(begin: Callable[..., Any]) -> None:
+def test_verification_does_not_delay_the_save(begin: Callable[..., Any]) -> None:
     service, _ = begin("tinkex", **PROVED)
     trainer = new(service)
     train(trainer)
@@ -313,7 +315,7 @@ def test_the_proof_does_not_hold_up_the_save(begin: Callable[..., Any]) -> None:
     "fault",
     [Instead(400, b'{"detail": "no"}'), Instead(500, b"broken"), "answer lost", "request lost"],
 )
-def test_a_proof_that_fails_harms_nothing(
+def test_a_failed_verification_has_no_effect(
     begin: Callable[..., Any], caplog: pytest.LogCaptureFixture, fault: Any
 ) -> None:
     service, proxy = begin("mlx-tinker")
@@ -346,7 +348,7 @@ def test_a_save_that_is_cancelled_leaves_nothing_behind(begin: Callable[..., Any
     train(trainer)
 
 
-def test_a_client_may_be_closed_before_the_proof_is_there(
+def test_a_client_can_be_closed_during_a_verification(
     connect: Callable[..., Any], engine: Lying, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(engine=engine) as server:
@@ -377,7 +379,9 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
         ("skyrl", False, True),
     ],
 )
-def test_on_which_servers(dialect: str, by_default: bool, if_wanted: bool) -> None:
+def test_loads_are_verified_only_where_they_are_not_known_to_be_right(
+    dialect: str, by_default: bool, if_wanted: bool
+) -> None:
     known = DIALECTS[dialect]
     assert (are_taken(known, None), are_taken(known, True), are_taken(known, False)) == (
         by_default,
@@ -397,7 +401,7 @@ def test_of_an_unknown_server_a_forward_with_a_route_of_its_own_is_believed(
     assert {are_taken(unknown, None), are_taken(unknown, True)} == {expected}
 
 
-def test_a_long_datum_is_cut_to_its_end() -> None:
+def test_a_long_datum_is_shortened_to_its_end() -> None:
     datum = shortened(
         Datum(
             ModelInput.from_ints(list(range(100))),

@@ -136,7 +136,7 @@ def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_torn_tensor_in_protobuf_is_422() -> None:
+def test_a_truncated_tensor_in_protobuf_is_422() -> None:
     message = pb.ForwardBackwardRequest(data=[pb.Datum()])
     message.data[0].loss_fn_inputs["weights"].dense = b"12345"
     message.data[0].loss_fn_inputs["weights"].dtype = pb.DTYPE_FLOAT32
