@@ -32,7 +32,7 @@ def has_telling_route(profile: Profile, path: str | None) -> bool | None:
 
 def first_contact(profile: Profile) -> FirstAnswers:
     """Returns the first answers that a server of this profile gives to a client."""
-    config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
+    config = flags(profile, "client/config", embedded.FLAGS, ClientConfigResponse)
     return FirstAnswers(
         hosted=False,
         config=config,

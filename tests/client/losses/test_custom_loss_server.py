@@ -184,7 +184,7 @@ def test_a_server_without_custom_losses_is_not_asked_to_run_one(
     server: Server,
 ) -> None:
     monkeypatch.setattr(
-        server_routes, "_FLAGS", evolve(server_routes._FLAGS, custom_loss_server_side=None)
+        server_routes, "FLAGS", evolve(server_routes.FLAGS, custom_loss_server_side=None)
     )
     checked = server_engine.count("check_loss")
     client = connect(server.base_url)

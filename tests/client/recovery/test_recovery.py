@@ -266,7 +266,7 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
 ) -> None:
     from tinkex_server.routes import server as routes
 
-    monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", "unknown")
+    monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", "unknown")
     with faulty(counting.base_url) as proxy:
         service = connect(proxy.base_url, config=quick(proxy.base_url))
         trainer = service.create_lora_training_client("fake/base", rank=4)

@@ -42,7 +42,7 @@ def calls() -> Iterator[list[str]]:
 def bulk_server(
     server: Server, server_engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> Server:
-    monkeypatch.setattr(routes._FLAGS, "sample_use_retrieve_futures", True)
+    monkeypatch.setattr(routes.FLAGS, "sample_use_retrieve_futures", True)
     server_engine.gate.set()
     return server
 

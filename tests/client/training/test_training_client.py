@@ -146,7 +146,7 @@ def test_a_large_batch_is_split_and_put_together_in_order(
 ) -> None:
     from tinkex_server.routes import server as routes
 
-    monkeypatch.setattr(routes._FLAGS, "parallel_fwdbwd_chunks", parallel)
+    monkeypatch.setattr(routes.FLAGS, "parallel_fwdbwd_chunks", parallel)
     config = Config(
         base_url=server.base_url, api_key="tml-x", chunk_limits=ChunkLimits(max_items=10)
     )

@@ -81,7 +81,7 @@ def train(
     from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
-        monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)
+        monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", repeats)
         config = Config(
             base_url=proxied.base_url, retry=RetrySettings(base_delay=0.01, max_delay=0.01)
         )

@@ -147,7 +147,7 @@ def train(service: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]
     from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
-        monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)
+        monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", repeats)
         return service.create_lora_training_client("fake/base", rank=4)
 
     return train
