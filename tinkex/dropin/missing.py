@@ -52,6 +52,13 @@ ADVICE: Mapping[str, str] = {
     "tinker.lib.console_urls": "ServiceClient.get_console_url gives the address of a console.",
     "tinker.lib.credentials": "tinkex.credentials reads and writes the same file of stored keys.",
     "tinker.lib.internal_client_holder": _TRANSPORT,
+    "tinker.lib.public_interfaces.backcompat_client_future": (
+        "The futures of clients are in tinker.lib.public_interfaces."
+    ),
+    "tinker.lib.public_interfaces.rest_client_common": _TRANSPORT,
+    "tinker.lib.retry_handler.RetryHandler": (
+        "A sampling client retries by itself, as its retry_config says."
+    ),
     "tinker.lib.queue_state_logger": (
         "SamplingClient.on_queue_state_change can be set to a function; the log of tinkex says "
         "what a call waits for."
@@ -64,7 +71,19 @@ ADVICE: Mapping[str, str] = {
     "tinker.proto.request_conv": _SERVER_SIDE,
     "tinker.proto.response_conv": _SERVER_SIDE,
     "tinker.resources": _TRANSPORT,
-    "tinker.types.GenericEvent": _TELEMETRY,
+    "tinker.types.billing_usage_request": (
+        "Pass the fields of the request to AdminClient.get_billing_usage."
+    ),
+    "tinker.types.current_checkpoint_storage_usage_request": (
+        "Pass the field of the request to AdminClient.get_current_checkpoint_storage_usage."
+    ),
+    "tinker.types.generic_event": _TELEMETRY,
+    "tinker.types.request_failed_response": ("A failed request raises tinker.RequestFailedError."),
+    "tinker.types.session_end_event": _TELEMETRY,
+    "tinker.types.session_start_event": _TELEMETRY,
+    "tinker.types.telemetry_batch": _TELEMETRY,
+    "tinker.types.try_again_response": _TRANSPORT,
+    "tinker.types.unhandled_exception_event": _TELEMETRY,
     "tinker.types.GetBillingUsageRequest": "Pass its fields to AdminClient.get_billing_usage.",
     "tinker.types.GetCurrentCheckpointStorageUsageRequest": (
         "Pass its field to AdminClient.get_current_checkpoint_storage_usage."

@@ -164,14 +164,13 @@ _TYPE_MODULES: Mapping[str, str] = {
     "session_search_response": "SessionSearchResponse",
     "session_status": (
         "ClientSessionFinishErrored ClientSessionFinishInterrupted ClientSessionFinishReason "
-        "ClientSessionFinishReasonType ClientSessionFinishSuccess ClientSessionFinished "
-        "SessionActive SessionCancelled SessionFailed SessionFailedReason "
+        "ClientSessionFinishSuccess ClientSessionFinished SessionActive SessionCancelled SessionFailed SessionFailedReason "
         "SessionFailedRequestReason SessionFailedSamplingSessionReason "
         "SessionFailedTrainingRunReason SessionStatus"
     ),
     "session_status_query": (
         "ActiveSessionStatusQuery CancelledSessionStatusQuery ClientFinishedSessionStatusQuery "
-        "FailedSessionStatusQuery SessionStatusQuery"
+        "ClientSessionFinishReasonType FailedSessionStatusQuery SessionStatusQuery"
     ),
     "session_summary": "SessionSummary",
     "severity": "Severity",
@@ -181,7 +180,6 @@ _TYPE_MODULES: Mapping[str, str] = {
     "telemetry_send_request": "TelemetrySendRequest",
     "tensor_data": "TensorData",
     "tensor_dtype": "TensorDtype",
-    "topk_logprobs": "TopkLogprobs",
     "training_run": "TrainingRun",
     "training_runs_response": "TrainingRunsResponse",
     "unload_model_request": "UnloadModelRequest",
@@ -220,13 +218,9 @@ _INTERFACES: Mapping[str, Names] = {
     },
     "custom_loss": _LOSSES,
     "rest_client": {"RestClient": _CLIENTS["RestClient"]},
-    "sampling_client": {
-        name: _CLIENTS[name] for name in ("BackcompatSamplingClientFuture", "SamplingClient")
-    },
+    "sampling_client": {"SamplingClient": _CLIENTS["SamplingClient"]},
     "service_client": {"ServiceClient": _CLIENTS["ServiceClient"]},
-    "training_client": {
-        name: _CLIENTS[name] for name in ("BackcompatTrainingClientFuture", "TrainingClient")
-    },
+    "training_client": {"TrainingClient": _CLIENTS["TrainingClient"]},
 }
 
 _IN_PACKAGE = (
@@ -283,6 +277,7 @@ MODULES: Mapping[str, Names] = {
     ),
     "tinker.types": _types(" ".join((*_TYPE_MODULES.values(), "UntypedAPIFuture"))),
     **{f"tinker.types.{module}": _types(names) for module, names in _TYPE_MODULES.items()},
+    "tinker.types.topk_logprobs": _types("TopkLogprobs"),
     "tinker.types.shared": _types("UntypedAPIFuture"),
     "tinker.types.shared.untyped_api_future": _types("UntypedAPIFuture"),
 }
