@@ -100,7 +100,7 @@ def test_it_survives_a_pickle() -> None:
 
 
 def test_transformers_gets_the_same_tokenizer(tmp_path: Path) -> None:
-    """With its special tokens, its chat template, and the name by which it was loaded."""
+    """It keeps its special tokens, its chat template and the name by which it was loaded."""
     (tmp_path / "tokenizer.json").write_text(words_tokenizer("a", "b", "end"))
     own = {"eos_token": "end", "chat_template": "{{ messages[0]['content'] }} b"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))

@@ -39,9 +39,7 @@ PROVED: Mapping[str, Any] = {"dialect": "tinkex", "verify_checkpoints": True}
 
 
 class Lies:
-    """What makes an engine load what it is told to, or another checkpoint, and say nothing of
-    it.
-    """
+    """The control of an engine that loads what it is told to, or silently another checkpoint."""
 
     instead: str | None = None
     """The name of the one that it loads."""
