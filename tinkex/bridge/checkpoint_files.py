@@ -1,5 +1,5 @@
-"""The files that stand for checkpoints in a bridge: each names a checkpoint on the server behind the
-bridge, and lies in the folder in which the embedded server would keep the weights.
+"""The files that stand for checkpoints in a bridge: each names a checkpoint on the server behind
+the bridge, and lies in the folder in which the embedded server would keep the weights.
 """
 
 from __future__ import annotations
