@@ -5,9 +5,9 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: JoinSamplingSessionRequest) -> Request[JoinSamplingSessionResponse]:
-    """Get a number for a copied sampling client.
+    """Returns a number for a copied sampling client.
 
-    Where the flag sample_join_sampling_session says so.
+    For servers whose flag sample_join_sampling_session is true. The number keeps the seq_ids of the copies apart.
 
     Args:
         body: Asks for a number for a copied sampling client, so that its seq_ids meet no other's.

@@ -5,9 +5,9 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SessionSearchRequest) -> Request[SessionSearchResponse]:
-    """Search sessions.
+    """Searches sessions, newest first.
 
-    Newest first. Hosted only, and experimental.
+    Only on the hosted service, where it is experimental.
 
     Args:
         body: Searches sessions. All conditions must hold, but of session_id and display_name either is enough.

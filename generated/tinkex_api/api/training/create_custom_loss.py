@@ -5,9 +5,9 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CreateCustomLossRequest) -> Request[UntypedAPIFuture]:
-    """Upload a loss of the user's own.
+    """Uploads a custom loss.
 
-    Where the flag custom_loss_server_side says so. The result is a CreateCustomLossResponse.
+    For servers whose flag custom_loss_server_side is true. The promise's result is a CreateCustomLossResponse.
 
     Args:
         body: Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id":
