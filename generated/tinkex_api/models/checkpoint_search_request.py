@@ -24,9 +24,10 @@ class CheckpointSearchRequest(OpenModel):
 
     Attributes:
         project_ids: Of any of these projects.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
         checkpoint_type: Of this type.
-        owner: Whose sessions or checkpoints to search.
+        owner: The owners whose sessions or checkpoints to search.
         base_models: Of any of these base models; of an empty list nothing is found.
         limit: Longest page, 1 to 200.
         cursor: Where the last page of a search ended.

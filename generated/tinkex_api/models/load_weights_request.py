@@ -33,7 +33,8 @@ class LoadWeightsRequest(OpenModel):
         session_id: The session of the new model.
         model_seq_id: With session_id: counts the session's models from 0.
         base_model: With session_id: another base model that the weights fit.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
         optimizer_config: The kind of optimizer that a model is trained with; each of its steps must be of the same
             kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
             Others have fields of their own.

@@ -30,7 +30,8 @@ class SaveWeightsForSamplerRequest(OpenModel):
         kind: `snapshot` for weights that stay as they are; `inflight` for weights that all inflight sampling
             clients of the model share, and that each save replaces, also for samples that are under way.
         ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it. Not with inflight weights.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
     """
 
     model_id: str

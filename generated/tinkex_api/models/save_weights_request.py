@@ -27,7 +27,8 @@ class SaveWeightsRequest(OpenModel):
         type: The request's name.
         overwrite: Whether a checkpoint of the same name may be replaced.
         ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
     """
 
     model_id: str

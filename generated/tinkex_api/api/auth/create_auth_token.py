@@ -11,7 +11,7 @@ def request(*, body: AuthTokenRequest) -> Request[AuthTokenResponse]:
     key, and exchanges the key for a new JWT halfway through the life of the last.
 
     Args:
-        body: Empty; the credential is in the X-API-Key header.
+        body: A request to exchange the API key for a JWT. The object is empty: the key is in the X-API-Key header.
 
     Returns:
         The request, whose answer is read as AuthTokenResponse.

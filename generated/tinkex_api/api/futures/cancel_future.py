@@ -11,7 +11,7 @@ def request(*, body: FutureCancelRequest) -> Request[Any]:
     For samples only, and for servers whose dynamic flag sample_cancel_enabled is true.
 
     Args:
-        body: Says that a sample's result is not wanted any more.
+        body: A request to cancel a sample whose result is no longer needed.
     """
     return Request(
         "cancel_future",

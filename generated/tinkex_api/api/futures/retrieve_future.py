@@ -19,7 +19,7 @@ def request(
     with `error` means that the request itself failed; some servers answer 400 or 422 instead.
 
     Args:
-        body: Waits for the result of a request.
+        body: A request for the result of a promise.
 
     Returns:
         The request, whose answer is read as FutureRetrieveResponse.

@@ -11,7 +11,7 @@ def request(*, body: FuturesRetrieveRequest) -> Request[FuturesRetrieveResponse]
     client.
 
     Args:
-        body: Waits for whichever of many samples is done next. The results themselves are then fetched by
+        body: A request to wait until any of many samples is complete. The client then gets each result by
             retrieve_future.
 
     Returns:

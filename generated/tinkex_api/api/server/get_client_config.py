@@ -11,7 +11,7 @@ def request(*, body: ClientConfigRequest) -> Request[ClientConfigResponse]:
     does not say which encodings of bodies the server accepts.
 
     Args:
-        body: Who asks for the flags.
+        body: A request for the server's flags.
 
     Returns:
         The request, whose answer is read as ClientConfigResponse.

@@ -11,7 +11,7 @@ def request(*, body: ClientConfigRequest) -> Request[ClientDynamicConfigResponse
     (404), every flag has its default. After any other failure, the flags last received stay in force.
 
     Args:
-        body: Who asks for the flags.
+        body: A request for the server's flags.
 
     Returns:
         The request, whose answer is read as ClientDynamicConfigResponse.

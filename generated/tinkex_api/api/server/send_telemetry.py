@@ -10,7 +10,7 @@ def request(*, body: TelemetrySendRequest) -> Request[TelemetryResponse]:
     Events must never contain headers, API keys or data. A client drops events that the server does not accept.
 
     Args:
-        body: A batch of events, 100 at most from the official client.
+        body: A batch of events; the official client sends at most 100.
 
     Returns:
         The request, whose answer is read as TelemetryResponse.

@@ -12,7 +12,7 @@ def request(session_id: str, *, body: AssignSessionProjectRequest) -> Request[An
     Only on the hosted service.
 
     Args:
-        body: Moves a session to a project.
+        body: A request to move a session to a project.
     """
     return Request(
         "assign_session_project",

@@ -10,7 +10,7 @@ def request(*, body: CreateSessionRequest) -> Request[CreateSessionResponse]:
     Models and sampling sessions belong to a session, which stays alive as long as the client sends heartbeats.
 
     Args:
-        body: Begins a session.
+        body: A request to begin a session.
 
     Returns:
         The request, whose answer is read as CreateSessionResponse.

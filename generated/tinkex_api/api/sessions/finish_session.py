@@ -13,7 +13,7 @@ def request(session_id: str, *, body: FinishSessionRequest) -> Request[Any]:
     heartbeats stop.
 
     Args:
-        body: Ends a session.
+        body: A request to end a session.
     """
     return Request(
         "finish_session",

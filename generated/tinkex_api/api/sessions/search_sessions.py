@@ -10,7 +10,8 @@ def request(*, body: SessionSearchRequest) -> Request[SessionSearchResponse]:
     Only on the hosted service, where it is experimental.
 
     Args:
-        body: Searches sessions. All conditions must hold, but of session_id and display_name either is enough.
+        body: A search for sessions. A session must meet all conditions, except that of session_id and display_name
+            one is enough.
 
     Returns:
         The request, whose answer is read as SessionSearchResponse.

@@ -11,7 +11,7 @@ def request(*, body: SessionHeartbeatRequest) -> Request[SessionHeartbeatRespons
     404 means that the server does not know the session. After other failures the client goes on.
 
     Args:
-        body: Says that the client is still there.
+        body: A heartbeat, which keeps a session alive.
 
     Returns:
         The request, whose answer is read as SessionHeartbeatResponse.
