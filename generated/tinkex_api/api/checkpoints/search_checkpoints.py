@@ -11,7 +11,7 @@ def request(*, body: CheckpointSearchRequest) -> Request[CheckpointSearchRespons
     and is assumed to be like that of search_sessions.
 
     Args:
-        body: Searches checkpoints. All conditions must hold.
+        body: A search for checkpoints. A checkpoint must meet all conditions.
 
     Returns:
         The request, whose answer is read as CheckpointSearchResponse.

@@ -10,7 +10,7 @@ def request(*, body: CreateModelRequest) -> Request[UntypedAPIFuture]:
     The model is a LoRA adapter on a base model. The promise's result is a CreateModelResponse.
 
     Args:
-        body: Creates a model to train, as a LoRA adapter over a base model.
+        body: A request to create a model to train, a LoRA adapter on a base model.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -10,7 +10,7 @@ def request(*, body: GetInfoRequest) -> Request[GetInfoResponse]:
     The information includes the id of the model's tokenizer.
 
     Args:
-        body: Asks what a model is.
+        body: A request for information about a model.
 
     Returns:
         The request, whose answer is read as GetInfoResponse.

@@ -10,7 +10,7 @@ def request(*, body: WeightsInfoRequest) -> Request[WeightsInfoResponse]:
     A client needs them to create a model that the weights fit.
 
     Args:
-        body: Asks what saved weights are.
+        body: A request for the base model and LoRA shape of saved weights.
 
     Returns:
         The request, whose answer is read as WeightsInfoResponse.

@@ -11,7 +11,7 @@ def request(*, body: UnloadModelRequest, model_id: str | Unset = UNSET) -> Reque
     operation; many servers still do. One (hatchery) reads model_id from the query.
 
     Args:
-        body: Frees a model.
+        body: A request to unload a model.
 
     Returns:
         The request, whose answer is read as UnloadModelAnswer.

@@ -10,8 +10,8 @@ def request(*, body: CreateSamplingSessionRequest) -> Request[CreateSamplingSess
     One server (hatchery) answers with a promise.
 
     Args:
-        body: Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the
-            two.
+        body: A request to open a sampling session on a base model or on saved weights. Some servers accept exactly
+            one of the two.
 
     Returns:
         The request, whose answer is read as CreateSamplingSessionResponse.

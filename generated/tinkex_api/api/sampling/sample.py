@@ -11,9 +11,9 @@ def request(*, body: SampleRequest, x_tinker_sampling_backpressure: str | Unset 
     sends the same request again. To begin a sample anew, because its promise is lost, a client takes a new seq_id.
 
     Args:
-        body: Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from
-            `base_model` or `model_path`. The logprobs of a prompt alone are a sample of `max_tokens` 1 with
-            `prompt_logprobs`.
+        body: A request for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one
+            from `base_model` or `model_path`. To get only the logprobs of a prompt, ask for a sample with `max_tokens`
+            1 and `prompt_logprobs`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -10,8 +10,8 @@ def request(*, body: CreateCustomLossRequest) -> Request[UntypedAPIFuture]:
     For servers whose flag custom_loss_server_side is true. The promise's result is a CreateCustomLossResponse.
 
     Args:
-        body: Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id":
-            …}`.
+        body: A request to upload a custom loss. The loss is then used as the loss_fn `custom` with the config
+            `{"loss_id": …}`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -12,7 +12,7 @@ def request(*, body: ForwardRequest) -> Request[UntypedAPIFuture]:
     forward_only would train.
 
     Args:
-        body: A loss without gradients.
+        body: A request to compute the loss of a batch without gradients.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -13,7 +13,8 @@ def request(*, body: ForwardBackwardRequest | File, content_encoding: str | Unse
     seq_id, in the other encoding.
 
     Args:
-        body: A training step's gradients. Or: A ForwardBackwardRequest of tinker.proto.
+        body: A request to compute the loss of a batch and to accumulate its gradients. Or: A ForwardBackwardRequest
+            of tinker.proto.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -10,7 +10,7 @@ def request(*, body: OptimStepRequest) -> Request[UntypedAPIFuture]:
     The promise's result is an OptimStepResponse.
 
     Args:
-        body: An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
+        body: A request for one optimizer step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

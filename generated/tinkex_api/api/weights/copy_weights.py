@@ -12,7 +12,7 @@ def request(
     Only on the hosted service.
 
     Args:
-        body: Copies a checkpoint into a project, or into a session.
+        body: A request to copy a checkpoint into a project, or into a session.
 
     Returns:
         The request, whose answer is read as CopyWeightsResponse.

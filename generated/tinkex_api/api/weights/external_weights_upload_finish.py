@@ -11,7 +11,7 @@ def request(*, body: ExternalWeightsUploadFinishRequest) -> Request[ExternalWeig
     experimental.
 
     Args:
-        body: Ends an upload.
+        body: A request to make a checkpoint of an upload.
 
     Returns:
         The request, whose answer is read as ExternalWeightsUploadFinishResponse.

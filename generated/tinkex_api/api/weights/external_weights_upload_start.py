@@ -12,7 +12,7 @@ def request(*, body: ExternalWeightsUploadStartRequest) -> Request[ExternalWeigh
     LoRA shape. Only on the hosted service, where it is experimental.
 
     Args:
-        body: Begins to upload an adapter.
+        body: A request to start the upload of an adapter.
 
     Returns:
         The request, whose answer is read as ExternalWeightsUploadStartResponse.

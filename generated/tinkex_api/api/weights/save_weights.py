@@ -10,7 +10,7 @@ def request(*, body: SaveWeightsRequest) -> Request[UntypedAPIFuture]:
     The promise's result is a SaveWeightsResponse.
 
     Args:
-        body: Saves weights and optimizer state, to go on training from.
+        body: A request to save the weights and the optimizer state of a model, to resume training from.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

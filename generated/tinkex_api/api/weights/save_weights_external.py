@@ -10,7 +10,7 @@ def request(*, body: SaveWeightsExternalRequest) -> Request[UntypedAPIFuture]:
     The promise's result is a SaveWeightsExternalResponse; get_external_weights_urls returns the URLs of the files.
 
     Args:
-        body: Saves weights as files to be fetched.
+        body: A request to save weights as files to download.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -11,8 +11,8 @@ def request(*, body: SaveWeightsForSamplerRequest) -> Request[UntypedAPIFuture]:
     takes a new sampling_session_seq_id.
 
     Args:
-        body: Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`,
-            which opens a sampling session.
+        body: A request to save weights to sample from: either under the name in `path`, or ephemeral, with
+            `sampling_session_seq_id`, which opens a sampling session.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.
