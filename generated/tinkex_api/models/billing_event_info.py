@@ -21,7 +21,8 @@ class BillingEventInfo(OpenModel):
         trained = sum(info.token_count or 0 for info in infos if info.type == "training")
 
     Attributes:
-        type: Type of the usage.
+        type: Type of the usage. Known values: `training`, `sampling_prefill`, `sampling_sample`, `checkpoint`,
+            `storage`.
         token_count: Number of tokens; of training, sampling_prefill and sampling_sample only.
         cached: Whether the tokens came from the KV cache; of sampling_prefill only.
         count: Number of checkpoints; of checkpoint only.

@@ -26,7 +26,8 @@ class Checkpoint(OpenModel):
 
     Attributes:
         checkpoint_id: Id of the checkpoint: `<kind>/<name>`, or on some servers the bare name.
-        checkpoint_type: Purpose of the checkpoint: training from it, sampling from it, or download.
+        checkpoint_type: Purpose of the checkpoint: training from it, sampling from it, or download. Known values:
+            `training`, `sampler`, `external`.
         time: Time at which the checkpoint was saved; in UTC if the server leaves out the zone. Null on one server,
             which does not know the time.
         tinker_path: Path of the checkpoint: `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights

@@ -26,7 +26,7 @@ class CheckpointSearchRequest(OpenModel):
         project_ids: Ids of projects, to any of which the checkpoint belongs.
         user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
             was sent.
-        checkpoint_type: Type of the checkpoint.
+        checkpoint_type: Type of the checkpoint. Known values: `training`, `sampler`, `external`.
         owner: The owners whose sessions or checkpoints to search.
         base_models: Names of base models, any of which is the checkpoint's; an empty list finds nothing.
         limit: Maximum number of checkpoints in the page, 1 to 200.

@@ -21,7 +21,8 @@ class ClientConfigResponse(OpenModel, OwnFuture):
 
     Attributes:
         pjwt_auth_enabled: Whether the client exchanges its API key for a JWT by create_auth_token.
-        credential_default_source: Source from which the client must take its credential.
+        credential_default_source: Source from which the client must take its credential. Known values: `api_key`,
+            `credential_cmd`.
         parallel_fwdbwd_chunks: Whether the requests into which one large batch is split may be sent concurrently,
             seq_ids 2 to n first and 1 last. The official client assumes true, and up to 0.18 false; a client that does
             not know its server should assume false.
@@ -50,7 +51,8 @@ class ClientConfigResponse(OpenModel, OwnFuture):
             wire.
         seq_id_repeats: Behaviour of the server on a training request whose (model_id, seq_id) it has had already:
             `repeats` returns the promise of the first one, `refuses` answers with an error, `ignores` applies the
-            request a second time. Only the embedded server of tinkex sends this flag.
+            request a second time. Only the embedded server of tinkex sends this flag. Known values: `repeats`,
+            `refuses`, `ignores`, `unknown`.
     """
 
     pjwt_auth_enabled: bool | None = None

@@ -18,7 +18,7 @@ class CustomLossInput(OpenModel):
 
     Attributes:
         name: Name of the input; that of the first is `logprobs`.
-        rank: Number of the input's dimensions.
+        rank: Number of the input's dimensions. Known values: `0`, `1`, `2`.
     """
 
     name: str

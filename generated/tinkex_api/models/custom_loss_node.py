@@ -24,7 +24,8 @@ class CustomLossNode(OpenModel):
         {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
 
     Attributes:
-        op: Type of the node's operation.
+        op: Type of the node's operation. Known values: `placeholder`, `get_attr`, `call_function`, `call_method`,
+            `call_module`, `output`.
         name: Name by which other nodes refer to this one.
         target: Name of what is called or read; of a function, its qualified name, such as `torch.exp`.
         args: Arguments by position.

@@ -21,7 +21,7 @@ class ErrorResponse(OpenModel, OwnFuture):
         detail: Description of the error: a text, a list of problems `{loc, msg, type}`, or an object.
         error: Description of the error, on servers that do not write `detail`.
         error_message: Description of the error, on a few other servers.
-        category: Party at fault, in upper or lower case.
+        category: Party at fault, in upper or lower case. Known values: `user`, `server`, `unknown`.
     """
 
     detail: Any = None

@@ -17,7 +17,8 @@ class FinishReason(OpenModel):
         {'type': 'success'}
 
     Attributes:
-        type: Outcome of the session: `errored` by an exception, `interrupted` by the user or the system.
+        type: Outcome of the session: `errored` by an exception, `interrupted` by the user or the system. Known
+            values: `success`, `errored`, `interrupted`.
     """
 
     type: str

@@ -17,7 +17,7 @@ class FutureCompletion(OpenModel):
         {'state': 'finished', 'request_id': '17', 'response_payload_uncompressed_size': 2048}
 
     Attributes:
-        state: Outcome of the request.
+        state: Outcome of the request. Known values: `finished`, `failed`.
         request_id: Id of the promise.
         response_payload_uncompressed_size: Size of the result, in bytes.
     """

@@ -25,15 +25,17 @@ class FutureRetrieveResponse(OpenModel, OwnFuture):
         {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
     Attributes:
-        type: `try_again`, or the name of the result's type.
+        type: `try_again`, or the name of the result's type. Known values: `try_again`, `RequestFailedResponse`,
+            `request_failed`.
         status: `complete_metadata` for a large result that is ready; otherwise absent.
         request_id: Id of the promise.
-        queue_state: State of the queue, which explains why the result is pending.
+        queue_state: State of the queue, which explains why the result is pending. Known values: `active`,
+            `paused_capacity`, `paused_rate_limit`.
         queue_state_reason: Explanation of the queue's state for people.
         response_payload_size: Size of the result, in bytes.
         error: Reason why the request failed.
         error_message: Reason why the request failed, on some servers.
-        category: Party at fault for the failure, in upper or lower case.
+        category: Party at fault for the failure, in upper or lower case. Known values: `user`, `server`, `unknown`.
         state_loss: Number of the loss of state that made the request fail: the server lost this request, or what
             the request's model had learned since it was last saved. All requests that failed by the same loss have the
             same number.

@@ -17,7 +17,7 @@ class HealthResponse(OpenModel, OwnFuture):
         {'status': 'ok'}
 
     Attributes:
-        status: Status of the server.
+        status: Status of the server. Known values: `ok`, `ready`.
     """
 
     status: str | None = None

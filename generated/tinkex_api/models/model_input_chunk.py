@@ -20,11 +20,12 @@ class ModelInputChunk(OpenModel):
         {'type': 'encoded_text', 'tokens': [104, 105]}
 
     Attributes:
-        type: Type of the chunk. Old clients leave it out of encoded_text.
+        type: Type of the chunk. Old clients leave it out of encoded_text. Known values: `encoded_text`, `image`,
+            `image_asset_pointer`, `dmel`.
         tokens: Token ids; of encoded_text only. Some servers sample from the first chunk only, so clients should
             merge adjacent ones.
         data: Image file, in base64; of image only.
-        format: Format of the image file; of image and image_asset_pointer only.
+        format: Format of the image file; of image and image_asset_pointer only. Known values: `png`, `jpeg`.
         location: Location at which the server finds the image; of image_asset_pointer only. It has no protobuf
             form.
         dmel: Audio as a serialized mel-spectrogram tensor, in base64; of dmel only. The tensor's first dimension is

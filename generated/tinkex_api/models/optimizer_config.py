@@ -21,7 +21,7 @@ class OptimizerConfig(OpenModel):
         print(trainer.get_info().optimizer_config.type)  # sgd
 
     Attributes:
-        type: Name of the optimizer.
+        type: Name of the optimizer. Known values: `adamw`, `dimuon`, `sgd`.
         version: Version of the optimizer; of dimuon only, where it is 1.
     """
 

@@ -19,9 +19,9 @@ class SampleStreamEvent(OpenModel):
     Attributes:
         tokens: Ids of the next tokens.
         logprobs: Logprob of each token under the model, in nats.
-        stop_reason: Reason why the sample ended; in the last event only.
+        stop_reason: Reason why the sample ended; in the last event only. Known values: `stop`, `length`.
         error: Reason why the sample failed; in the last event only.
-        category: Party at fault for the error; with error only.
+        category: Party at fault for the error; with error only. Known values: `user`, `server`.
     """
 
     tokens: list[int] | None = None

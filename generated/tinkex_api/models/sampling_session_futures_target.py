@@ -17,7 +17,7 @@ class SamplingSessionFuturesTarget(OpenModel):
         {'type': 'sampling_session', 'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0}
 
     Attributes:
-        type: Type of the target.
+        type: Type of the target. Known value: `sampling_session`.
         sampling_session_id: Id of the sampling session.
         cloned_sampler_id: Number of the copy of the sampling client: the seq_id of its samples divided by 1e9,
             rounded down.

@@ -25,10 +25,10 @@ class SessionStatus(OpenModel):
                 print(status.category, status.message)
 
     Attributes:
-        type: Type of the status.
+        type: Type of the status. Known values: `active`, `cancelled`, `client_finished`, `failed`.
         detail: Detail on the status, a text; with cancelled and client_finished only.
         reason: Reason of the status; with client_finished and failed only.
-        category: Party at fault for the failure; with failed only.
+        category: Party at fault for the failure; with failed only. Known values: `user`, `internal`.
         message: Description of the failure; with failed only.
     """
 

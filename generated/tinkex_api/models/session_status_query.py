@@ -20,8 +20,9 @@ class SessionStatusQuery(OpenModel):
             print(session.session_id)
 
     Attributes:
-        type: Status of the session.
-        reasons: Outcomes of the session, any of which matches; with `client_finished` only.
+        type: Status of the session. Known values: `active`, `cancelled`, `failed`, `client_finished`.
+        reasons: Outcomes of the session, any of which matches; with `client_finished` only. Known values:
+            `success`, `errored`, `interrupted`.
     """
 
     type: str

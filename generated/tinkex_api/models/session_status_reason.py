@@ -21,7 +21,8 @@ class SessionStatusReason(OpenModel):
                 print(session.session_id, reason.request_id, reason.request_type)
 
     Attributes:
-        type: Type of the reason.
+        type: Type of the reason. Known values: `success`, `errored`, `interrupted`, `request`, `training_run`,
+            `sampling_session`.
         request_id: Id of the promise of the failed request; with request only.
         request_type: Type of the failed request; with request only.
         training_run_id: Id of the failed training run; with training_run only.

@@ -17,7 +17,8 @@ class SessionTraceExportResponse(OpenModel, OwnFuture):
         {'status': 'ready', 'url': 'https://storage.example.org/S1.pftrace?signature=abc'}
 
     Attributes:
-        status: Status of the export. While it is pending, the client asks again every 5 s.
+        status: Status of the export. While it is pending, the client asks again every 5 s. Known values: `pending`,
+            `ready`, `failed`.
         url: URL of the trace, a Perfetto file that can be downloaded without a key for about an hour.
         error: Reason why the export failed.
     """

@@ -24,10 +24,11 @@ class TelemetryEvent(OpenModel):
             '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
 
     Attributes:
-        event: Type of the event.
+        event: Type of the event. Known values: `SESSION_START`, `SESSION_END`, `UNHANDLED_EXCEPTION`,
+            `GENERIC_EVENT`.
         event_id: Id of the event.
         event_session_index: Index of the event among those of the client, from 0.
-        severity: Severity of the event.
+        severity: Severity of the event. Known values: `DEBUG`, `INFO`, `WARNING`, `ERROR`, `CRITICAL`.
         timestamp: Time of the event, in ISO 8601.
         duration: Duration of the session, as `H:MM:SS.ffffff`; of SESSION_END only.
         error_type: Class of the exception; of UNHANDLED_EXCEPTION only.

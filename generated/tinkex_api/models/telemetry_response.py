@@ -17,7 +17,7 @@ class TelemetryResponse(OpenModel, OwnFuture):
         {'status': 'accepted'}
 
     Attributes:
-        status: Status of the events.
+        status: Status of the events. Known value: `accepted`.
     """
 
     status: str | None = None

@@ -20,7 +20,8 @@ class TensorData(OpenModel):
 
     Attributes:
         data: Values of the array. Some servers write NaN as null.
-        dtype: Data type of the values. Clients always send it; some servers leave it out of results.
+        dtype: Data type of the values. Clients always send it; some servers leave it out of results. Known values:
+            `float32`, `int64`.
         shape: Dimensions of the array. When absent, it has one dimension.
         sparse_crow_indices: Index in `data` at which each row begins, and the total count at the end: one more than
             there are rows.
