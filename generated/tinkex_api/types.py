@@ -32,7 +32,7 @@ UNSET: Unset = Unset()
 
 @define
 class File:
-    """A body of bytes."""
+    """The bytes of a request's body, read from a file."""
 
     payload: BinaryIO
 
@@ -68,7 +68,7 @@ class OwnFuture:
 class Model:
     """A value with named fields.
 
-    It can be copied, written and read also by the methods that pydantic has for that.
+    It also has the methods of pydantic's models for copying, writing and reading.
     """
 
     __slots__ = ()
@@ -81,7 +81,7 @@ class Model:
         return hash((type(self), *_values(self).values()))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Returns a copy, in which the fields in `update` have other values; these are validated.
+        """Returns a copy whose fields have the values in `update`, which are validated.
 
         Raises `TypeError` for an unknown field.
         """
@@ -98,7 +98,7 @@ class Model:
     ) -> dict[str, Any]:
         """Returns the fields by name, as plain dicts and lists, and bytes as base64.
 
-        With the mode "json" times are strings, too. Additional properties are only in `to_dict`.
+        In mode "json", times are strings. Additional properties are left out; `to_dict` has them.
         """
         return {
             name: _plain(value, mode == "json", exclude_none)
