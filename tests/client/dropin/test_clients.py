@@ -129,6 +129,12 @@ def test_wrong_arguments_are_refused_at_once(service: ServiceClient, rest: RestC
     ):
         with pytest.raises(ValueError, match=r"\w"):
             call()
+    nowhere = RestClient(base_url="http://127.0.0.1:9", api_key="tml-x")
+    for _ in range(20):
+        with pytest.raises(ValueError, match="no path"):
+            nowhere.get_training_run_by_tinker_path("no path")
+        with pytest.raises(ValueError, match="no path"):
+            nowhere.delete_checkpoint_from_tinker_path("no path")
     for call in (
         lambda: service.create_lora_training_client(MODEL, ranks=2),
         lambda: rest.list_training_runs(limits=2),
