@@ -1,5 +1,5 @@
-"""tinker-cookbook as it is published, for scripts/test_dropin.py: a venv of its own for each release
-under .cache/dropin, and its sources, which hold tests that no wheel has.
+"""tinker-cookbook as it is published, for scripts/test_dropin.py: a venv under .cache/dropin for
+each release, and its sources, which hold tests that no wheel has.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ TOOLS = ("pytest-asyncio", "pytest-timeout")
 # It reads and writes the chats of one family of models. Registries do not have every release of it
 # for every Python, so that the newest that there is must do.
 ANY_RELEASE = ("tml-renderers",)
+# a program that trains by the cookbook; it asks for an old release of the official SDK
+RLCLI = "polygramme-rlcli==0.1.0"
 
 
 def python_with(version: str) -> Path:
@@ -36,7 +38,7 @@ def python_with(version: str) -> Path:
         venv.create(folder, clear=True)
         [packages] = folder.glob("lib/python*/site-packages")
         (packages / "ours.pth").write_text(f"{sysconfig.get_path('platlib')}\n")
-        _pip(python, "install", "--no-deps", f"tinker-cookbook=={version}")
+        _pip(python, "install", "--no-deps", f"tinker-cookbook=={version}", RLCLI)
         _pip(python, "install", f"tinker=={TINKER}", *TOOLS, *_requirements(packages))
         (folder / ".ready").touch()
     return python

@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from cookbook import CACHE, ROOT, python_with
+from cookbook import CACHE, ROOT, VERSIONS, python_with
 from safetensors.numpy import load_file
 
 import tinkex
@@ -41,8 +41,11 @@ class Recipe:
         loss: the name of a metric that both clients must give alike, step by step, and that must
             fall.
         reward: the name of a metric that must move.
-        starts: how it is told to begin with the weights of a checkpoint: by an argument, or, where
-            it has none, as if it had been interrupted before its first step.
+        starts: how it is told to begin with the weights of a checkpoint: by an "argument", or,
+            where it has none, by its "log", as if it had been interrupted before its first step;
+            our own scripts get the path of the training "state" or of the "sampler". One that
+            begins "anew" has an adapter of random weights, but without effect.
+        alike: how many of the losses are compared, if not all.
     """
 
     name: str
@@ -53,6 +56,13 @@ class Recipe:
     starts: str = "argument"
     more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     logs_norm: bool = True
+    trains: bool = True
+    alike: int | None = None
+    versions: tuple[str, ...] = VERSIONS
+
+
+def _script(name: str) -> str:
+    return str(ROOT / "tests" / "dropin" / name)
 
 
 def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
@@ -142,7 +152,23 @@ RECIPES = (
         math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2")
         for loss_fn in ("importance_sampling", "ppo", "cispo")
     ),
-    Recipe("an eval", (str(ROOT / "tests" / "dropin" / "run_eval.py"),), loss="score"),
+    Recipe("an eval", (_script("run_eval.py"),), loss="score", starts="sampler", trains=False),
+    Recipe(
+        "rlcli train sl",
+        ("-c", "from rlcli.cli import main; main()", "train", "sl"),
+        (
+            f"--model={MODEL}",
+            "--dataset=HuggingFaceH4/no_robots/train.jsonl",
+            "--renderer=qwen3_disable_thinking",
+            f"--lora-rank={RANK}",
+            "--lr=1e-3",
+        ),
+        loss="train_mean_nll",
+        starts="anew",
+        alike=1,
+        versions=(VERSIONS[0],),
+    ),
+    Recipe("as rllm and CLaaS do", (_script("frameworks.py"),), loss="loss", starts="state"),
 )
 
 
@@ -246,8 +272,10 @@ def _environment(client: str, url: str) -> dict[str, str]:
 
 
 def _arguments(recipe: Recipe, version: str, start: Start, log: Path) -> list[str]:
-    if recipe.name == "an eval":
-        return [MODEL, start.sampler, str(log)]
+    if recipe.starts in ("state", "sampler"):
+        return [MODEL, start.state if recipe.starts == "state" else start.sampler, str(log)]
+    if recipe.starts == "anew":
+        return [*recipe.arguments, f"--base-url={start.url}", f"--log-path={log}"]
     common = [f"model_name={MODEL}", f"log_path={log}", *recipe.more.get(version, ())]
     if recipe.starts == "argument":
         return [*common, f"load_checkpoint_path={start.state}", *recipe.arguments]
@@ -265,12 +293,12 @@ def _judge(outcome: Outcome, start: Start, log: Path) -> None:
     steps = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
     recipe = outcome.recipe
     outcome.losses = _series(steps, recipe.loss)
-    if recipe.name == "an eval":
+    if not recipe.trains:
         outcome.summary = f"score {outcome.losses[0]}"
         return
     moved = outcome.losses or _series(steps, recipe.reward)
     norms = [norm for name in ("grad_norm", "optim/grad_norm") for norm in _series(steps, name)]
-    shift = _shift(start, log)
+    shift = _shift(recipe, start, log)
     norm = f"gradient {max(norms):.3g}, " if norms else ""
     outcome.summary = f"{norm}{moved[0]:.4f} to {moved[-1]:.4f}, weights by {shift:.2g}"
     if len(set(moved)) < 2:
@@ -287,21 +315,28 @@ def _series(steps: Iterable[dict[str, float]], name: str) -> list[float]:
     return [step[name] for step in steps if name in step]
 
 
-def _shift(start: Start, log: Path) -> float:
-    """Returns the norm of the difference between the last saved weights and the first."""
+def _shift(recipe: Recipe, start: Start, log: Path) -> float:
+    """Returns the norm of the difference between the last saved weights and the first, of those
+    that are zero in a new adapter.
+    """
     records = [json.loads(line) for line in (log / "checkpoints.jsonl").read_text().splitlines()]
     last = [record["sampler_path"] for record in records if record.get("sampler_path")][-1]
     with tinkex.ServiceClient(base_url=start.url, api_key=KEY) as service:
         final = adapter(service, last, log / "final")
     assert final.keys() == start.weights.keys()
-    return float(
-        np.sqrt(sum(np.sum((final[name] - begun) ** 2) for name, begun in start.weights.items()))
-    )
+    anew = recipe.starts == "anew"
+    changes = [
+        final[name] - (0 if anew else first)
+        for name, first in start.weights.items()
+        if "lora_B" in name
+    ]
+    return float(np.sqrt(sum(np.sum(change**2) for change in changes)))
 
 
 def difference(official: Outcome, drop_in: Outcome) -> str:
     """Returns what is wrong with the drop-in's losses beside those of the official client."""
-    theirs, ours = official.losses, drop_in.losses
+    count = official.recipe.alike
+    theirs, ours = official.losses[:count], drop_in.losses[:count]
     if len(theirs) == len(ours) and np.allclose(theirs, ours, rtol=TOLERANCE, atol=TOLERANCE):
         return ""
     return f"other losses: official {theirs}, drop-in {ours}"

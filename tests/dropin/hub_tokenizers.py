@@ -13,29 +13,27 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+FOLDER = Path(__file__).parent
 COMMIT = "0" * 40
 SIZE = 800  # tokens, without the added ones
 
-SPECIAL = """
-<|endoftext|> <|im_start|> <|im_end|> <|im_user|> <|im_assistant|> <|im_system|> <|im_middle|>
-<|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|> <|vision_pad|>
-<|media_begin|> <|media_content|> <|media_end|> <|media_pad|>
-<|start|> <|end|> <|message|> <|channel|> <|constrain|> <|call|> <|return|> <|startoftext|>
-<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> <|eom_id|>
-<|python_tag|> <|system|> <|user|> <|assistant|> <|observation|> [gMASK] <sop> [BOS] [EOS] [EOT]
-[PAD] <pad> <s> </s> <img> </img> <image> <|sep|> <|close|> <|open|>
-<|tool_calls_section_begin|> <|tool_calls_section_end|> <|tool_call_begin|> <|tool_call_end|>
-<|tool_call_argument_begin|>
-<｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> <｜▁pad▁｜> <｜User｜> <｜Assistant｜> <｜System｜>
-<｜Tool｜> <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜>
-<｜tool▁sep｜> <｜tool▁outputs▁begin｜> <｜tool▁outputs▁end｜> <｜tool▁output▁begin｜>
-<｜tool▁output▁end｜> <｜DSML｜>
-""".split()
+SPECIAL = tuple((FOLDER / "special_tokens.txt").read_text().split())
 # one token each, but part of the text
-MARKS = """
-<think> </think> <tool_call> </tool_call> <tool_response> </tool_response> <tools> </tools>
-<arg_key> </arg_key> <arg_value> </arg_value> /nothink
-""".split()
+MARKS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<tools>",
+    "</tools>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "/nothink",
+)
 
 # the first and last token of a text, by how the model's name begins
 ENDS = {
@@ -59,20 +57,7 @@ CHAT_TEMPLATE = """\
 """
 
 # the models whose tokenizers the cookbook's unit tests load
-NAMES = """
-Qwen/Qwen3-8B Qwen/Qwen3-8B-Base Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-30B-A3B
-Qwen/Qwen3-30B-A3B-Instruct-2507 Qwen/Qwen3-VL-8B-Instruct Qwen/Qwen3-VL-30B-A3B-Instruct
-Qwen/Qwen3-VL-235B-A22B-Instruct Qwen/Qwen3.5-4B Qwen/Qwen3.5-9B Qwen/Qwen3.5-9B-Base
-Qwen/Qwen3.5-27B Qwen/Qwen3.5-35B-A3B Qwen/Qwen3.6-27B Qwen/Qwen3.6-35B-A3B Qwen/Qwen3.8-27B
-deepseek-ai/DeepSeek-V3.1 deepseek-ai/DeepSeek-V3-0324 deepseek-ai/DeepSeek-V4.1-Flash
-meta-llama/Llama-3.1-8B-Instruct meta-llama/Llama-3.2-1B
-thinkingmachineslabinc/meta-llama-3-instruct-tokenizer
-moonshotai/Kimi-K2-Thinking moonshotai/Kimi-K2.5 moonshotai/Kimi-K2.6
-nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16 nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16
-nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16 nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-BF16
-nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16
-openai/gpt-oss-20b openai/gpt-oss-120b zai-org/GLM-5.3 zai-org/GLM-5.3-Flash
-""".split()
+NAMES = tuple((FOLDER / "models.txt").read_text().split())
 # the commits that the cookbook names
 COMMITS = {
     "moonshotai/Kimi-K2-Thinking": ["a51ccc050d73dab088bf7b0e2dd9b30ae85a4e55"],

@@ -4,7 +4,9 @@ where $DROPIN is set, puts tinkex under the name `tinker` before any test is rea
 
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -37,15 +39,22 @@ def _keep(test, outcome, why):
 
 
 def pytest_sessionfinish():
-    """Writes the results, and whose code the modules named `tinker` are."""
+    """Writes the results, and whose code the modules named `tinker` are; ends what a test of the
+    cookbook leaves running.
+    """
     report = {"tinker_is": _tinker_is(), "tests": OUTCOMES}
     Path(os.environ["DROPIN_REPORT"]).write_text(json.dumps(report))
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGTERM)
 
 
 def _tinker_is():
     """Returns "official" or "tinkex", or both where modules of both were imported."""
     official = str(distribution("tinker").locate_file("tinker"))
     modules = [sys.modules[name] for name in sys.modules.copy() if name.split(".")[0] == "tinker"]
-    files = [str(getattr(module, "__file__", None)) for module in modules]
-    owners = {"official" if file.startswith(official) else "tinkex" for file in files}
+    # a folder without __init__.py has no file
+    places = [str(getattr(m, "__file__", None) or [*getattr(m, "__path__", [])]) for m in modules]
+    owners = {"official" if official in place else "tinkex" for place in places}
     return " and ".join(sorted(owners))

@@ -11,16 +11,15 @@ from tinker_cookbook.eval.benchmarks import BenchmarkConfig, run_benchmark
 from tinker_cookbook.tokenizer_utils import get_tokenizer
 
 
-async def main(model: str, checkpoint: str, out: str) -> None:
+async def main(model: str, checkpoint: str, out: str) -> dict[str, float]:
     service = tinker.ServiceClient()
     sampler = await service.create_sampling_client_async(model_path=checkpoint)
     renderer = renderers.get_renderer("qwen3_disable_thinking", get_tokenizer(model))
     config = BenchmarkConfig(max_examples=8, max_tokens=16, temperature=0.0, save_dir=out)
     result = await run_benchmark("gsm8k", sampler, renderer, config)
-    Path(out, "metrics.jsonl").write_text(
-        json.dumps({"score": result.score, "examples": result.num_examples}) + "\n"
-    )
+    return {"score": result.score, "examples": result.num_examples}
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    graded = asyncio.run(main(*sys.argv[1:]))
+    Path(sys.argv[3], "metrics.jsonl").write_text(json.dumps(graded) + "\n")
