@@ -114,11 +114,6 @@ class SamplingClient(_Common, _ItsOwnFuture, sampling.SamplingClient):
     """A client that samples from one set of weights. Created by a service or a training client."""
 
     @staticmethod
-    def create(*args: Any, **kwargs: Any) -> Any:
-        """Calls `create_sampling_client` of a service client with the same arguments."""
-        return sampling.SamplingClient.create(*args, **kwargs)
-
-    @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
         """Returns a client for the sampler that `get_sampler_handle` described."""
         made = sampling.SamplingClient.from_sampler_handle(handle, api_key=api_key)
