@@ -25,6 +25,7 @@ from tinkex import AdamParams, Datum, ModelInput
 MODEL = "Qwen/Qwen3-8B"
 TEACHER = "Qwen/Qwen3-30B-A3B-Instruct-2507"
 KEY = "tml-local"
+NEWEST = VERSIONS[:1]
 QUESTION = "How many are {} apples less {}?"  # of the data set, whose answers are all 2
 THEN = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 RANK = 8
@@ -71,7 +72,7 @@ def _script(name: str) -> str:
     return str(ROOT / "tests" / "dropin" / name)
 
 
-def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
+def math_rl(name: str, loss_fn: str, *more: str, versions: tuple[str, ...] = VERSIONS) -> Recipe:
     arguments = (
         "groups_per_batch=8",
         "group_size=8",
@@ -89,6 +90,7 @@ def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
         ("-m", "tinker_cookbook.recipes.math_rl.train"),
         arguments,
         reward="env/all/reward/total",
+        versions=versions,
     )
 
 
@@ -153,10 +155,12 @@ RECIPES = (
         ),
         reward="teacher_kl",
     ),
-    *(math_rl(loss_fn, loss_fn) for loss_fn in ("importance_sampling", "ppo", "cispo")),
+    math_rl("importance_sampling", "importance_sampling"),
+    math_rl("importance_sampling, async", "importance_sampling", "max_steps_off_policy=2"),
+    *(math_rl(loss_fn, loss_fn, versions=NEWEST) for loss_fn in ("ppo", "cispo")),
     *(
-        math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2")
-        for loss_fn in ("importance_sampling", "ppo", "cispo")
+        math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2", versions=NEWEST)
+        for loss_fn in ("ppo", "cispo")
     ),
     Recipe("an eval", (_script("run_eval.py"),), loss="score", starts="graded", trains=False),
     Recipe(
@@ -172,7 +176,7 @@ RECIPES = (
         loss="train_mean_nll",
         starts="anew",
         alike=1,
-        versions=(VERSIONS[0],),
+        versions=NEWEST,
     ),
     Recipe("as rllm and CLaaS do", (_script("frameworks.py"),), loss="loss", starts="state"),
 )
