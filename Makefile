@@ -40,6 +40,7 @@ check: setup
 	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check
+	$(BIN)/python scripts/settings_doc.py --check
 
 format: setup
 	$(BIN)/ruff check --fix tinkex tinkex_server scripts tests examples benchmarks
@@ -71,4 +72,5 @@ bench: setup
 
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
+	$(BIN)/python scripts/settings_doc.py
 	$(BIN)/python scripts/models_doc.py

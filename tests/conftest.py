@@ -6,6 +6,8 @@ import os
 
 # before torch: its threads would spin beside those of servers and clients
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +20,11 @@ from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 
+# where the environment asks Python to keep nothing compiled, each worker of xdist and each process
+# that a test starts, of which there are hundreds, would compile all that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 OF_THE_NETWORK = {
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -27,6 +34,12 @@ OF_THE_NETWORK = {
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
 }
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported by now out of garbage collections: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

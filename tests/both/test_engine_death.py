@@ -1,4 +1,4 @@
-"""Clients of both facades are told what was lost when the engine's process is killed, and their
+"""Clients of both facades are told what was lost when the engine process is killed, and their
 models continue from the last saved state.
 """
 
@@ -98,7 +98,7 @@ def test_killed_while_training_a_model_goes_back_to_its_last_saved_state(
     told = killed_midway(mortal, trainer)
     for text in told:
         assert re.search(
-            r"killed by SIGKILL .*; it is started again; "
+            r"killed by SIGKILL .*, and is being restarted; "
             rf".* is restored from {saved}, saved at seq_id 5; the steps since",
             text,
         )
@@ -115,7 +115,7 @@ def test_a_process_that_hangs_is_as_good_as_dead(service: Any, mortal: Mortal) -
     os.kill(mortal.engine.pid, signal.SIGSTOP)
     stopped = trainer.forward_backward([datum(5, 6, 7)], "cross_entropy")
     assert re.search(
-        r"gave no sign of life for 3 s .*; it is started again; .* is restored from .*/weights/a",
+        r"sent no heartbeat for 3 s .*, and is being restarted; .* is restored from .*/weights/a",
         failure(stopped),
     )
     assert loss(trainer) == known
@@ -255,7 +255,7 @@ def test_killed_while_sampling_samples_fail_and_are_asked_for_again(
     time.sleep(0.3)  # for them to be in the engine
     mortal.kill()
     for sample in under_way:
-        assert re.search("killed by SIGKILL .*; it is started again", failure(sample))
+        assert re.search("killed by SIGKILL .*, and is being restarted", failure(sample))
     assert sampler.sample([5, 6], 1, {"max_tokens": 4}).result().sequences[0].tokens == wanted
 
 
@@ -274,7 +274,7 @@ def test_an_engine_that_dies_each_time_is_given_up_and_says_where_the_last_state
     trainer = service.create_lora_training_client(BASE, rank=4)
     path = trainer.save_state("a").result().path
     for _ in range(2):
-        assert "exit code 3; it is started again" in failure(
+        assert "exit code 3, and is being restarted" in failure(
             trainer.forward([datum(EXITS)], "cross_entropy")
         )
         loss(trainer)

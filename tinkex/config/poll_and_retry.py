@@ -8,9 +8,9 @@ from typing import Any
 
 from attrs import field, frozen
 
-from tinkex.config.validators import not_negative, positive
 from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import not_negative, positive
 
 
 @hinted
@@ -20,6 +20,12 @@ class RetrySettings:
 
     The delay after attempt n is `min(base_delay * 2**(n - 1), max_delay)`, less a random share of
     up to a quarter. A `Retry-After` header of the server takes precedence over it.
+
+    Example:
+        patient = RetrySettings(max_attempts=30, max_seconds=1800.0)
+        service = ServiceClient(config=Config(retry=patient))
+        once = RetrySettings(max_attempts=1)
+        sampler = service.create_sampling_client(model_path=sampler_path, retry_config=once)
     """
 
     max_attempts: int = field(default=10, validator=positive)
@@ -84,6 +90,11 @@ class PollSettings:
     """Intervals and limits of polling for a result.
 
     Polling is independent of retries: `RetrySettings` applies to a poll that fails.
+
+    Example:
+        poll = PollSettings(max_wait=24 * 3600.0)  # seconds
+        config = Config(poll=poll)
+        service = ServiceClient(config=config)
     """
 
     min_interval: float = field(default=0.05, validator=not_negative)

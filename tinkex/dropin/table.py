@@ -164,9 +164,9 @@ _TYPE_MODULES: Mapping[str, str] = {
     "session_search_response": "SessionSearchResponse",
     "session_status": (
         "ClientSessionFinishErrored ClientSessionFinishInterrupted ClientSessionFinishReason "
-        "ClientSessionFinishSuccess ClientSessionFinished SessionActive SessionCancelled SessionFailed SessionFailedReason "
-        "SessionFailedRequestReason SessionFailedSamplingSessionReason "
-        "SessionFailedTrainingRunReason SessionStatus"
+        "ClientSessionFinishSuccess ClientSessionFinished SessionActive SessionCancelled "
+        "SessionFailed SessionFailedReason SessionFailedRequestReason "
+        "SessionFailedSamplingSessionReason SessionFailedTrainingRunReason SessionStatus"
     ),
     "session_status_query": (
         "ActiveSessionStatusQuery CancelledSessionStatusQuery ClientFinishedSessionStatusQuery "

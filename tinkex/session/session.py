@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -39,6 +39,10 @@ class SessionMetadata:
 
     user_metadata: Mapping[str, str] = field(factory=dict[str, str])
     display_name: str | None = None
+    project_id: str | None = None
+    """The project; by default that of `Config`."""
+    tags: Sequence[str] = ()
+    """Tags in addition to those of `Config`."""
 
 
 @define(eq=False)
@@ -135,10 +139,10 @@ class Session:
 def _body(transport: Transport, metadata: SessionMetadata) -> CreateSessionRequest:
     config = transport.config
     return CreateSessionRequest(
-        tags=list(config.tags),
+        tags=[*config.tags, *metadata.tags],
         user_metadata=UserMetadata.from_dict(metadata.user_metadata),
         sdk_version=__version__,
-        project_id=config.project_id,
+        project_id=metadata.project_id or config.project_id,
         display_name=metadata.display_name,
     )
 

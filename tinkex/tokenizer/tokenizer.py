@@ -71,6 +71,11 @@ class Tokenizer:
             text: the text to encode.
             add_special_tokens: whether to add the special tokens that the tokenizer puts before and
                 after a text, such as `bos_token`.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny")
+            >>> tokenizer.encode("hi")
+            [104, 105]
         """
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
@@ -117,7 +122,13 @@ class Tokenizer:
     def decode(
         self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True
     ) -> str:
-        """Returns the text of token ids, by default without the `special_tokens`."""
+        """Returns the text of token ids, by default without the `special_tokens`.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny")
+            >>> tokenizer.decode([104, 105, tokenizer.eos_token_id])
+            'hi'
+        """
         return self._backend.decode(
             np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens
         )

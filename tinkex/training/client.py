@@ -11,7 +11,7 @@ from tinkex_api.api.training import optim_step
 from tinkex_api.models import GetInfoRequest, OptimStepRequest, UntypedAPIFuture
 from tinkex_api.types import Request
 
-from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
+from tinkex.errors import ArgumentError, InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import of_fields, wait_for_result
@@ -111,6 +111,11 @@ class AsyncTrainingClient(AsyncModelWeights):
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch without gradients. Takes, returns and raises what
         `forward_backward` does.
+
+        Example:
+            scoring = trainer.forward(data, "cross_entropy")
+            outputs = (await scoring).loss_fn_outputs
+            logprobs = outputs[0]["logprobs"].to_numpy()  # float32 (N,)
         """
         return self._batches.run("forward", data, loss_fn, loss_fn_config)
 
@@ -217,9 +222,14 @@ class AsyncTrainingClient(AsyncModelWeights):
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[TrainStepOutput]:
-        """Calls `forward_backward` and `optim_step`, and waits for both results.
+        """Calls `forward_backward` and `optim_step`, and returns one future of both results.
 
         Takes and raises what they do. The result has theirs as `forward_backward` and `optim_step`.
+
+        Example:
+            adam = AdamParams(learning_rate=1e-4)
+            step = trainer.train_step(data, "cross_entropy", adam)
+            loss = (await step).forward_backward.metrics["loss:sum"]
         """
         params = _one_of(optim_params, None)
         gradients = self.forward_backward(data, loss_fn, loss_fn_config)
@@ -283,7 +293,7 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
         raise InvalidInputError("optim_params and adam_params are the same; give one of them")
     params = optim_params if optim_params is not None else adam_params
     if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
-        raise InvalidInputError(
+        raise ArgumentError(
             f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams"
         )
     return checked_optimizer(params)

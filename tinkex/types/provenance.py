@@ -54,6 +54,15 @@ class PromptProvenanceSpan:
 class SampledProvenanceSpan:
     """A span of a sampled sequence: `length` tokens, from index `offset`.
 
+    Example:
+        prompt = [1, 2, 3]
+        sampled = sampler.sample(prompt, 1, {"max_tokens": 4}).result().sequences[0]
+        tokens = prompt + sampled.tokens
+        span = SampledProvenanceSpan(sequence_id=sampled.sequence_id, length=len(sampled.tokens))
+        spans = [PromptProvenanceSpan(sequence_id=sampled.sequence_id, length=2), span]
+        datum = Datum(model_input=tokens[:-1], loss_fn_inputs={"target_tokens": tokens[1:]})
+        datum = datum.with_provenance(model_input=spans, loss_fn_inputs=spans)
+
     Raises:
         InvalidInputError: the id is empty, or a number is not an int of 0 or more.
     """

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.wire.responses import refuse_route
 from tinkex_server.wire.scope import STATE
 
@@ -21,7 +21,7 @@ class Api:
     their own errors, so a request that is found in the table needs none of Starlette's layers.
     """
 
-    def __init__(self, routes: Sequence[Route], state: ServerState) -> None:
+    def __init__(self, routes: Sequence[Route], state: CommonState) -> None:
         self._state = state
         plain = [route for route in routes if "{" not in route.path]
         self._endpoints = {

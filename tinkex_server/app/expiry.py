@@ -10,7 +10,7 @@ import time
 
 from tinkex_server.limits import Limits
 from tinkex_server.rules.lifecycle import end_session
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import Store
 
 logger = logging.getLogger("tinkex.local")
@@ -20,7 +20,7 @@ PERIOD = 30.0
 _ROWS_AT_ONCE = 1000  # so that the event loop is not held up
 
 
-async def sweep_regularly(state: ServerState) -> None:
+async def sweep_regularly(state: CommonState) -> None:
     """Sweeps every `PERIOD` until it is cancelled."""
     while True:
         await asyncio.sleep(PERIOD)
@@ -32,7 +32,7 @@ async def sweep_regularly(state: ServerState) -> None:
             )
 
 
-async def sweep(state: ServerState, now: float) -> None:
+async def sweep(state: CommonState, now: float) -> None:
     """Ends the sessions whose clients are gone, and removes what has expired by `now`, in seconds
     since 1970.
     """
@@ -52,7 +52,7 @@ async def sweep(state: ServerState, now: float) -> None:
         there_is_more = expire(state.store, state.limits, now)
         await asyncio.sleep(0)
     await state.folders.remove_unused(state.store.folders)
-    await asyncio.to_thread(state.uploads.drop_expired, now)
+    await state.drop_expired(now)
 
 
 def expire(store: Store, limits: Limits, now: float) -> bool:

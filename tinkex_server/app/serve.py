@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from tinkex_server.access.api_keys import ApiKeyRequired
+from tinkex_server.app.listening import listen
 from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
@@ -93,7 +91,7 @@ def serve(
     if hold is not None:
         profile = evolve(profile, hold=hold)
     api_keys = [api_key] if isinstance(api_key, str) else list(api_key)
-    listener = _listen(host, port, guarded=bool(api_keys))
+    listener = listen(host, port, guarded=bool(api_keys))
     with ExitStack() as on_failure:
         on_failure.callback(listener.close)
         owns_engine = isinstance(engine, str)
@@ -102,7 +100,7 @@ def serve(
                 engine, [model] if isinstance(model, str) else list(model), device, dtype
             )
             on_failure.callback(engine.close)
-        # imported here since it takes longest, and the engine's process starts meanwhile
+        # imported here since it takes longest, and the engine process starts meanwhile
         from tinkex_server.app.server import Server
         from tinkex_server.app.server_thread import Settings
 
@@ -121,32 +119,3 @@ def serve(
         server = Server(listener, engine, data_dir, settings)
         on_failure.pop_all()
     return server
-
-
-def _listen(host: str, port: int, *, guarded: bool) -> socket.socket:
-    """Returns a socket that listens. A wrong address raises here, in the caller's thread."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio disables Nagle's algorithm only if the protocol is given; otherwise each small answer
-    # would wait 40 ms for the client's acknowledgement
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        if not guarded:
-            _check_private(listener)
-        listener.listen(2048)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _check_private(listener: socket.socket) -> None:
-    """Raises `ApiKeyRequired` if other machines can reach the address that was bound."""
-    address = listener.getsockname()[0]
-    if not ip_address(address).is_loopback:
-        raise ApiKeyRequired(
-            f"{address} can be reached from other machines, and without an API key anyone there "
-            "could use the server and read everything it keeps: give it an API key, or let it "
-            "listen on 127.0.0.1"
-        )

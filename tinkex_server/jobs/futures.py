@@ -21,6 +21,7 @@ from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.saved_states import LostSteps
+from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.store import Category, EndedFuture, Ending, FutureRow, Store, StoreWriteError
 
 logger = logging.getLogger("tinkex.local")
@@ -38,6 +39,14 @@ send a request.
 
 class OutOfTurn(InvalidRequest):
     """The request's seq_id is not the model's next."""
+
+
+class WorkFailed(RuntimeError):
+    """The failure of a request, with a text for its sender and the side that caused it."""
+
+    def __init__(self, message: str, category: Category) -> None:
+        super().__init__(message)
+        self.category: Category = category
 
 
 class StepsLost(EngineDied):
@@ -218,8 +227,7 @@ class Futures:
         )
 
         def forget(_: Future[SampleResult]) -> None:  # called on a thread of the engine
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._active.pop, request_id, None)
+            call_on_loop(loop, self._active.pop, request_id, None)
 
         sample.add_done_callback(forget)
         if self._stopping.is_set():
@@ -369,6 +377,8 @@ class Futures:
             ending = _failed(str(error), "order")
         except InvalidRequest as error:
             ending = _failed(str(error), "user")
+        except WorkFailed as error:
+            ending = _failed(str(error), error.category)
         except EngineDied as error:
             ending = self._died(request_id, error)
         except Exception as error:

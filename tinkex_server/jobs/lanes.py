@@ -41,7 +41,12 @@ class Lanes:
     used on the event loop's thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, overlapping: bool = False) -> None:
+        """Makes lanes. With `overlapping` a job begins as soon as the one before it has begun and
+        waits for something: the order in which jobs begin is then all that matters.
+        """
+        self._overlapping = overlapping
+        self._begun: set[asyncio.Task[None]] = set()
         self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
@@ -96,7 +101,7 @@ class Lanes:
         """Drops the jobs that wait, and waits for the calls under way to end: a thread cannot be
         interrupted.
         """
-        tasks = list(self._running.values())
+        tasks = [*self._running.values(), *self._begun]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -105,11 +110,20 @@ class Lanes:
     async def _run(self, lane: str) -> None:
         try:
             while (job := self._turns[lane].take()) is not None:
-                await self._run_job(lane, job)
+                if self._overlapping:
+                    self._begin_job(lane, job)
+                else:
+                    await self._run_job(lane, job)
         finally:
             del self._running[lane]
             if self._turns[lane].is_new:
                 self.forget(lane)
+
+    def _begin_job(self, lane: str, job: Job) -> None:
+        """Starts a job. Tasks begin in the order in which they are created."""
+        task = asyncio.get_running_loop().create_task(self._run_job(lane, job))
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
 
     async def _run_job(self, lane: str, job: Job) -> None:
         try:

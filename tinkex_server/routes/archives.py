@@ -21,7 +21,7 @@ from tinkex_server.routes.support.checkpoints import path_of
 from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.routes.support.formatting import moment
 from tinkex_server.rules.checkpoint_urls import CHECKPOINT, archive_url, file_url
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.content import Content, files_of, of_file, of_folder
 from tinkex_server.wire.downloads import answer, describe
@@ -32,7 +32,7 @@ _PATIENCE = 5.0
 _FILE = f"{CHECKPOINT}/files/{{file}}"
 
 
-async def archive(state: ServerState, call: Call[None]) -> Response:
+async def archive(state: CommonState, call: Call[None]) -> Response:
     """Redirects to the tar. The answer is 503 as long as the tar is not ready."""
     row = call.access.checkpoint(path_of(call))
     try:
@@ -49,13 +49,13 @@ async def archive(state: ServerState, call: Call[None]) -> Response:
     return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
 
 
-async def download(state: ServerState, call: Call[None]) -> Response:
+async def download(state: CommonState, call: Call[None]) -> Response:
     """Sends the tar, to a signed URL or to a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
     return await _send(state, call, *_tar(state, row), "application/x-tar", f"{row.path.name}.tar")
 
 
-async def external_weights_urls(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def external_weights_urls(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.checkpoint(path_of(call))
     if row.path.kind != EXTERNAL_WEIGHTS:
         raise bad_request(
@@ -69,7 +69,7 @@ async def external_weights_urls(state: ServerState, call: Call[None]) -> Mapping
     return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
 
 
-async def download_file(state: ServerState, call: Call[None]) -> Response:
+async def download_file(state: CommonState, call: Call[None]) -> Response:
     """Sends one file, to a signed URL or to a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
     folder = _folder(state, row)
@@ -84,7 +84,7 @@ async def download_file(state: ServerState, call: Call[None]) -> Response:
 
 
 async def _send(
-    state: ServerState,
+    state: CommonState,
     call: Call[None],
     key: object,
     plan: partial[Content],
@@ -96,7 +96,7 @@ async def _send(
     return answer(await state.downloads.get(key, plan), call.headers, media_type, file_name)
 
 
-def _tar(state: ServerState, row: CheckpointRow) -> tuple[object, partial[Content]]:
+def _tar(state: CommonState, row: CheckpointRow) -> tuple[object, partial[Content]]:
     """Returns the key under which the download is cached, and a function that plans it."""
     folder = _folder(state, row)
     return (folder, row.created_at), partial(_checked_folder, folder, row.created_at)
@@ -119,7 +119,7 @@ def _checked_file(file: Path, *, whole: bool = True) -> Content:
     return of_file(file)
 
 
-def _folder(state: ServerState, row: CheckpointRow) -> Path:
+def _folder(state: CommonState, row: CheckpointRow) -> Path:
     folder = state.folders.path(row.folder)
     if not folder.is_dir():
         raise not_found(f"the files of {row.path} are no longer in the data folder")

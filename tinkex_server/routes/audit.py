@@ -11,7 +11,7 @@ from tinkex_api.models import AuditEventDetails, AuditLogEntry, AuditLogResponse
 from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.routes.support.formatting import moment
 from tinkex_server.routes.support.query import day, one_of
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 
 _SUBJECTS = {
     "all": None,
@@ -25,7 +25,7 @@ events of them.
 """
 
 
-async def audit_log(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def audit_log(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Returns the events of one day, by default today in UTC."""
     subject = _SUBJECTS[one_of(call.query, "event_type", tuple(_SUBJECTS))]
     start, end = day(call.query, "day", datetime.now(UTC).date())

@@ -18,13 +18,13 @@ from tinkex_server.routes.support.checkpoints import describe_checkpoint
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.formatting import moment
 from tinkex_server.routes.support.searching import check_count, cursor_time, may_see, page_length
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointQuery, CheckpointRow
 
 _KINDS = {type_: kind for kind, type_ in CHECKPOINT_TYPES.items()}
 
 
-async def search(state: ServerState, call: Call[CheckpointSearchRequest]) -> Mapping[str, Any]:
+async def search(state: CommonState, call: Call[CheckpointSearchRequest]) -> Mapping[str, Any]:
     body = call.body
     limit = page_length(body.limit)
     query = _query(body, call.access)

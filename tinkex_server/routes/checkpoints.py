@@ -23,11 +23,11 @@ from tinkex_server.routes.support.endpoint import Call, delete, get, post, post_
 from tinkex_server.routes.support.query import page
 from tinkex_server.rules.checkpoint_urls import CHECKPOINT
 from tinkex_server.rules.saving import check_ttl, expiry
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.wire.optimizers import optimizer_config
 
 
-async def list_run_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def list_run_checkpoints(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Lists the checkpoints of a run; of another owner's run, the published ones only."""
     run = call.access.run(call.path["run_id"], published=True)
     checkpoints = state.store.checkpoints
@@ -38,14 +38,14 @@ async def list_run_checkpoints(state: ServerState, call: Call[None]) -> Mapping[
     return CheckpointsListResponse([describe_checkpoint(row) for row in rows]).to_dict()
 
 
-async def list_checkpoints(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def list_checkpoints(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=100)
     rows = state.store.checkpoints.page(call.access.owner, limit, offset)
     cursor = Cursor(offset, limit, state.store.checkpoints.count(call.access.owner))
     return CheckpointsListResponse([describe_checkpoint(row) for row in rows], cursor).to_dict()
 
 
-async def publish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def publish(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Publishes a checkpoint, unless its files are damaged."""
     row = call.access.own_checkpoint(path_of(call))
     with state.folders.hold(row.folder) as folder:
@@ -53,11 +53,11 @@ async def publish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     return _set_public(state, call, True)
 
 
-async def unpublish(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def unpublish(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     return _set_public(state, call, False)
 
 
-def _set_public(state: ServerState, call: Call[None], public: bool) -> Mapping[str, Any]:
+def _set_public(state: CommonState, call: Call[None], public: bool) -> Mapping[str, Any]:
     row, what = call.access.own_checkpoint(path_of(call)), "published" if public else "unpublished"
     if not state.store.checkpoints.set_public(row.path, public):
         raise Refused(409, f"{row.path} is already {what}")
@@ -68,7 +68,7 @@ def _set_public(state: ServerState, call: Call[None], public: bool) -> Mapping[s
     return {}
 
 
-async def set_ttl(state: ServerState, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
+async def set_ttl(state: CommonState, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
     """Sets the lifetime of a checkpoint, from now on; null removes the limit."""
     row, now = call.access.own_checkpoint(path_of(call)), time.time()
     ttl_seconds = check_ttl(call.body.ttl_seconds)
@@ -83,7 +83,7 @@ async def set_ttl(state: ServerState, call: Call[SetCheckpointTtlRequest]) -> Ma
     return {}
 
 
-async def delete_checkpoint(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def delete_checkpoint(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     row = call.access.own_checkpoint(path_of(call))
     manifests.remove(state.folders.path(row.folder))
     state.store.checkpoints.delete(row.path)
@@ -94,7 +94,7 @@ async def delete_checkpoint(state: ServerState, call: Call[None]) -> Mapping[str
     return {}
 
 
-async def weights_info(state: ServerState, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
+async def weights_info(state: CommonState, call: Call[WeightsInfoRequest]) -> Mapping[str, Any]:
     run = call.access.run_of(call.access.checkpoint(checkpoint_path.parse(call.body.tinker_path)))
     return WeightsInfoResponse(
         base_model=run.base_model,
@@ -107,7 +107,7 @@ async def weights_info(state: ServerState, call: Call[WeightsInfoRequest]) -> Ma
     ).to_dict()
 
 
-def _renew_manifest(state: ServerState, path: CheckpointPath) -> None:
+def _renew_manifest(state: CommonState, path: CheckpointPath) -> None:
     """Writes the manifest again after the checkpoint's row has changed."""
     row, run = state.store.checkpoints.get(path), state.store.models.get(path.run_id)
     if row and run and (folder := state.folders.path(row.folder)).is_dir():

@@ -18,12 +18,12 @@ from tinkex_server.errors import Refused, malformed
 from tinkex_server.jobs.futures import PollAnswer, RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 from tinkex_server.wire.json import encode
 
 
-async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> PollAnswer:
+async def copy_weights(state: CommonState, call: Call[CopyWeightsRequest]) -> PollAnswer:
     """Copies a checkpoint, and answers when the copy exists. A repeat, by session and number, gets
     the same copy.
     """
@@ -47,7 +47,7 @@ async def copy_weights(state: ServerState, call: Call[CopyWeightsRequest]) -> Po
     return answer
 
 
-def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIdentity:
+def _identify(state: CommonState, call: Call[CopyWeightsRequest]) -> RequestIdentity:
     """Returns the place of the copy: a number in a session, or in a new session of a project."""
     body = call.body
     if (body.destination_project_id is None) == (body.session_id is None):
@@ -65,7 +65,7 @@ def _identify(state: ServerState, call: Call[CopyWeightsRequest]) -> RequestIden
     return call.identify(body.session_id, body.model_seq_id, "copy_weights")
 
 
-def _new_session(state: ServerState, project_id: str | None, owner: str) -> str:
+def _new_session(state: CommonState, project_id: str | None, owner: str) -> str:
     now = time.time()
     row = SessionRow(
         state.ids.new_session(), ["copy_weights"], {}, "", project_id, None, now, owner
@@ -76,7 +76,7 @@ def _new_session(state: ServerState, project_id: str | None, owner: str) -> str:
 
 
 def _copy(
-    state: ServerState,
+    state: CommonState,
     run: ModelRow,
     source: CheckpointRow,
     identity: RequestIdentity,

@@ -17,7 +17,7 @@ from tinkex_api.models import (
 from tinkex_server.errors import malformed
 from tinkex_server.jobs.futures import PollAnswer
 from tinkex_server.routes.support.endpoint import Call, post
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import EndedFuture
 from tinkex_server.wire import protobuf
 from tinkex_server.wire.json import encode
@@ -26,7 +26,7 @@ from tinkex_server.wire.protobuf import result_fields, write_result
 _NUMBERS_OF_A_COPY = 1_000_000_000
 
 
-async def retrieve_future(state: ServerState, call: Call[FutureRetrieveRequest]) -> PollAnswer:
+async def retrieve_future(state: CommonState, call: Call[FutureRetrieveRequest]) -> PollAnswer:
     """Waits for a result, and returns it as protobuf if the client accepts that."""
     answer = await state.futures.wait(call.body.request_id, call.access)
     kind, wants_message = answer.result_of, protobuf.MEDIA_TYPE in call.accept
@@ -45,7 +45,7 @@ def _as_message(answer: PollAnswer, message: bytes) -> PollAnswer:
 
 
 async def retrieve_futures(
-    state: ServerState, call: Call[FuturesRetrieveRequest]
+    state: CommonState, call: Call[FuturesRetrieveRequest]
 ) -> Mapping[str, Any]:
     """Waits for samples of one copy of a sampling client to end. The server keeps their results
     even after the client has acknowledged them.
@@ -70,7 +70,7 @@ def _completion(row: EndedFuture) -> FutureCompletion:
     return FutureCompletion("failed", row.request_id)
 
 
-async def cancel_future(state: ServerState, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
+async def cancel_future(state: CommonState, call: Call[FutureCancelRequest]) -> Mapping[str, Any]:
     state.futures.cancel(call.body.request_id, call.access)
     return {}
 

@@ -25,7 +25,7 @@ from tinkex_server.jobs.futures import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules import lifecycle
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState, ServerState
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.optimizers import optimizer_config, optimizer_kind
 from tinkex_server.wire.training_requests import lora_shape
@@ -90,7 +90,7 @@ def _tokenizer_id(base: ModelInfo, call: Call[GetInfoRequest]) -> str:
     return base.folder if base.folder and call.is_local else base.tokenizer_id
 
 
-async def unload_model(state: ServerState, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
+async def unload_model(state: CommonState, call: Call[UnloadModelRequest]) -> Mapping[str, Any]:
     """Unloads a model after the requests whose turn has come. It accepts no more requests."""
     row = call.access.model(call.body.model_id)
     lifecycle.retire_model(state, row)

@@ -12,11 +12,11 @@ from tinkex_server.routes.support.checkpoints import describe_checkpoint
 from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.routes.support.formatting import moment, user_urn
 from tinkex_server.routes.support.query import accessible, page
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
 
 
-async def list_training_runs(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def list_training_runs(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     limit, offset = page(call.query, limit=20)
     query = RunQuery(call.access.owner, accessible(call.query), call.query.get("project_id"))
     runs = [_describe(state, row) for row in state.store.models.page(query, limit, offset)]
@@ -25,13 +25,13 @@ async def list_training_runs(state: ServerState, call: Call[None]) -> Mapping[st
     ).to_dict()
 
 
-async def get_training_run(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def get_training_run(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     return _describe(
         state, call.access.run(call.path["run_id"], published=accessible(call.query))
     ).to_dict()
 
 
-def _describe(state: ServerState, row: ModelRow) -> TrainingRun:
+def _describe(state: CommonState, row: ModelRow) -> TrainingRun:
     to_train, to_sample = (
         state.store.checkpoints.last(row.model_id, kind) for kind in (WEIGHTS, SAMPLER_WEIGHTS)
     )

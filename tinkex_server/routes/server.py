@@ -21,7 +21,7 @@ from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 
 _LONGEST_CHUNK = 1024  # datums
-_FLAGS = ClientConfigResponse(
+FLAGS = ClientConfigResponse(
     pjwt_auth_enabled=False,
     parallel_fwdbwd_chunks=True,
     fwdbwd_max_chunk_len=_LONGEST_CHUNK,
@@ -39,7 +39,7 @@ _CHANGING_FLAGS = ClientDynamicConfigResponse(
 async def client_config(state: ServerState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     longest = min(_LONGEST_CHUNK, state.limits.datums)
     return evolve(
-        _FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=state.exchange_keys
+        FLAGS, fwdbwd_max_chunk_len=longest, pjwt_auth_enabled=state.exchange_keys
     ).to_dict()
 
 

@@ -21,11 +21,11 @@ from tinkex_server.errors import malformed
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.formatting import moment, user_urn
 from tinkex_server.routes.support.searching import check_count, cursor_time, may_see, page_length
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import FINISH_REASONS, FoundSession, SessionQuery, SessionRow
 
 
-async def search(state: ServerState, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
+async def search(state: CommonState, call: Call[SessionSearchRequest]) -> Mapping[str, Any]:
     body = call.body
     limit = page_length(body.limit)
     query = _query(body, call.access)

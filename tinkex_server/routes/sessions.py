@@ -22,11 +22,11 @@ from tinkex_server.errors import Refused, malformed
 from tinkex_server.routes.support.endpoint import Call, get, post, put
 from tinkex_server.routes.support.query import accessible, page
 from tinkex_server.rules.lifecycle import end_session
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import FINISH_REASONS, SessionRow
 
 
-async def create_session(state: ServerState, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
+async def create_session(state: CommonState, call: Call[CreateSessionRequest]) -> Mapping[str, Any]:
     body = call.body
     row = SessionRow(
         session_id=state.ids.new_session(),
@@ -48,7 +48,7 @@ async def create_session(state: ServerState, call: Call[CreateSessionRequest]) -
     return CreateSessionResponse(row.session_id).to_dict()
 
 
-async def heartbeat(state: ServerState, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
+async def heartbeat(state: CommonState, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
     row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
         raise Refused(410, row.ending)
@@ -56,7 +56,7 @@ async def heartbeat(state: ServerState, call: Call[SessionHeartbeatRequest]) -> 
     return SessionHeartbeatResponse(type="session_heartbeat").to_dict()
 
 
-async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
+async def finish(state: CommonState, call: Call[FinishSessionRequest]) -> Mapping[str, Any]:
     """Ends the session; its models are unloaded after the requests whose turn has come."""
     row = call.access.session(call.path["session_id"])
     reason, now = call.body.reason.type, time.time()
@@ -71,7 +71,7 @@ async def finish(state: ServerState, call: Call[FinishSessionRequest]) -> Mappin
 
 
 async def assign_project(
-    state: ServerState, call: Call[AssignSessionProjectRequest]
+    state: CommonState, call: Call[AssignSessionProjectRequest]
 ) -> Mapping[str, Any]:
     """Assigns a session to a project, which is only a name here."""
     row, project_id = call.access.session(call.path["session_id"]), call.body.project_id
@@ -81,7 +81,7 @@ async def assign_project(
     return {}
 
 
-async def list_sessions(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def list_sessions(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Lists the caller's sessions, whatever the scope: nobody can read those of others."""
     accessible(call.query)
     limit, offset = page(call.query, limit=20)
@@ -90,7 +90,7 @@ async def list_sessions(state: ServerState, call: Call[None]) -> Mapping[str, An
     ).to_dict()
 
 
-async def get_session(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def get_session(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     accessible(call.query)
     row = call.access.session(call.path["session_id"])
     return GetSessionResponse(

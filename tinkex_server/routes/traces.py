@@ -13,7 +13,7 @@ from tinkex_api.models import SessionTraceExportResponse
 from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.routes.support.chrome_trace import chrome_trace
 from tinkex_server.routes.support.endpoint import Call, get
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.scope import PREFIX
 
@@ -22,7 +22,7 @@ _MOST = 50_000
 """The number of requests in a trace, the newest ones."""
 
 
-async def export(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def export(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Returns a URL of the trace. It is ready at once, since the trace is written when the client
     downloads it, and covers the session up to then.
     """
@@ -32,7 +32,7 @@ async def export(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
     return SessionTraceExportResponse("ready", url).to_dict()
 
 
-async def trace(state: ServerState, call: Call[None]) -> Response:
+async def trace(state: CommonState, call: Call[None]) -> Response:
     row = call.access.session(call.path["session_id"])
     requests = state.store.futures.of_session(row.session_id, _MOST)
     body = await asyncio.to_thread(lambda: encode(chrome_trace(row, requests, time.time())))

@@ -25,13 +25,13 @@ from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.routes.support.formatting import moment, user_urn
 from tinkex_server.routes.support.query import hours
 from tinkex_server.routes.support.storage_hours import HOUR, StoredHour, stored_hours
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import StorageRow, UsageRow
 
 _LONGEST = timedelta(days=14)
 
 
-async def usage_events(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def usage_events(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     """Returns tokens, checkpoints and storage by hour. The current hour counts up to now."""
     first, last = (
         hour.timestamp()
@@ -89,7 +89,7 @@ def _event(
     )
 
 
-def _sessions(state: ServerState, events: Sequence[BillingUsageEvent]) -> BillingUsageSessions:
+def _sessions(state: CommonState, events: Sequence[BillingUsageEvent]) -> BillingUsageSessions:
     """Returns the sessions that the events name."""
     named = {event.session_id for event in events if event.session_id}
     rows = [row for session_id in sorted(named) if (row := state.store.sessions.get(session_id))]
@@ -99,7 +99,7 @@ def _sessions(state: ServerState, events: Sequence[BillingUsageEvent]) -> Billin
     return sessions
 
 
-async def checkpoint_storage(state: ServerState, call: Call[None]) -> Mapping[str, Any]:
+async def checkpoint_storage(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
     rows = state.store.checkpoints.storage(call.access.owner, call.query.get("project_id"))
     return CurrentCheckpointStorageUsageResponse(
         [_storage_item(row) for row in rows], 0.0

@@ -5,35 +5,33 @@ from __future__ import annotations
 from functools import partial
 
 from tinkex_server.jobs.lanes import Job
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import ModelRow
 
 
-def retire_model(state: ServerState, row: ModelRow) -> bool:
+def retire_model(state: CommonState, row: ModelRow) -> bool:
     """Closes a model for new requests, and fails those that wait for a missing seq_id.
 
     Returns whether the model was open until now.
     """
-    if row.state not in ("creating", "ready"):
+    if not row.in_memory:
         return False
     state.store.models.set_state(row.model_id, "unloaded")
-    state.recovery.forget(row.model_id)
+    state.retire(row.model_id)
     state.futures.fail_early(row.model_id, "the model was unloaded before its turn came")
     return True
 
 
-async def unload_model(state: ServerState, model_id: str) -> None:
+async def unload_model(state: CommonState, model_id: str) -> None:
     """Frees the model's memory. To be run as the last job of the model's lane."""
-    await state.lanes.call(state.engine.unload_model, model_id)
+    await state.free_model(model_id)
     state.lanes.forget(model_id)
     state.step_order.forget(model_id)
     state.refused_seq_ids.forget(model_id)
-    # a model that was still being created when it was retired was noted again since
-    state.recovery.forget(model_id)
 
 
 def end_session(
-    state: ServerState, session_id: str, reason: str, detail: str | None, now: float
+    state: CommonState, session_id: str, reason: str, detail: str | None, now: float
 ) -> bool:
     """Ends a session: unloads its models after the requests whose turn has come, and frees its
     sampler weights.
@@ -47,7 +45,7 @@ def end_session(
             unload = partial(unload_model, state, model.model_id)
             state.lanes.put(model.model_id, None, Job(None, unload))
     for sampler in state.store.samplers.of_session(session_id):
-        state.samplers.free(sampler.weights_id)
+        state.free_sampler(sampler)
         state.futures.forget_ended(sampler.sampler_id)
     state.activity.forget(session_id)
     return True

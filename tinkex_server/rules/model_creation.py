@@ -17,7 +17,7 @@ from tinkex_server.engine.interface import EngineDied, LoraShape, OptimizerKind
 from tinkex_server.errors import bad_request, malformed
 from tinkex_server.jobs.futures import RequestIdentity
 from tinkex_server.limits import check_at_most
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.json import encode
 
@@ -40,7 +40,7 @@ class NewModel:
 
 
 def submit_creation(
-    state: ServerState, access: Access, identity: RequestIdentity, prepare: Callable[[], NewModel]
+    state: CommonState, access: Access, identity: RequestIdentity, prepare: Callable[[], NewModel]
 ) -> Mapping[str, Any]:
     """Queues the creation of a model, unless this is a repeat; returns the promise.
 
@@ -59,7 +59,7 @@ def submit_creation(
 
 
 def new_model_row(
-    state: ServerState,
+    state: CommonState,
     access: Access,
     identity: RequestIdentity,
     *,
@@ -100,7 +100,7 @@ def new_model_row(
     )
 
 
-async def _create(state: ServerState, owner: str, new: NewModel) -> bytes:
+async def _create(state: CommonState, owner: str, new: NewModel) -> bytes:
     model_id = new.row.model_id
     try:
         warnings = await new.create()
@@ -110,9 +110,7 @@ async def _create(state: ServerState, owner: str, new: NewModel) -> bytes:
     state.store.models.mark_created(model_id)
     if failure := state.store.models.failure(model_id):
         raise EngineDied(failure)
-    state.recovery.note_created(model_id)
-    if new.source:
-        state.recovery.note_state(model_id, new.source, optimizer=new.optimizer)
+    state.note_created(model_id, new.source, optimizer=new.optimizer)
     details = {"model_id": model_id, "base_model": new.row.base_model}
     state.store.audit.add(owner, "model.created", details, time.time())
     for warning in warnings:

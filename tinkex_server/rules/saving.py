@@ -9,7 +9,7 @@ from attrs import evolve
 
 from tinkex_server.data_dir import manifests
 from tinkex_server.errors import malformed
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 
 _LONGEST_TTL = 10 * 365 * 24 * 3600
@@ -28,7 +28,7 @@ def expiry(now: float, ttl_seconds: int | None) -> float | None:
 
 
 async def write_checkpoint(
-    state: ServerState,
+    state: CommonState,
     run: ModelRow,
     planned: CheckpointRow,
     folder: Path,
@@ -46,7 +46,7 @@ async def write_checkpoint(
     return evolve(planned, size_bytes=size)
 
 
-def record_checkpoint(state: ServerState, run: ModelRow, saved: CheckpointRow, event: str) -> None:
+def record_checkpoint(state: CommonState, run: ModelRow, saved: CheckpointRow, event: str) -> None:
     """Adds a new checkpoint to the audit log and to the usage of the run's session."""
     details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
     state.store.audit.add(run.owner, f"checkpoint.{event}", details, saved.created_at)

@@ -7,6 +7,7 @@ The messages are those of openapi/tinker.proto.
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -72,13 +73,23 @@ def _datum(index: int, datum: pb.Datum) -> dict[str, Any]:
 
 
 def _chunk(chunk: pb.Chunk) -> dict[str, Any]:
-    kind = chunk.WhichOneof("chunk") or "nothing"
-    if kind != "encoded_text":
-        return {"type": kind}
-    return {
-        "type": kind,
-        "tokens": _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4")),
-    }
+    match chunk.WhichOneof("chunk"):
+        case "encoded_text":
+            tokens = _array(("model_input", "chunks"), chunk.encoded_text.tokens, np.dtype("<i4"))
+            return {"type": "encoded_text", "tokens": tokens}
+        case "image":
+            image = chunk.image
+            expected = image.expected_tokens if image.HasField("expected_tokens") else None
+            return {
+                "type": "image",
+                "data": b64encode(image.data).decode(),
+                "format": image.format,
+                "expected_tokens": expected,
+            }
+        case "dmel":
+            return {"type": "dmel", "dmel": b64encode(chunk.dmel.dmel).decode()}
+        case other:
+            return {"type": other or "nothing"}
 
 
 def _tensor(at: Location, tensor: pb.Tensor) -> dict[str, Any]:

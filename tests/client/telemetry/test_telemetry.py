@@ -132,6 +132,26 @@ def test_a_request_that_is_not_answered(heard: list[Any]) -> None:
     assert {event.error for event in of(heard, events.HttpRequestException)} == {"ConnectError"}
 
 
+def test_each_request_of_a_redirect_and_of_a_download_begins_and_ends(heard: list[Any]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host != "elsewhere.test":
+            return httpx.Response(302, headers={"Location": "http://elsewhere.test/here"})
+        return httpx.Response(200, json={"status": "ok"})
+
+    async def work() -> None:
+        transport = transport_to(Answering(answer))
+        await transport.send(health.request())
+        async with transport.open_url("http://elsewhere.test/a", "download", with_key=False):
+            pass
+
+    run(work())
+    assert [(event.name, event.operation) for event in heard] == [
+        (name, operation)
+        for operation in (health.request().operation, health.request().operation, "download")
+        for name in ("http.request.start", "http.request.stop")
+    ]
+
+
 # ---- who hears them ----
 
 ANSWERED = events.HttpRequestStop(operation="sample", status=200, seconds=0.25)

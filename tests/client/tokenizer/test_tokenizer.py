@@ -8,9 +8,11 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import huggingface_hub.constants
 import numpy as np
 import pytest
@@ -22,10 +24,13 @@ from transformers import PreTrainedTokenizerBase
 import tinkex.local
 from tests.support.local_hub import Hub, hub_here
 from tests.support.recording_engine import RecordingEngine
-from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
+from tinkex import Config, ModelInput, Tokenizer, TokenizerError, get_tokenizer
+from tinkex.dialects.dialect import Dialect
+from tinkex.session.model_tokenizer import model_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
-from tinkex.tokenizer.shared_loads import Loads
+from tinkex.tokenizer.shared_loads import AbandonedLoad, Loads
 from tinkex.tokenizer.sources import SHIPPED
+from tinkex.transport.transport import Transport
 from tinkex_server.engine.interface import ModelInfo
 
 
@@ -366,6 +371,60 @@ def test_a_failure_is_remembered_for_a_minute() -> None:
     assert loads.get("name", load) == loads.get("name", load) == "here"
     assert loads.ready("name") == "here"
     assert loads.ready("other") is None
+
+
+def test_a_load_whose_caller_is_gone_is_done_by_one_that_waits() -> None:
+    loads: Loads[str] = Loads()
+    begun, waiting = threading.Event(), threading.Event()
+
+    def abandon() -> str:
+        begun.set()
+        waiting.wait(20)
+        time.sleep(0.05)  # until the other has asked
+        raise AbandonedLoad
+
+    def ask() -> None:
+        waiting.set()
+        given.append(loads.get("name", lambda: "here"))
+
+    def give_up() -> None:
+        with suppress(AbandonedLoad):
+            loads.get("name", abandon)
+
+    given: list[str] = []
+    threads = [threading.Thread(target=give_up), threading.Thread(target=ask)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert given == ["here"]
+
+
+def test_a_client_whose_loop_ends_leaves_the_tokenizer_to_the_next(hub: Hub) -> None:
+    answers = False
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if not answers:
+            await asyncio.Event().wait()
+        return httpx.Response(200, json={"tokenizer_json": words_tokenizer("a", "b")})
+
+    async def ask() -> Tokenizer:
+        transport = Transport(
+            Config(
+                base_url="http://127.0.0.1:9",
+                api_key="k",
+                dialect=Dialect(serves_tokenizers=True),
+                http_transport=httpx.MockTransport(answer),
+            )
+        )
+        return await model_tokenizer(transport, "mine/words", ["mine/words"])
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(ask(), 0.3))
+    answers = True
+    assert asyncio.run(ask()).encode("b a") == [1, 0]
+    assert hub.asked == []
 
 
 def test_few_are_kept() -> None:

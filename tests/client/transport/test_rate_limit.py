@@ -163,17 +163,6 @@ def test_it_holds_event_loops_in_several_threads() -> None:
     assert sorted(done) == list(range(300))
 
 
-def test_it_says_for_a_while_that_requests_should_be_smaller() -> None:
-    async def work(crowd: Crowd) -> None:
-        assert not crowd.window.recently_refused(crowd.clock)
-        crowd.window.record_refusal(0, 1.0, crowd.clock)
-        assert crowd.window.recently_refused(crowd.clock)
-        await asyncio.sleep(11)
-        assert not crowd.window.recently_refused(crowd.clock)
-
-    in_crowd(work)
-
-
 def test_a_saturated_server_is_not_stormed_and_serves_all() -> None:
     """One that takes 8 requests at a time, and refuses the others."""
     under_way = refused = 0

@@ -154,7 +154,7 @@ def test_a_copy_has_the_digests_of_what_it_is_a_copy_of(tmp_path: Path) -> None:
         digests.seal(second)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.0, "nothing but zeros"), (float("nan"), "NaN")])
+@pytest.mark.parametrize(("value", "words"), [(0.0, "contains only zeros"), (float("nan"), "NaN")])
 def test_weights_without_digests_that_can_be_no_weights(
     torch_server: Server, tmp_path: Path, value: float, words: str
 ) -> None:

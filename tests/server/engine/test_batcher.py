@@ -209,7 +209,7 @@ def test_what_is_wrong_with_one_request_is_not_wrong_with_another(engine: TorchE
     wrong = SampleSpec(PROMPTS[0], max_tokens=3, target_prompt_tokens=np.full((9, 1), 1000))
     right = SampleSpec(PROMPTS[0], max_tokens=3, stop_tokens=[])
     futures = [engine.sample("base", spec) for spec in (wrong, right)]
-    with pytest.raises(InvalidRequest, match="must hold tokens"):
+    with pytest.raises(InvalidRequest, match="must contain token ids"):
         futures[0].result(60)
     assert len(futures[1].result(60).sequences[0].tokens) == 3
 

@@ -64,17 +64,17 @@ def test_a_seed_fixes_the_sample(engine: TorchEngine) -> None:
 @pytest.mark.parametrize(
     ("inputs", "loss", "words"),
     [
-        ({"target_tokens": TEXT[1:] + 300}, "cross_entropy", "is not a token"),
-        ({"target_tokens": TEXT}, "cross_entropy", "of shape"),
+        ({"target_tokens": TEXT[1:] + 300}, "cross_entropy", "token ids of this model are 0 to"),
+        ({"target_tokens": TEXT}, "cross_entropy", "has the shape"),
         (
             {"target_tokens": np.zeros((len(TEXT) - 1, 0), np.int64)},
             "cross_entropy",
-            r"of shape \[15, 0\], not \[15\] or \[15, K\]",
+            r"has the shape \[15, 0\]; expected \[15\] or \[15, K\]",
         ),
         (
             {"target_tokens": np.full((len(TEXT) - 1, 2), 300)},
             "cross_entropy",
-            r"target_tokens\[0\] = 300 is not a token",
+            r"target_tokens\[0\] is 300; token ids of this model are 0 to",
         ),
         ({}, "cross_entropy", "lacks 'target_tokens'"),
         ({"target_tokens": TEXT[1:]}, "nonsense", "unknown loss_fn"),
@@ -181,8 +181,8 @@ def test_gradients_that_were_not_applied_are_not_saved(
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"rank": 8}, r"saved as \[4, .*, and is \[8, .* in the model"),
-        ({"train_mlp": False}, "have .*_proj.*, which the model does not train"),
+        ({"rank": 8}, r"the shape \[4, .* in the checkpoint, and \[8, .* in the model"),
+        ({"train_mlp": False}, "include .*_proj.*, which this model does not train"),
     ],
 )
 def test_weights_of_another_shape_are_refused_and_change_nothing(
@@ -210,11 +210,11 @@ def test_what_was_saved_for_sampling_holds_no_optimizer(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    with pytest.raises(InvalidRequest, match="without the optimizer"):
+    with pytest.raises(InvalidRequest, match="has no optimizer state"):
         engine.load_model("a1", tmp_path / "sampler", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_model("a1", tmp_path / "none", optimizer=False)
-    with pytest.raises(InvalidRequest, match="by another engine"):
+    with pytest.raises(InvalidRequest, match="another engine saved"):
         engine.load_sampler("s", "tinkex/tiny", tmp_path / "none")
 
 

@@ -86,7 +86,7 @@ def test_an_adapter_without_a_base_model_is_merged_with_the_one_given(tmp_path: 
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None})
     )
-    with pytest.raises(InvalidRequest, match="names no base model"):
+    with pytest.raises(InvalidRequest, match="does not name its base model"):
         merge(adapter, tmp_path / "merged")
     merge(adapter, tmp_path / "merged", str(tmp_path / "base"))
     np.testing.assert_allclose(

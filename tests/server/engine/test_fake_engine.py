@@ -168,7 +168,7 @@ def test_a_stop_token_ends_a_sample(engine: FakeEngine) -> None:
 
 def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
     trained(engine, "x")
-    with pytest.raises(InvalidRequest, match="unknown base model 'other'; known are m"):
+    with pytest.raises(InvalidRequest, match="unknown base model 'other'; this server has m"):
         engine.create_model("y", "other", LoraShape(4))
     with pytest.raises(InvalidRequest, match="unknown model 'y'"):
         engine.optim_step("y", AdamSettings())
@@ -180,11 +180,11 @@ def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
         )
     crooked = Example(np.arange(3), {"target_tokens": np.arange(3), "weights": np.ones(2)})
     with pytest.raises(
-        InvalidRequest, match=r"data\[1\].loss_fn_inputs\['weights'\] is of shape \[2\]"
+        InvalidRequest, match=r"data\[1\].loss_fn_inputs\['weights'\] has the shape \[2\]"
     ):
         engine.forward_backward("x", [example(1, 2), crooked], "cross_entropy", {}, backward=True)
     engine.save_model("x", tmp_path / "x", optimizer=False)
-    with pytest.raises(InvalidRequest, match="without the optimizer's state"):
+    with pytest.raises(InvalidRequest, match="has no optimizer state"):
         engine.load_model("x", tmp_path / "x", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_sampler("s", "m", tmp_path / "gone")

@@ -148,7 +148,7 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (edited(lambda config: config.update(r=8)), "r is 8, and lora_config says rank 4"),
+        (edited(lambda config: config.update(r=8)), "r is 8, but lora_config has rank 4"),
         (edited(lambda config: config.update(use_dora=True)), "use_dora is True"),
         (edited(lambda config: config.update(bias="all")), "bias is 'all'"),
         (edited(lambda config: config.update(rank_pattern={"q_proj": 2})), "rank_pattern"),
@@ -162,7 +162,7 @@ def cut(folder: Path) -> None:
         ),
         (lambda folder: (folder / "adapter_config.json").write_text("[]"), "is not a JSON object"),
         (cut, "adapter_model.safetensors cannot be read"),
-        (reweighted(lambda weights: weights.clear()), "holds no weights"),
+        (reweighted(lambda weights: weights.clear()), "contains no weights"),
         (
             reweighted(lambda weights: weights[f"{Q}.lora_A.weight"].fill_(float("nan"))),
             "NaN or infinity",
@@ -177,7 +177,7 @@ def cut(folder: Path) -> None:
         ),
         (
             reweighted(lambda weights: weights.update({f"{Q}.weight": torch.zeros(4, 8)})),
-            "is no weight of a LoRA",
+            "is not a weight of a LoRA",
         ),
         (
             reweighted(
@@ -185,7 +185,7 @@ def cut(folder: Path) -> None:
                     {"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 32)}
                 )
             ),
-            "weights for lm_head, which is no layer",
+            "weights for lm_head, which this lora_config does not train",
         ),
     ],
 )

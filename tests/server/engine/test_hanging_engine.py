@@ -1,4 +1,4 @@
-"""An engine's process that hangs is killed, and one that works, or has nothing to do, is not."""
+"""An engine process that hangs is killed, and one that works, or has nothing to do, is not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_silence_is_borne_for_so_long() -> None:
     *before, last = looks(QUIET, QUIET, QUIET)
     assert before == [None, None]
     assert last
-    assert "no sign of life for 3 s" in last
+    assert "sent no heartbeat for 3 s" in last
 
 
 def test_any_message_is_a_sign_of_life() -> None:
@@ -46,7 +46,7 @@ def test_a_process_that_waits_for_ever_is_told_by_its_processor_time() -> None:
     *before, last = looks(*alive(1.0, 1.001, 1.002, 1.003, 1.004))
     assert before == [None] * 4
     assert last
-    assert "neither answered nor computed for 5 s" in last
+    assert "neither answered nor used the CPU for 5 s" in last
 
 
 def test_whoever_computes_or_answers_may_take_as_long_as_it_likes() -> None:
@@ -91,7 +91,7 @@ def test_a_stopped_process_is_killed_and_another_takes_its_place(engine: Process
     stopped, under_way = engine.pid, engine.sample("s", SampleSpec([WAITS]))
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(
-        EngineDied, match=r"process gave no sign of life for 3 s.*was killed.*; it is started again"
+        EngineDied, match=r"process sent no heartbeat for 3 s.*was killed.*, and is being restarted"
     ):
         under_way.result(20)
     assert engine.pid != stopped
@@ -100,7 +100,7 @@ def test_a_stopped_process_is_killed_and_another_takes_its_place(engine: Process
 
 
 @pytest.mark.parametrize(
-    ("token", "how"), [(HOLDS, "gave no sign of life"), (WAITS, "neither answered nor computed")]
+    ("token", "how"), [(HOLDS, "sent no heartbeat"), (WAITS, "neither answered nor used the CPU")]
 )
 def test_a_call_that_hangs_is_the_end_of_the_process_which_says_where_it_is(
     capfd: pytest.CaptureFixture[str], token: int, how: str

@@ -140,7 +140,9 @@ def test_a_stream_comes_token_by_token_and_a_cancelled_one_ends_in_the_process(
 
 
 def test_errors_keep_their_texts(engine: ProcessEngine, deaths: SimpleQueue[EngineExit]) -> None:
-    with pytest.raises(InvalidRequest, match=r"^unknown base model 'other'; known are fake/base$"):
+    with pytest.raises(
+        InvalidRequest, match=r"^unknown base model 'other'; this server has fake/base$"
+    ):
         engine.create_model("y", "other", LoraShape(4))
     with pytest.raises(InvalidRequest, match="unknown sampler 'none'"):
         engine.sample("none", SPEC).result(10)
@@ -168,7 +170,7 @@ def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Pa
     ("make", "reason"),
     [
         (cannot_be_made, "the engine could not start: there is no folder /none"),
-        (does_not_start, "the engine's process ended with exit code 4 before it was ready"),
+        (does_not_start, "the engine process ended with exit code 4 before it was ready"),
     ],
 )
 def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
@@ -211,6 +213,16 @@ def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> 
         engine.ready.result(0)
 
 
+def test_an_interrupt_at_its_start_is_left_to_the_server() -> None:
+    """Ctrl-C in a terminal reaches this process, too, before it can ignore it."""
+    engine = ProcessEngine(KillableEngine, BASES)
+    os.kill(engine.pid, signal.SIGINT)
+    try:
+        engine.ready.result(timeout=20)
+    finally:
+        engine.close()
+
+
 def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
     engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
@@ -222,7 +234,9 @@ def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
     assert death.resume
     death.resume()
     for sample in (under_way, late):
-        with pytest.raises(EngineDied, match=r"killed by SIGKILL .*memory.*; it is started again"):
+        with pytest.raises(
+            EngineDied, match=r"killed by SIGKILL .*memory.*, and is being restarted"
+        ):
             sample.result(10)
     assert engine.pid != first
     with pytest.raises(InvalidRequest, match="unknown model 'x'"):
@@ -238,8 +252,8 @@ def test_a_process_that_dies_again_and_again_is_given_up(
             death.resume()
 
     engine.watch(note)
-    for text in ["ended with exit code 3; it is started again"] * 2 + [
-        "3 times in a row, and is not started again: restart the"
+    for text in ["ended with exit code 3, and is being restarted"] * 2 + [
+        "3 times in a row, and is not restarted any more: restart the"
     ]:
         engine.create_model("x", "fake/base", LoraShape(4))
         with pytest.raises(EngineDied, match=text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -1379,3 +1380,75 @@ def test_nobody_waits_for_the_number_of_what_a_rule_refused() -> None:
             == 400
         )
         assert all(wire.outcome(promise.json()).status_code == 200 for promise in (first, early))
+
+
+def spots(value: Any, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yields the place of each field of a body, and of the first item of each list."""
+    is_list = isinstance(value, list)
+    entries = enumerate(value[:1]) if is_list else getattr(value, "items", list)()
+    for key, entry in entries:
+        yield (*above, key)
+        yield from spots(entry, (*above, key))
+
+
+def damaged(body: dict[str, Any], spot: tuple[str | int, ...]) -> list[dict[str, Any]]:
+    """Returns the body without this field, and with a list of lists in its place."""
+    without, mistyped = copy.deepcopy(body), copy.deepcopy(body)
+    del holder_of(without, spot)[spot[-1]]
+    holder_of(mistyped, spot)[spot[-1]] = [[1]]
+    return [without, mistyped]
+
+
+def holder_of(body: dict[str, Any], spot: tuple[str | int, ...]) -> Any:
+    holder: Any = body
+    for key in spot[:-1]:
+        holder = holder[key]
+    return holder
+
+
+def whole_bodies(model_id: str, session_id: str) -> dict[str, dict[str, Any]]:
+    """Returns a body for each operation of which a profile reads fields."""
+    numbered = {"model_id": model_id, "seq_id": 1}
+    path = f"tinker://{model_id}/weights/a"
+    params = {"max_tokens": 2, "temperature": 1.0, "top_k": -1, "top_p": 1.0}
+    return {
+        "create_model": {**new_model(session_id, 1), "checkpoint_path": path},
+        "forward_backward": step(model_id, 1),
+        "optim_step": {**numbered, "adam_params": {"learning_rate": 0.1}},
+        "save_weights": {**numbered, "path": "a", "ttl_seconds": 60, "overwrite": True},
+        "save_weights_for_sampler": {**numbered, "path": "a"},
+        "load_weights": {**numbered, "path": path, "optimizer": True},
+        "create_sampling_session": {
+            "session_id": session_id,
+            "sampling_session_seq_id": 0,
+            "base_model": "fake/base",
+            "model_path": path,
+        },
+        "asample": {
+            **sample("none", 1, num_samples=1, base_model="fake/base"),
+            "sampling_params": params,
+        },
+        "unload_model": {"model_id": model_id},
+    }
+
+
+@pytest.mark.parametrize("profile", OTHERS)
+def test_no_body_makes_a_server_fail_by_a_missing_or_mistyped_field(profile: str) -> None:
+    with serving(profile) as wire:
+        bodies = whole_bodies("none", wire.session())
+        wrong = {
+            (operation, spot, answer.status_code)
+            for operation, body in bodies.items()
+            for spot in spots(body)
+            for damage in damaged(body, spot)
+            if (answer := wire.send(operation, **damage)).status_code >= 500
+        }
+    assert not wrong
+
+
+@on("hatchery", "open-rl", "open-rl-old", "tuft")
+def test_a_load_without_a_path_is_refused_by_name(wire: Wire) -> None:
+    answer = wire.send("load_weights", model_id=wire.model(), seq_id=1)
+    assert answer.status_code == 422
+    assert "path" in answer.text
+    assert "is missing" in answer.text

@@ -24,7 +24,7 @@ from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
 from tinkex_server.jobs.futures import PollAnswer, RequestIdentity
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
 from tinkex_server.wire.body_copy import BodyCopy
@@ -97,7 +97,8 @@ Parse: TypeAlias = Callable[[bytes], dict[str, Any]]
 Read: TypeAlias = Callable[[bytes], tuple[T, str]]
 """A function that returns a body as the contract's type, and its fingerprint."""
 Result: TypeAlias = Mapping[str, Any] | PollAnswer | EventStream | Response
-Handler: TypeAlias = Callable[[ServerState, Call[T]], Awaitable[Result]]
+Handler: TypeAlias = Callable[[Any, Call[T]], Awaitable[Result]]
+"""A function that answers a request, given the state of the server and the request."""
 
 
 def post(
@@ -205,7 +206,7 @@ class Endpoint:
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         arrived_at = time.monotonic()
-        state: ServerState = scope[STATE]
+        state: CommonState = scope[STATE]
         access = Access(state.store, scope.get(OWNER))
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
@@ -217,7 +218,7 @@ class Endpoint:
         return _response(result)
 
     async def _read_body(
-        self, state: ServerState, access: Access, headers: Mapping[str, str], receive: Receive
+        self, state: CommonState, access: Access, headers: Mapping[str, str], receive: Receive
     ) -> tuple[Any, str]:
         """Returns the body and its fingerprint. When the body is refused, the turn of its seq_id is
         skipped.

@@ -14,9 +14,8 @@ from tinkex_api.models import UntypedAPIFuture
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.jobs.futures import RequestIdentity, Work
-from tinkex_server.jobs.model_job import ModelJob
 from tinkex_server.routes.support.endpoint import Call
-from tinkex_server.state import ServerState
+from tinkex_server.state import CommonState, ModelRequest
 from tinkex_server.store import ModelRow
 
 UNNUMBERED = {"seq_id": 0}
@@ -29,7 +28,7 @@ for a fault that can be seen before the request runs.
 
 
 def submit_model_request(
-    state: ServerState, call: Call[Any], kind: str, prepare: Prepare
+    state: CommonState, call: Call[Any], kind: str, prepare: Prepare
 ) -> Mapping[str, Any]:
     """Queues a request for the turn of its seq_id, unless it is a repeat; returns the promise.
 
@@ -47,7 +46,7 @@ def submit_model_request(
 class _ModelRequest:
     """A request for a model that exists."""
 
-    _state: ServerState
+    _state: CommonState
     _call: Call[Any]
     _kind: str
     _run: ModelRow
@@ -57,7 +56,9 @@ class _ModelRequest:
         identity = self._identify()
         request_id = self._state.futures.find_repeated(identity)
         if request_id is None:
-            self._check_refused_before()
+            self._state.refused_seq_ids.check(
+                self._run.model_id, self._seq_id, self._call.fingerprint
+            )
             work = self._prepare(prepare)
             request_id = self._queue(identity, work)
         return UntypedAPIFuture(request_id, self._run.model_id).to_dict()
@@ -71,41 +72,30 @@ class _ModelRequest:
             self._call.access.new_owner,
         )
 
-    def _check_refused_before(self) -> None:
-        if self._seq_id is not None:
-            self._state.refused_seq_ids.check(
-                self._run.model_id, self._seq_id, self._call.fingerprint
-            )
-
     def _prepare(self, prepare: Prepare) -> Work:
         row = self._call.access.taking_requests(self._run)
         try:
             return prepare(row)
         except (Refused, InvalidRequest) as error:
-            self._skip_turn(error if isinstance(error, Refused) else bad_request(str(error)))
-            raise
-
-    def _skip_turn(self, refusal: Refused) -> None:
-        if self._seq_id is not None:
+            refusal = error if isinstance(error, Refused) else bad_request(str(error))
             self._state.refused_seq_ids.note(
                 self._run.model_id, self._seq_id, self._call.fingerprint, refusal
             )
+            raise
 
     def _queue(self, identity: RequestIdentity, work: Work) -> str:
         state, model_id = self._state, self._run.model_id
-        job = ModelJob(
+        request = ModelRequest(
             model_id=model_id,
             seq_id=self._seq_id,
             kind=self._kind,
-            work=work,
-            lost_steps=state.recovery.unknown_lost_steps(model_id, self._call.arrived_at),
-            order=state.step_order,
-            recovery=state.recovery,
+            arrived_at=self._call.arrived_at,
         )
         state.activity.note_request(self._run.session_id)
         state.store.models.note_request(model_id, time.time())
         number = state.step_order.rule.lane_number(self._seq_id)
-        request_id = state.futures.submit(identity, job.run, lane=model_id, number=number)
-        if self._seq_id is not None:
-            state.refused_seq_ids.note_accepted(model_id, self._seq_id)
+        request_id = state.futures.submit(
+            identity, state.checked(request, work), lane=model_id, number=number
+        )
+        state.refused_seq_ids.note_accepted(model_id, self._seq_id)
         return request_id

@@ -1,0 +1,149 @@
+"""`serve_bridge`: runs the bridge in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from socket import socket
+from types import TracebackType
+from typing import Self
+
+from starlette.types import ASGIApp
+
+from tinkex.bridge.app import BridgeApp
+from tinkex.bridge.routing import Routing
+from tinkex_server.access.origin_check import OriginCheck
+from tinkex_server.app.event_loop import run_on_fast_loop
+from tinkex_server.app.listening import listen
+from tinkex_server.app.uvicorn_server import HttpServer
+
+
+class Bridge:
+    """A running bridge, made by `serve_bridge`. Leaving it as a context manager stops it."""
+
+    base_url: str
+    data_dir: Path
+
+    def __init__(
+        self,
+        listener: socket,
+        data_dir: Path,
+        routing: Routing,
+        key: str | None,
+        resources: ExitStack,
+        *,
+        access_log: bool,
+    ) -> None:
+        host, port = listener.getsockname()[:2]
+        self.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.data_dir = data_dir
+        self._listener = listener
+        self._routing = routing
+        self._key = key
+        self._resources = resources
+        self._access_log = access_log
+        self._is_local = ip_address(host).is_loopback
+        self._started: Future[None] = Future()
+        self._stop_requested: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=lambda: run_on_fast_loop(self._run()), name="tinkex-bridge", daemon=True
+        )
+        self._thread.start()
+        self._started.result()
+
+    def wait(self) -> None:
+        """Returns when the bridge has stopped."""
+        while self._thread.is_alive():
+            time.sleep(0.5)  # short, so that signals are handled on every platform
+
+    def close(self) -> None:
+        """Stops the bridge, and ends its sessions on the servers behind it. A second call does
+        nothing.
+        """
+        if not self._stop_requested.done():
+            self._stop_requested.set_result(None)
+        self._thread.join()
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Bridge {self.base_url} to {self._routing.default.url}>"
+
+    async def _run(self) -> None:
+        try:
+            await self._serve()
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
+
+    async def _serve(self) -> None:
+        app = BridgeApp(self.data_dir, self._routing, self._key)
+        # pages of a browser can reach what listens on this machine alone
+        guarded: ASGIApp = OriginCheck(app) if self._is_local else app
+        server = HttpServer(guarded, self._started, access_log=self._access_log)
+        stopping = asyncio.create_task(self._stop_on_request(app, server))
+        sweeping = asyncio.create_task(app.sweep_regularly())
+        await server.serve(sockets=[self._listener])
+        stopping.cancel()
+        sweeping.cancel()
+        await app.close()
+
+    async def _stop_on_request(self, app: BridgeApp, server: HttpServer) -> None:
+        await asyncio.wrap_future(self._stop_requested)
+        app.stop()
+        server.stop()
+
+
+def serve_bridge(
+    routing: Routing,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    data_dir: Path | str | None = None,
+    api_key: str | None = None,
+    access_log: bool = False,
+) -> Bridge:
+    """Starts a bridge, and returns it when it answers requests. The servers behind it need not be
+    there yet.
+
+    Args:
+        routing: the servers behind the bridge.
+        host, port: the address to listen on. Port 0 takes a free port.
+        data_dir: the folder for the record of requests; by default a temporary one, which is
+            removed when the bridge stops.
+        api_key: the key that is sent to the servers in place of the callers' keys; by default each
+            caller's own key is sent.
+        access_log: whether each request is logged, by the logger `uvicorn.access`.
+
+    Raises:
+        OSError: the bridge cannot listen on the address, or cannot write the data folder.
+        ApiKeyRequired: other machines can reach the address, and `api_key` would let them all use
+            the servers.
+    """
+    listener = listen(host, port, guarded=api_key is None)
+    with ExitStack() as resources:
+        resources.callback(listener.close)
+        folder = data_dir or resources.enter_context(
+            tempfile.TemporaryDirectory(prefix="tinkex-bridge-")
+        )
+        path = Path(folder).absolute()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = resources.pop_all()
+        return Bridge(listener, path, routing, api_key, kept, access_log=access_log)

@@ -1,0 +1,204 @@
+"""`BridgeState`: what the bridge works with for the holder of one key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from tinkex.bridge import checkpoint_files
+from tinkex.bridge.checkpoint_files import UpstreamPath
+from tinkex.bridge.fetched_files import FetchedFiles
+from tinkex.bridge.routing import Routing
+from tinkex.bridge.upstream import Upstream, Upstreams
+from tinkex.sampling.client import AsyncSamplingClient
+from tinkex.session.lifecycle import Outcome
+from tinkex.training.client import AsyncTrainingClient
+from tinkex_server import checkpoint_path
+from tinkex_server.access.ownership import Access
+from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.data_dir.reconcile import reconcile
+from tinkex_server.engine.interface import ModelInfo
+from tinkex_server.errors import Refused, not_found
+from tinkex_server.ids import Ids
+from tinkex_server.jobs.futures import Work, WorkFailed
+from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.jobs.seq_ids import SeqIds
+from tinkex_server.limits import Limits
+from tinkex_server.state import CommonState, ModelRequest, common_parts
+from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow, SessionRow, Store
+
+logger = logging.getLogger("tinkex.bridge")
+
+HOLD = 20.0
+"""The seconds for which a poll is held: less than the 45 after which the official client gives up.
+"""
+LIMITS = Limits(
+    body_bytes=512 << 20,
+    datums=1 << 20,
+    tokens=1 << 30,
+    rank=1 << 20,
+    models=1 << 20,
+    num_samples=1 << 20,
+    pending=50_000,
+)
+"""The bounds of what the bridge takes on. What a server takes, that server decides."""
+
+
+@frozen
+class OpenSampler:
+    """A sampling session on a server behind the bridge."""
+
+    client: AsyncSamplingClient
+    url: str
+    """The URL of the server."""
+
+
+@frozen(kw_only=True, eq=False)
+class BridgeState(CommonState):
+    """The record of the requests of one key, and the clients by which they are done."""
+
+    upstreams: Upstreams
+    models: dict[str, AsyncTrainingClient] = field(factory=dict[str, AsyncTrainingClient])
+    """The clients of the models in training, by the bridge's id of the model."""
+    samplers: dict[str, OpenSampler] = field(factory=dict[str, OpenSampler])
+    """The sampling sessions that are open on the servers, by the bridge's id."""
+    uploads: dict[str, Upstream] = field(factory=dict[str, Upstream])
+    """The server of each upload that was started, by its id."""
+    fetched: FetchedFiles
+    _closing: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]])
+
+    # ---- what the routes of the embedded server ask of a state ----
+
+    def base_model(self, name: str) -> ModelInfo:
+        """Returns a model of this name. The server behind the bridge decides which exist."""
+        return ModelInfo(name, max_context_length=0, vocab_size=0, arch="", tokenizer_id=name)
+
+    def checked(self, request: ModelRequest, work: Work) -> Work:
+        return work
+
+    def note_created(
+        self, model_id: str, source: CheckpointPath | None, *, optimizer: bool
+    ) -> None:
+        """Does nothing: the server behind the bridge has the model."""
+
+    def retire(self, model_id: str) -> None:
+        """Does nothing: requests under way still need the model's client."""
+
+    async def free_model(self, model_id: str) -> None:
+        client = self.models.pop(model_id, None)
+        if client is not None and not self.upstream_of(client).dialect.lacks("unload_model"):
+            await client.unload_model()
+
+    async def drop_expired(self, now: float) -> None:
+        await asyncio.to_thread(self.fetched.drop, now)
+
+    def free_sampler(self, sampler: SamplerRow) -> None:
+        self.samplers.pop(sampler.sampler_id, None)
+
+    # ---- what the routes of the bridge ask ----
+
+    def model(self, model_id: str) -> AsyncTrainingClient:
+        """Returns the client of a model. Raises `WorkFailed` for one that is lost."""
+        if model_id not in self.models:
+            raise WorkFailed(f"model {model_id!r} is not in memory any more", "server")
+        return self.models[model_id]
+
+    def upstream_of(self, client: AsyncTrainingClient) -> Upstream:
+        """Returns the server of a model."""
+        return self.upstreams.for_model(client.base_model)
+
+    def session(self, session_id: str) -> SessionRow:
+        """Returns a session of the bridge. Raises `Refused` (404)."""
+        row = self.store.sessions.get(session_id)
+        if row is None:
+            raise not_found(f"unknown session {session_id!r}")
+        return row
+
+    def checkpoint(self, access: Access, path: str) -> tuple[UpstreamPath, CheckpointRow | None]:
+        """Returns where a checkpoint is, and the bridge's row of it; None if the bridge did not
+        save it: then the path is taken for one of the default server.
+        """
+        row = self._saved(access, path)
+        if row is None:
+            return UpstreamPath(self.upstreams.routing.default.url, path), None
+        return checkpoint_files.read(self.folders.path(row.folder)), row
+
+    def _saved(self, access: Access, path: str) -> CheckpointRow | None:
+        try:
+            return access.checkpoint(checkpoint_path.parse(path))
+        except Refused:
+            return None
+
+    def server_of(self, saved: UpstreamPath) -> Upstream:
+        """Returns the server that has a checkpoint. Raises `Refused` if the bridge was started
+        without it.
+        """
+        upstream = self.upstreams.at_url(saved.url)
+        if upstream is None:
+            raise Refused(
+                400,
+                f"{saved.path} was saved on {saved.url}, and this bridge was started without that "
+                "server: start it with --upstream or --route for it",
+            )
+        return upstream
+
+    def run_of(self, row: CheckpointRow) -> ModelRow:
+        """Returns the training run of a checkpoint. Raises `Refused`."""
+        run = self.store.models.get(row.path.run_id)
+        if run is None:
+            raise not_found(f"unknown model {row.path.run_id!r}")
+        return run
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a coroutine beside the requests; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def end_upstream_sessions(self, session_id: str, outcome: Outcome, detail: str | None) -> None:
+        """Ends what belongs to a session of the bridge on the servers, in the background."""
+        self.later(self.upstreams.end_session(session_id, outcome, detail))
+
+    async def close(self) -> None:
+        """Ends the sessions on the servers, and closes connections and database."""
+        with closing(self.store):
+            self.futures.stop()
+            await self.lanes.close()
+            await asyncio.gather(*self._closing, return_exceptions=True)
+            await self.upstreams.close()
+
+
+def open_state(data_dir: Path, routing: Routing, key: str | None) -> BridgeState:
+    """Returns the state of one key, which is kept in a folder."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    started_at = time.time()
+    store = Store(data_dir / "tinkex.db")
+    ready: Future[str] = Future()
+    ready.set_result("a server behind the bridge")
+    state = BridgeState(
+        **common_parts(
+            store,
+            data_dir,
+            hold=HOLD,
+            ids=Ids(),
+            seq_ids=SeqIds(),
+            limits=LIMITS,
+            exchange_keys=False,
+            ready=ready,
+            lanes=Lanes(overlapping=True),
+            started_at=started_at,
+        ),
+        upstreams=Upstreams(routing, key),
+        fetched=FetchedFiles(data_dir / "fetched"),
+    )
+    store.recover("the bridge was restarted before this was done", started_at)
+    reconcile(store, state.folders)
+    return state
