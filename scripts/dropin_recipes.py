@@ -184,7 +184,7 @@ RECIPES = (
 
 @dataclass
 class Start:
-    """What every run begins with."""
+    """The server, and the checkpoints that runs begin with."""
 
     url: str
     state: str
@@ -194,7 +194,7 @@ class Start:
 
 @dataclass
 class Outcome:
-    """How one run went; `faults` is empty where it trained."""
+    """The outcome of one run; `faults` is empty where it trained."""
 
     recipe: Recipe
     version: str

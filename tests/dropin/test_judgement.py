@@ -86,22 +86,26 @@ def test_losses_of_both_clients_are_compared(script, ours, differ):
     assert bool(recipes.difference(official, drop_in)) == differ
 
 
-def test_a_test_is_lost_that_passes_officially_alone_also_at_a_second_try(
+def test_a_test_is_lost_that_fares_worse_than_with_the_official_sdk_also_at_a_second_try(
     script, monkeypatch, tmp_path
 ):
     tests = script("dropin_tests")
-    official = tests.Report(1.0, "official", dict.fromkeys("abcd", ("passed", "")))
-    drop_in = tests.Report(
-        1.0, "tinkex", {"a": ("passed", ""), "b": ("failed", "slow"), "c": ("failed", "TypeError")}
-    )
-    again = tests.Report(1.0, "tinkex", {"b": ("passed", "")})
+    official = dict.fromkeys(["same", "slow", "broken", "absent"], ("passed", ""))
+    official |= {"hub": ("failed", "OSError: port 17"), "hidden": ("failed", "OSError: no hub")}
+    drop_in = dict.fromkeys(["slow", "broken"], ("failed", "TypeError"))
+    drop_in |= {"hub": ("failed", "OSError: port 9"), "hidden": ("failed", "TypeError")}
+    drop_in["same"] = ("passed", "")
     tried = []
 
     def report(version, suite, client, folder, only):
         tried.extend(only)
-        return again
+        return tests.Report(1.0, "tinkex", drop_in | {"slow": ("passed", "")})
 
     monkeypatch.setattr(tests, "report", report)
-    missing = tests.lost(official, drop_in, "0.6.1", "unit", tmp_path)
-    assert missing == ["c: failed TypeError", "d: not run "]
-    assert tried == ["b", "c", "d"]
+    reports = tests.Report(1.0, "official", official), tests.Report(1.0, "tinkex", drop_in)
+    assert tests.lost(*reports, "0.6.1", "unit", tmp_path) == [
+        "broken: failed TypeError (official: passed )",
+        "absent: not run  (official: passed )",
+        "hidden: failed TypeError (official: failed OSError: no hub)",
+    ]
+    assert tried == ["slow", "broken", "absent", "hidden"]
