@@ -30,20 +30,33 @@ _WHOLE_BYTES = 256 << 20
 
 async def client_config(state: BridgeState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     """Answers with the flags of the bridge, and those that depend on the servers behind it."""
-    dialects = [await _dialect(upstream) for upstream in state.upstreams.all]
+    dialects = [upstream.dialect for upstream in await _reachable(state)]
     limits = [_chunk(dialect) for dialect in dialects]
     return evolve(
         server.FLAGS,
         fwdbwd_max_chunk_len=min(datums for datums, _ in limits),
         fwdbwd_max_chunk_bytes_count=min(size for _, size in limits),
         # a custom loss belongs to a session, and the sessions on other servers are others
-        custom_loss_server_side=len(dialects) == 1 and dialects[0].runs_custom_losses,
+        custom_loss_server_side=len(state.upstreams.all) == 1 and dialects[0].runs_custom_losses,
     ).to_dict()
 
 
-async def _dialect(upstream: Upstream) -> Dialect:
-    async with refusing(upstream.url):
-        return await upstream.discovered()
+async def _reachable(state: BridgeState) -> Sequence[Upstream]:
+    """Returns the servers that answer. Raises `Refused` if none does."""
+    upstreams = state.upstreams.all
+    outcomes = await asyncio.gather(
+        *(upstream.discovered() for upstream in upstreams), return_exceptions=True
+    )
+    reached: list[Upstream] = []
+    for upstream, outcome in zip(upstreams, outcomes, strict=True):
+        if isinstance(outcome, Dialect):
+            reached.append(upstream)
+        elif not isinstance(outcome, TinkexError):
+            raise outcome
+    if not reached:
+        assert isinstance(outcomes[0], TinkexError)
+        raise refusal(outcomes[0], upstreams[0].url) from outcomes[0]
+    return reached
 
 
 def _chunk(dialect: Dialect) -> tuple[int, int]:
@@ -57,15 +70,16 @@ def _chunk(dialect: Dialect) -> tuple[int, int]:
 
 
 async def capabilities(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
-    """Lists the models of all servers, each model as the server has it that is used for it."""
-    lists = await asyncio.gather(*(_models(state, each) for each in state.upstreams.all))
+    """Lists the models of the servers that answer, each model as the server has it that is used
+    for it.
+    """
+    lists = await asyncio.gather(*(_models(state, each) for each in await _reachable(state)))
     return GetServerCapabilitiesResponse([model for models in lists for model in models]).to_dict()
 
 
 async def _models(state: BridgeState, upstream: Upstream) -> Sequence[SupportedModel]:
     async with refusing(upstream.url):
         try:
-            await upstream.discovered()
             told = await upstream.rest.get_server_capabilities()
         except UnsupportedByServer:
             return []
