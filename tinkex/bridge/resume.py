@@ -124,6 +124,9 @@ def _resume_model(
     reasons: Mapping[str, str],
 ) -> None:
     """Continues a model, or marks it as lost and says why."""
+    # requests after the last one that came wait for no earlier one
+    for number in range(1, state.store.futures.last_number(row.model_id) + 1):
+        state.lanes.skip(row.model_id, number)
     session = sessions.get(model.upstream_session) if model else None
     if row.state == "creating":
         _give_up(state, row, "the bridge was restarted while it was being created")
@@ -149,9 +152,6 @@ def _resume_model(
         state.models[row.model_id] = AsyncTrainingClient(
             session, model.upstream_id, row.base_model, shape
         )
-        # requests after the last one that came wait for no earlier one
-        for number in range(1, state.store.futures.last_number(row.model_id) + 1):
-            state.lanes.skip(row.model_id, number)
 
 
 def _has_half_sent(state: BridgeState, model_id: str) -> bool:
