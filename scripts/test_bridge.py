@@ -40,13 +40,22 @@ _OPERATIONS = (
 
 _OTHERWISE: Mapping[str, frozenset[str]] = {
     # no loss:sum among the metrics of a ratio loss
-    **dict.fromkeys(("skyrl-0.3", "skyrl", "skyrl-0.4", "hatchery"), frozenset({"ratio_losses"})),
+    **dict.fromkeys(("skyrl-0.3", "skyrl", "skyrl-0.4"), frozenset({"ratio_losses"})),
+    # and its paths name no kind, by which its routes of checkpoints are called
+    "hatchery": frozenset(
+        {
+            *("ratio_losses", "publish_checkpoint", "set_checkpoint_ttl"),
+            *("delete_checkpoint", "get_checkpoint_archive_url"),
+        }
+    ),
     # their forward computes cross_entropy alone
     **dict.fromkeys(("open-rl-old", "open-rl"), frozenset({"ratio_losses"})),
     # its importance_sampling needs an even number of datums
     "twinkle": frozenset({"ratio_losses"}),
     # it samples at one temperature
     "arctic": frozenset({"greedy"}),
+    # what its release of that day lacks is found out by the first call
+    "hosted-0.25": frozenset({"copy_weights"}),
 }
 """The parts of the job that a server does otherwise than the hosted service."""
 
@@ -65,6 +74,10 @@ class Case:
         lacking = {name for name in _OPERATIONS if dialect.lacks(name)}
         if dialect.lacks("list_checkpoints"):
             lacking.add("sizes")
+        if dialect.lacks("get_external_weights_urls"):
+            lacking.add("save_weights_external")
+        if dialect.lacks("unpublish_checkpoint"):
+            lacking.add("publish_checkpoint")
         if not dialect.sampling.prompt_logprobs:
             lacking.add("prompt_logprobs")
         if not dialect.sampling.saved_names:

@@ -22,10 +22,12 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex_server.routes import server, sessions
 from tinkex_server.routes.support.endpoint import Call, get, post
+from tinkex_server.store import RunQuery
 
 _WHOLE = 1 << 20
 """The datums of a chunk for a server that trains a batch in parts otherwise than whole."""
 _WHOLE_BYTES = 256 << 20
+_MOST_RUNS = 1000
 
 
 async def client_config(state: BridgeState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
@@ -82,12 +84,26 @@ async def _models(state: BridgeState, upstream: Upstream) -> Sequence[SupportedM
         try:
             told = await upstream.rest.get_server_capabilities()
         except UnsupportedByServer:
-            return []
+            return _used_models(state, upstream)
     routing = state.upstreams.routing
     return [
         model
         for model in told.supported_models
         if model.model_name and routing.target_for(model.model_name).url == upstream.url
+    ]
+
+
+def _used_models(state: BridgeState, upstream: Upstream) -> Sequence[SupportedModel]:
+    """Returns the models that were trained through the bridge on a server that does not list its
+    own.
+    """
+    runs = state.store.models.page(RunQuery(None), _MOST_RUNS, 0)
+    names = dict.fromkeys(run.base_model for run in runs)
+    routing = state.upstreams.routing
+    return [
+        SupportedModel(name, trainable=True)
+        for name in names
+        if routing.target_for(name).url == upstream.url
     ]
 
 
