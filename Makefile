@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-bridge test-servers tiny-model bench docs
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,7 @@ check: setup
 	$(BIN)/python scripts/lint_contract.py
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check
+	$(BIN)/python scripts/settings_doc.py --check
 
 format: setup
 	$(BIN)/ruff check --fix tinkex tinkex_server scripts tests examples benchmarks
@@ -57,6 +58,9 @@ demo: setup
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py
 
+test-dropin: setup
+	$(BIN)/python scripts/test_dropin.py
+
 test-bridge: setup
 	$(BIN)/python scripts/test_bridge.py
 
@@ -71,4 +75,5 @@ bench: setup
 
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
+	$(BIN)/python scripts/settings_doc.py
 	$(BIN)/python scripts/models_doc.py

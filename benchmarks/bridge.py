@@ -1,4 +1,5 @@
 """The bridge before a server of prepared answers: what a sample costs that passes through it."""
+
 from __future__ import annotations
 
 import os

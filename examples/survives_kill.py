@@ -1,9 +1,9 @@
-"""A training run survives a kill -9 of its server, and ends with the losses of a run that nobody
-disturbed.
+"""A training run survives a kill -9 of its server, and ends with the same losses as an undisturbed
+run.
 
-Starts the embedded server as a process of its own, trains once undisturbed, then once more with the
-server killed in the middle of a step and started again at the same place, as a supervisor would.
-Both runs' losses are printed side by side.
+Starts the embedded server as a process of its own and trains once undisturbed. In a second run, the
+server is killed in the middle of a step and restarted at the same address, as a supervisor would
+do. The losses of both runs are printed side by side.
 """
 
 from __future__ import annotations

@@ -2,25 +2,32 @@
 or with versions as arguments.
 
 With the newest of them tinkex works in the same process, too, whichever is imported first, the
-idioms of programs give the same by both, and both are compared name by name.
+idioms of programs give the same by both, also in the same words by the drop-in, and both are
+compared name by name.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from official_sdk import ROOT, python_with
 
 import tinkex.local
+from tinkex.dropin import put_first
 
 JOB = ROOT / "tests" / "official" / "official_job.py"
 BOTH = ROOT / "tests" / "official" / "both_packages.py"
 IDIOMS = ROOT / "tests" / "official" / "idioms.py"
+DROP_IN = ROOT / "tests" / "official" / "dropin_idioms.py"
+NAMES = ROOT / "tests" / "official" / "dropin_names.py"
 BESIDE = ROOT / "tests" / "official" / "side_by_side.py"
 VERSIONS = ("0.12.0", "0.18.0", "0.22.0", "0.25.0", "0.30.0", "0.38.0")
 AT_ONCE = 3  # installing waits for the network, and a job for the server
@@ -38,7 +45,15 @@ def main() -> int:
         if all(passed)
         and (
             VERSIONS[-1] not in versions
-            or all([both_work_in_one_process(), the_same_idioms_work(), what_differs_is_stated()])
+            or all(
+                [
+                    both_work_in_one_process(),
+                    the_same_idioms_work(),
+                    the_drop_in_does_the_same(),
+                    the_drop_in_has_the_names(),
+                    what_differs_is_stated(),
+                ]
+            )
         )
         else 1
     )
@@ -69,6 +84,40 @@ def the_same_idioms_work() -> bool:
     return _said(_run(VERSIONS[-1], IDIOMS))
 
 
+def the_drop_in_does_the_same() -> bool:
+    """Returns whether programs that import `tinker` do the same by the drop-in, with the official
+    SDK installed beside it.
+    """
+    runs = [_run(VERSIONS[-1], DROP_IN, drop_in=drop_in) for drop_in in (False, True)]
+    if not all(good for good, _ in runs):
+        print("".join(report for _, report in runs), flush=True)
+        return False
+    there, here = (json.loads(report.splitlines()[-1]) for _, report in runs)
+    assert here["origin"] == "tinkex.dropin" != there["origin"], (there["origin"], here["origin"])
+    wrong = list(_differences(there["results"], here["results"]))
+    print(
+        *wrong,
+        f"{len(there['results'])} idioms by the official SDK and by the drop-in, "
+        f"{len(wrong)} differences",
+        sep="\n",
+        flush=True,
+    )
+    return not wrong
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    for name, result in there.items():
+        if result != here[name] or str(result).startswith("raised"):
+            yield f"{name}: official {result!r}, drop-in {here[name]!r}"
+
+
+def the_drop_in_has_the_names() -> bool:
+    """Returns whether each public name of the newest release is in the drop-in, or its absence is
+    explained.
+    """
+    return _said(_run(VERSIONS[-1], NAMES))
+
+
 def what_differs_is_stated() -> bool:
     """Returns whether docs/parity.md says what a program could meet that the newest release does
     otherwise.
@@ -82,12 +131,15 @@ def _said(outcome: tuple[bool, str]) -> bool:
     return good
 
 
-def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
-    """Runs `script URL ARGUMENTS` beside that release; returns whether it ended well, and what it
-    said.
+def _run(version: str, script: Path, *arguments: str, drop_in: bool = False) -> tuple[bool, str]:
+    """Runs `script URL ARGUMENTS` beside that release, or with the drop-in in its place. Returns
+    whether it ended well, and what it said.
     """
     command = [python_with(version), script]
     ours = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
+    environment = os.environ | {"PYTHONPATH": ours}
+    if drop_in:
+        put_first(environment)
     with tinkex.local.serve() as server:
         try:
             job = subprocess.run(
@@ -95,7 +147,7 @@ def _run(version: str, script: Path, *arguments: str) -> tuple[bool, str]:
                 timeout=TIMEOUT,
                 capture_output=True,
                 text=True,
-                env=os.environ | {"PYTHONPATH": ours},
+                env=environment,
             )
         except subprocess.TimeoutExpired as error:
             return False, f"no end after {TIMEOUT} s\n{error.stderr}"

@@ -6,17 +6,31 @@ import os
 
 # before torch: its threads would spin beside those of servers and clients
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tinkex.local
 from tests.support.facades import ADMINS, FACADES, RESTS
 from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
+
+# where the environment asks Python to keep nothing compiled, each worker of xdist and each process
+# that a test starts, of which there are hundreds, would compile all that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# how fast examples are made and run says only how busy the machine is
+settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tinkex")
 
 OF_THE_NETWORK = {
     "HTTP_PROXY",
@@ -27,6 +41,20 @@ OF_THE_NETWORK = {
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
 }
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns one worker more than there are cores, since tests also wait: for processes to start,
+    and for time to pass.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported by now out of garbage collections: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,13 +1,17 @@
 """The open Python SDK for the Tinker fine-tuning API.
 
 Start with `ServiceClient` in a blocking script, or with `AsyncServiceClient` in an asyncio
-application. Names are imported when they are first used, so that `import tinkex` is fast.
+application.
+
+Names are imported when they are first used, so that `import tinkex` is fast. The imports for type
+checkers below are the one list of them; `make generate` derives `tinkex/_homes.py` from it.
 """
 
 import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport] - this import fails once the main thread has ended
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from tinkex._homes import HOMES
 
 if TYPE_CHECKING:
     from tinkex import auth as auth
@@ -63,83 +67,27 @@ if TYPE_CHECKING:
     from tinkex.training.client import AsyncTrainingClient as AsyncTrainingClient
     from tinkex.types import *  # noqa: F403
 
-_HOMES = {
-    "tinkex._version": ("__version__",),
-    "tinkex.checkpoints": ("AsyncCheckpointDownload", "CheckpointDownload"),
-    "tinkex.config": (
-        "ChunkLimits",
-        "Config",
-        "HttpLimits",
-        "PollSettings",
-        "RetrySettings",
-        "SEED_CHUNK_LIMITS",
-    ),
-    "tinkex.events": ("WaitFacts",),
-    "tinkex.downloads.progress_bar": ("DownloadBar",),
-    "tinkex.futures.api_future": ("AsyncAPIFuture",),
-    "tinkex.portal.future": ("APIFuture",),
-    "tinkex.dialects.dialect": ("Dialect", "SamplingRules"),
-    "tinkex.config.recovery": ("RecoveryPolicy", "is_recoverable"),
-    "tinkex.recovery.run": ("AsyncRecoverableRun",),
-    "tinkex.rest.admin": ("AsyncAdminClient",),
-    "tinkex.rest.client": ("AsyncRestClient",),
-    "tinkex.rest.external_weights": (
-        "ExternalWeightsUploadFinishResult",
-        "ExternalWeightsUploadStartResult",
-        "UploadURL",
-    ),
-    "tinkex.sampling.client": ("AsyncSamplingClient",),
-    "tinkex.service": ("AsyncServiceClient",),
-    "tinkex.sync.admin": ("AdminClient",),
-    "tinkex.sync.recovery": ("RecoverableRun",),
-    "tinkex.sync.rest": ("RestClient",),
-    "tinkex.sync.sampling": ("SamplingClient",),
-    "tinkex.sync.service": ("ServiceClient",),
-    "tinkex.sync.training": ("TrainingClient",),
-    "tinkex.sampling.many": ("SampleManyItem",),
-    "tinkex.sampling.stream": ("SamplePiece",),
-    "tinkex.losses.custom": ("CustomLoss", "NumpyLoss"),
-    "tinkex.losses.handle": ("LossHandle", "PerDatumLossFn"),
-    "tinkex.tokenizer": ("StreamDecoder", "Tokenizer", "TokenizerError", "get_tokenizer"),
-    "tinkex.training.client": ("AsyncTrainingClient",),
-}
 _RENAMED = {"SamplingWays": "SamplingRules"}
 """Old public names and their new ones. The old names will work for one more release."""
-_MODULES = ("auth", "credentials", "events", "telemetry")
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name == "__all__":  # `from tinkex import *` asks for it
         return __dir__()
-    if name.startswith("_") and name not in _HOME_OF:
-        raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
     if name in _RENAMED:
-        warnings.warn(
-            f"tinkex.{name} is now tinkex.{_RENAMED[name]}; the next release removes the old name",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        from tinkex.renamed import warn_renamed
+
+        warn_renamed(f"tinkex.{name}", f"tinkex.{_RENAMED[name]}")
         name = _RENAMED[name]
-    if name in _MODULES:
+    home = HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+    if home == "tinkex":
         return import_module(f"tinkex.{name}")
-    homes = [_HOME_OF[name]] if name in _HOME_OF else ["tinkex.errors", "tinkex.types"]
-    for home in homes:
-        module = import_module(home)
-        if hasattr(module, name):
-            value = globals()[name] = getattr(module, name)
-            return value
-    raise AttributeError(f"module 'tinkex' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
 
 
 def __dir__() -> list[str]:
     """Returns all public names for completion, including those that are not imported yet."""
-    from tinkex import errors, types
-
-    own_errors = {
-        name
-        for name, value in vars(errors).items()
-        if getattr(value, "__module__", "") in ("tinkex", errors.__name__)
-    }
-    public = {*_HOME_OF, *_MODULES, *types.__all__, *own_errors}
-    return sorted(name for name in public if not name.startswith("_") or name == "__version__")
+    return list(HOMES)

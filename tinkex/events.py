@@ -14,15 +14,15 @@ Example:
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import ClassVar, Literal, ParamSpec, TypeAlias
 
 from attrs import field, frozen
 
+from tinkex.renamed import warn_renamed
+
 logger = logging.getLogger("tinkex")
 P = ParamSpec("P")
-T = TypeVar("T")
 
 Owner = Literal["program", "turn", "network", "queue", "computation"]
 """The cause of a wait.
@@ -44,7 +44,15 @@ _WORTH_SAYING = 1.0  # seconds
 
 @frozen(kw_only=True)
 class WaitFacts:
-    """The state of a wait. `str()` is the sentence that logs and errors show."""
+    """The state of a wait. `str()` is the sentence that logs and errors show.
+
+    Example:
+        try:
+            trainer.forward_backward(data, "cross_entropy").result()
+        except TinkexError as error:
+            if error.wait is not None:
+                print(error.wait.age, error.wait.main_owner)
+    """
 
     operation: str
     request_id: str | None = None
@@ -75,17 +83,20 @@ class WaitFacts:
     @property
     def whose(self) -> Owner:
         """The old name of `owner`."""
-        return _renamed("whose", "owner", self.owner)
+        warn_renamed("WaitFacts.whose", "owner")
+        return self.owner
 
     @property
     def mostly(self) -> Owner:
         """The old name of `main_owner`."""
-        return _renamed("mostly", "main_owner", self.main_owner)
+        warn_renamed("WaitFacts.mostly", "main_owner")
+        return self.main_owner
 
     @property
     def what(self) -> str:
         """The old name of `activity`."""
-        return _renamed("what", "activity", self.activity)
+        warn_renamed("WaitFacts.what", "activity")
+        return self.activity
 
     def __str__(self) -> str:
         request = f" (request {self.request_id})" if self.request_id else ""
@@ -114,16 +125,6 @@ class WaitFacts:
             ),
             *([f"so far {', '.join(split)}"] if len(split) > 1 else []),
         ]
-
-
-def _renamed(old: str, new: str, value: T) -> T:
-    """Returns the value of a renamed field and warns that its old name is deprecated."""
-    warnings.warn(
-        f"WaitFacts.{old} is now {new}; the next release removes the old name",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return value
 
 
 @frozen(kw_only=True)

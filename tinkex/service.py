@@ -151,6 +151,11 @@ class AsyncServiceClient:
             BadRequestError, RequestFailedError: the server does not have the model, or does not
                 support this adapter.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            trainer = await service.create_lora_training_client("Qwen/Qwen3-8B", rank=8, seed=7)
+            fb = trainer.forward_backward(data, "cross_entropy")
+            loss = (await fb).metrics["loss:sum"]
         """
         check_int("rank", rank, 0, 2**31 - 1)
         check_optional_int("seed", seed)
@@ -201,6 +206,11 @@ class AsyncServiceClient:
             CheckpointMismatchError: the model has other weights than those that were saved (see
                 `Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            saving = trainer.save_state("fine-tuned")
+            path = (await saving).path
+            trainer = await service.create_training_client_from_state(path)
         """
         saved = SavedState(
             path=path,
@@ -226,6 +236,11 @@ class AsyncServiceClient:
 
         Training continues from the point at which `save_state` was called. Arguments and errors are
         those of `create_training_client_from_state`.
+
+        Example:
+            saving = trainer.save_state("step-100")
+            path = (await saving).path
+            trainer = await service.create_training_client_from_state_with_optimizer(path)
         """
         saved = SavedState(
             path=path,
@@ -261,6 +276,12 @@ class AsyncServiceClient:
             UnsupportedByServer: the server cannot sample from these weights.
             NotFoundError, BadRequestError: the server does not have the weights or the model.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("fine-tuned")
+            path = (await saving).path
+            sampler = await service.create_sampling_client(model_path=path)
+            base = await service.create_sampling_client(base_model="Qwen/Qwen3-8B")
         """
         if not (model_path or base_model):
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
@@ -385,6 +406,11 @@ class AsyncServiceClient:
         Raises:
             UnsupportedByServer: the server cannot create a model from a checkpoint.
             TinkexError: `save_state` failed.
+
+        Example:
+            policy = RecoveryPolicy(save_every_steps=20)
+            run = await service.create_recoverable_run(trainer, policy=policy)
+            sampler = await run.trainer.save_weights_and_get_sampling_client()
         """
         transport = self._connected()
         require_recovery(transport.server)

@@ -1,16 +1,19 @@
-"""`in_thread`: runs blocking functions in threads, even after the main thread has ended."""
+"""Calls between threads and event loops: `in_thread` runs blocking functions in threads, even after
+the main thread has ended; `call_on_loop` and `run_on_loop` reach an event loop from any thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class LastingExecutor(ThreadPoolExecutor):
@@ -42,6 +45,43 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     except RuntimeError:  # the main thread has ended
         future = asyncio.wrap_future(_in_own_thread(call))
     return await future
+
+
+def call_on_loop(
+    loop: asyncio.AbstractEventLoop, function: Callable[[Unpack[Ts]], object], *args: *Ts
+) -> bool:
+    """Schedules a call in the thread of an event loop. May be called in any thread.
+
+    Returns False when the loop is closed, so that the function will not be called.
+    """
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        if loop.is_closed():
+            return False
+        raise
+    return True
+
+
+def run_on_loop(
+    loop: asyncio.AbstractEventLoop,
+    function: Callable[P, Coroutine[Any, Any, T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Future[T] | None:
+    """Starts an async function on an event loop, and returns the future of its result. May be
+    called in any thread.
+
+    Returns None when the loop is closed, so that the function will not run.
+    """
+    coroutine = function(*args, **kwargs)
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:
+        coroutine.close()  # or Python warns that it was never awaited
+        if loop.is_closed():
+            return None
+        raise
 
 
 def _in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:

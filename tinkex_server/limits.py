@@ -78,7 +78,7 @@ class Limits:
 
 def _warn_of_told() -> None:
     warnings.warn(
-        "Limits.told is now called top_tokens_per_result; the old name will be removed",
+        "Limits.told is now top_tokens_per_result; the next release removes the old name",
         DeprecationWarning,
         stacklevel=3,
     )

@@ -7,6 +7,7 @@ this API has in the same way. `ServerState` adds an engine.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,21 +23,24 @@ from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.uploads import Uploads
-from tinkex_server.engine.interface import Engine, ModelInfo
+from tinkex_server.engine.interface import Engine, EngineDied, ModelInfo
 from tinkex_server.errors import bad_request
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.engine_recovery import EngineRecovery
-from tinkex_server.jobs.futures import Futures, Work
-from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.jobs.futures import Futures
+from tinkex_server.jobs.lanes import Lanes, LanesClosed
 from tinkex_server.jobs.model_job import ModelJob
 from tinkex_server.jobs.once_logger import OnceLogger
 from tinkex_server.jobs.refused_seq_ids import RefusedSeqIds
+from tinkex_server.jobs.requests import Work
 from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.jobs.seq_ids import SeqIds, StepOrder
 from tinkex_server.jobs.session_activity import SessionActivity
 from tinkex_server.limits import Limits
 from tinkex_server.store import SamplerRow, Store
 from tinkex_server.wire.downloads import Downloads
+
+logger = logging.getLogger("tinkex.local")
 
 
 @frozen(kw_only=True)
@@ -150,7 +154,10 @@ class ServerState(CommonState):
         self.recovery.forget(model_id)
 
     async def free_model(self, model_id: str) -> None:
-        await self.lanes.call(self.engine.unload_model, model_id)
+        try:
+            await self.lanes.call(self.engine.unload_model, model_id)
+        except (EngineDied, LanesClosed):
+            logger.debug("model %s was freed with the engine's memory", model_id)
         # a model that was still being created when it was retired was noted again since
         self.recovery.forget(model_id)
 

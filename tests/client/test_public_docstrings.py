@@ -8,6 +8,7 @@ import doctest
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
@@ -54,6 +55,52 @@ PUBLIC = {
     for name in tinkex.__dir__()
     if inspect.isclass(value := getattr(tinkex, name)) or inspect.isfunction(value)
 }
+PUBLIC_CLASSES = [
+    name
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) and not issubclass(value, tinkex.TinkexError)
+]
+"""Errors are not among them: the example of `TinkexError` shows how all of them are caught."""
+MAIN_CALLS = [
+    f"{prefix}{client}.{call}"
+    for client, calls in {
+        "ServiceClient": (
+            "create_lora_training_client",
+            "create_training_client_from_state",
+            "create_training_client_from_state_with_optimizer",
+            "create_sampling_client",
+            "create_custom_loss",
+            "create_recoverable_run",
+        ),
+        "TrainingClient": (
+            "forward_backward",
+            "forward",
+            "forward_backward_custom",
+            "optim_step",
+            "train_step",
+            "save_state",
+            "load_state",
+            "load_state_with_optimizer",
+            "save_weights_for_sampler",
+            "save_weights_and_get_sampling_client",
+        ),
+        "SamplingClient": (
+            "sample",
+            "sample_many",
+            "sample_stream",
+            "compute_logprobs",
+            "from_sampler_handle",
+        ),
+        "RestClient": (
+            "list_checkpoints",
+            "delete_checkpoint_from_tinker_path",
+            "download_checkpoint",
+            "upload_adapter",
+        ),
+    }.items()
+    for prefix in ("", "Async")
+    for call in calls
+] + ["Tokenizer.encode", "Tokenizer.decode"]
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -62,17 +109,45 @@ def test_a_public_class_or_function_has_a_docstring(name: str) -> None:
     assert PUBLIC[name].__doc__
 
 
+@pytest.mark.parametrize("name", [*PUBLIC_CLASSES, "TinkexError"])
+def test_the_docstring_of_a_public_class_has_a_short_example(name: str) -> None:
+    assert 3 <= _example_length(PUBLIC[name].__doc__) <= 8
+
+
+@pytest.mark.parametrize("name", MAIN_CALLS)
+def test_the_docstring_of_a_main_call_has_a_short_example(name: str) -> None:
+    owner, call = name.split(".")
+    assert 2 <= _example_length(getattr(PUBLIC[owner], call).__doc__) <= 8
+
+
+def _example_length(docstring: str | None) -> int:
+    """Returns the number of lines of the example that are not blank."""
+    section = re.search(
+        r"^Example:\n((?:[ \t]+\S.*\n?|\n)+)", inspect.cleandoc(docstring or ""), re.MULTILINE
+    )
+    return sum(bool(line.strip()) for line in section[1].splitlines()) if section else 0
+
+
+def test_the_examples_for_generated_classes_have_names_of_such_classes() -> None:
+    file = TINKEX.parent / "openapi" / "templates" / "examples.py.jinja"
+    named = re.findall(r"macro (\w+)", file.read_text())
+    assert named
+    assert set(named) <= set(PUBLIC_CLASSES)
+
+
 @pytest.fixture(scope="module")
 def _shared_names(torch_server: Server) -> Iterator[dict[str, Any]]:
     data = [datum(1, 2, 3), datum(4, 5, 6)]
     config = tinkex.Config(base_url=torch_server.base_url, api_key="tml-test")
-    with tinkex.ServiceClient(config=config) as service:
+    with ExitStack() as stack:
+        service = stack.enter_context(tinkex.ServiceClient(config=config))
         trainer = service.create_lora_training_client("tinkex/tiny", rank=4)
         clients = {
             "service": service,
             "trainer": trainer,
             "sampler": trainer.save_weights_and_get_sampling_client(),
             "rest": service.create_rest_client(),
+            "admin": stack.enter_context(tinkex.AdminClient(config=config)),
         }
         values: dict[str, Any] = {
             "datum": data[0],

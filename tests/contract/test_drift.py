@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ("generated/tinkex_api", "generated/tinkex_proto", "tinkex/sync")
+HOMES = "tinkex/_homes.py"
 
 
 def check(tree: Path) -> subprocess.CompletedProcess[str]:
@@ -26,6 +27,7 @@ def tree(tmp_path: Path) -> Path:
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
         )
+    shutil.copyfile(ROOT / HOMES, tmp_path / HOMES)
     return tmp_path
 
 
@@ -40,10 +42,12 @@ def test_touched_missing_and_stray_files_are_named(tree: Path) -> None:
         file.write("\n")
     (missing / "tinker_pb2.py").unlink()
     (stray / "extra.py").touch()
+    (tree / HOMES).write_text("HOMES = {}\n")
     done = check(tree)
     assert done.returncode == 1
     assert done.stdout.splitlines()[:-1] == [
         "generated/tinkex_api: different: models/datum.py",
         "generated/tinkex_proto: missing: tinker_pb2.py",
         "tinkex/sync: stray: extra.py",
+        "tinkex/_homes.py: different: .",
     ]

@@ -218,12 +218,12 @@ def of_call(there, here):
         own = ours[name]
         if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
             if own.kind == own.KEYWORD_ONLY:
-                yield f"`{name}` by name alone"
+                yield f"`{name}` is keyword-only"
             elif list(ours).index(name) != place:
                 yield f"`{name}` in another place"
         if parameter.default is not parameter.empty:
             if own.default is own.empty:
-                yield f"`{name}` must be given"
+                yield f"`{name}` is required"
             elif plain(own.default) != plain(parameter.default):
                 yield f"`{name}` is {own.default!r} by default, there {parameter.default!r}"
         taken, wanted = words(hints.get(name, typing.Any)), words(their_hints.get(name, typing.Any))
@@ -233,7 +233,7 @@ def of_call(there, here):
             yield f"`{name}` takes no {said(refused)}"
     for name, own in ours.items():
         if name not in theirs and own.default is own.empty:
-            yield f"wants `{name}`"
+            yield f"requires `{name}`"
     given = words(their_hints.get("return", typing.Any))
     own = as_given(given, hints.get("return", typing.Any))
     if (
@@ -286,7 +286,7 @@ def of_class(there, here):
             for base in there.__mro__
             if base is not object and base.__name__ not in {*bases, there.__name__}
         ]
-        yield from (f"is no {base}" for base in lacking)
+        yield from (f"is not a {base}" for base in lacking)
         yield from of_call(there, here)
         yield from (
             f"lacks `{name}`"
@@ -299,9 +299,9 @@ def of_class(there, here):
     if there in CLIENTS:
         return  # their members have rows
     if dataclasses.is_dataclass(there) and not dataclasses.is_dataclass(here):
-        yield "is no dataclass"
+        yield "is not a dataclass"
     if there.__hash__ is not None and here.__hash__ is None:
-        yield "has no hash"
+        yield "is not hashable"
     base = BaseModel if issubclass(there, BaseModel) else object
     members = {
         *fields(there),

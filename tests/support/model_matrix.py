@@ -48,18 +48,19 @@ _STEPS = 3
 
 NOT_TRIED: Mapping[str, str] = {
     **dict.fromkeys(
-        ("blt", "longcat_flash", "phi4_multimodal"), "no tiny one can be made of its configuration"
+        ("blt", "longcat_flash", "phi4_multimodal"), "its configuration allows no tiny model"
     ),
     **dict.fromkeys(
         ("gemma4_unified", "moss_transcribe_diarize"),
-        "no tiny one can be made of its configuration",
+        "its configuration allows no tiny model",
     ),
     **dict.fromkeys(
-        ("dots3_note", "gemma4_assistant", "zamba"), "its configuration allows no two layers"
+        ("dots3_note", "gemma4_assistant", "zamba"),
+        "its configuration allows no model of two layers",
     ),
     **dict.fromkeys(
         ("emu3", "mllama", "musicgen", "musicgen_melody"),
-        "it is not made of its configuration alone",
+        "a model cannot be made from its configuration alone",
     ),
     "gemma3n": "it needs the package timm",
 }
@@ -67,44 +68,49 @@ _PAGE = """# Models
 
 <!-- Made by `make docs` from the run of tests/support/model_matrix.py: do not edit. -->
 
-A model is served exactly or not at all. When it is loaded, its own forward pass reads a few texts,
-each alone. Then the embedded server reads them in each of its ways: in a batch with others, as a
-prompt in parts, and token by token. A model whose logprobs differ in any of them is refused with
-the reason; where config.json shows it, before torch is loaded.
+The embedded server serves a model exactly, or refuses it. When it loads a model, the model's own
+forward pass in transformers computes the logprobs of a few texts, each alone. The server then
+computes them through all of its code paths: training in a batch, prefill in parts, and decoding
+token by token. If one of them gives other logprobs, the model is refused, and the error says why;
+if config.json already shows it, this happens before torch is loaded.
 
-The table lists tiny random models of every kind for which transformers {release} has a causal
-language model: {served} of {tried} are served. For each of these, the logprobs of training, scoring
-and sampling, alone and beside others, are those of transformers' own forward pass in float32, to
-0.00001 nats and 0.000002 of the logprob itself. A trained adapter gives the same logprobs in the
-sampler and in peft, and has learnt in all of its layers. The test suite repeats the run row by row.
-With the release of transformers that the page names, it fails where a row no longer agrees with
-this page; with other releases, where a kind is neither exact nor refused.
+The tables list one tiny random model of every kind that transformers {release} has as a causal
+language model; {served} of {tried} are supported. For each of these, training, scoring and
+sampling, alone and in batches, give the logprobs of transformers' own forward pass in float32,
+within 0.00001 nats plus 0.000002 of the logprob. Training changes all layers of the adapter, which
+then gives the same logprobs in the sampler and in peft. The tests repeat this for each row. With
+this release of transformers they fail if a row is no longer true; with other releases, if a model
+is neither exact nor refused.
 
-Positions that change with a text's length (longrope, as in Phi-3.5 and Phi-4-mini) are served up to
-the length where they change, `original_max_position_embeddings`: a text that grew past it would
-belong to another model than the one that was sampled.
+Models with longrope, such as Phi-3.5 and Phi-4-mini, are served up to the context length at which
+their position embeddings change, `original_max_position_embeddings`. Beyond it, the logprobs of the
+whole text change, so that those from sampling and training would differ.
 
-## Served exactly
+## Supported
 
-`train_attn` stands for all linear layers of the attention, `train_mlp` for all of the MLP. A switch
-that is `-` must be false: the kind has no such linear layers, or has some of a kind of their own
-beside them, or experts, which cannot be trained here.
+`train_attn` trains all linear layers of the attention, `train_mlp` those of the MLP, and
+`train_unembed` the output layer. A switch marked `-` must be false: either the model has no such
+linear layers, or some of these layers cannot be trained here, such as experts (MoE).
 
 | kind | class | train_attn | train_mlp | train_unembed |
 |---|---|---|---|---|
 {exact}
 
-## Refused when they are loaded
+## Refused
 
-| kind | class | why |
+Sampling relies on a KV cache, so every layer must use full or sliding-window attention. A model
+whose config.json states no context length keeps a recurrent state (Mamba, RWKV, xLSTM), or limits
+its texts in another way (BLOOM, Whisper).
+
+| kind | class | reason |
 |---|---|---|
 {reasons}
 
-## Not tried
+## Not tested
 
-They are served or refused by the same check when they are loaded.
+These models are checked when they are loaded, like all others.
 
-| kind | why it is not in the run |
+| kind | why it is not tested |
 |---|---|
 {not_tried}
 """
@@ -166,10 +172,10 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         engine = TorchEngine([str(folder)], "cpu", "float32")
     except InvalidRequest as error:
         refusal = str(error)
-        assert re.search("served|encoder-decoder", refusal), refusal
+        assert "not supported" in refusal or "encoder-decoder" in refusal, refusal
         return Finding(arch, without_details(refusal))
     try:
-        base = LoadedBaseModel.load(str(folder), "cpu", "float32")
+        [base] = engine._bases.values()
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
     finally:
@@ -177,20 +183,21 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
     return Finding(arch, trains=trains)
 
 
+_DETAILS = re.compile(
+    r"^the model '[^']*' (?:\([^)]*\) is not supported: |has )?"
+    r"|\. transformers raised .*"
+    r"|: they differ by .* nats per token on average"
+    r"| \(max_position_embeddings[^)]*\): models that keep .*"
+    r"|, which are not supported: every layer .*",
+    re.DOTALL,
+)
+
+
 def without_details(refusal: str) -> str:
-    """Returns the reason alone: without the folder, the library's words, and figures, which differ
-    between releases.
+    """Returns the reason alone: without the folder, what the page says of all such models, the
+    library's words, and figures, which differ between releases.
     """
-    reason = re.split(
-        r" is of a kind that is not served: | has no | has (?=layers)", refusal, maxsplit=1
-    )[-1]
-    reason = re.sub(r"^max_position.*: it keeps", "it keeps", reason)
-    return re.sub(
-        r"\. transformers said: .*|, by [^ ]+ nats a token|^the model '[^']*' ",
-        "",
-        reason,
-        flags=re.DOTALL,
-    )
+    return _DETAILS.sub("", re.sub(r"^the (config\.json) of the model '[^']*'", r"its \1", refusal))
 
 
 def _check_sampling(base: LoadedBaseModel, own: Any) -> None:
@@ -235,7 +242,7 @@ def _check_training(
     untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
     assert not untouched, f"layers that training does not reach: {untouched}"
     for row, mine, scored in zip(
-        ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True
+        ROWS, after, _sampled(base, ROWS, tokens=10_000, new=1, adapter=adapter), strict=True
     ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
@@ -263,13 +270,18 @@ def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray
 
 
 def _sampled(
-    base: LoadedBaseModel, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
+    base: LoadedBaseModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    new: int = _NEW,
+    adapter: Any = None,
 ) -> list[SampleResult]:
-    """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
+    """Reads the rows together, `tokens` a pass, and samples `new` ones from each, scoring all."""
     requests: list[SampleRequest] = []
     for seed, row in enumerate(rows):
-        spec = SampleSpec(row, max_tokens=_NEW, seed=seed, stop_tokens=[], prompt_logprobs=True)
-        requests.append(SampleRequest(adapter, spec, _NEW, StopRule(spec, frozenset(), str)))
+        spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
+        requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
     prefill = Prefill(base, requests, tokens)
     while not prefill.advance():
         pass

@@ -166,9 +166,11 @@ def small_proxy() -> Iterator[SmallProxy]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
-        yield proxy
-        server.shutdown()
-        thread.join()
+        try:
+            yield proxy
+        finally:  # or the thread keeps pytest from ending
+            server.shutdown()
+            thread.join()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> bool:

@@ -24,7 +24,7 @@ from tinkex.training.creation import new_model
 from tinkex.types import LoraConfig
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import LoraShape
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.models import unload_model
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation

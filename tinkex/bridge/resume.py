@@ -28,7 +28,7 @@ from tinkex.training.batch_requests import read_batch
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import LoraConfig
 from tinkex.waiting.wait import RequestState
-from tinkex_server.jobs.futures import WorkFailed
+from tinkex_server.jobs.requests import WorkFailed
 from tinkex_server.store import FutureRow, ModelRow
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import write_loss

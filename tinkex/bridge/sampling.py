@@ -26,7 +26,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.types import SampleResponse
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, bad_request, malformed, not_found
-from tinkex_server.jobs.futures import RequestIdentity, WorkFailed
+from tinkex_server.jobs.requests import RequestIdentity, WorkFailed
 from tinkex_server.routes.sampling import join_sampling_session
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.store import SamplerRow, SessionRow, UsageKind

@@ -29,8 +29,8 @@ from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
-from tinkex_server.jobs.futures import Work, WorkFailed
 from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.jobs.requests import Work, WorkFailed
 from tinkex_server.jobs.seq_ids import SeqIds
 from tinkex_server.limits import Limits
 from tinkex_server.state import CommonState, ModelRequest, common_parts

@@ -44,7 +44,7 @@ from tinkex_server.checkpoint_path import (
 )
 from tinkex_server.engine.interface import InvalidRequest, LoraShape
 from tinkex_server.errors import bad_request, malformed
-from tinkex_server.jobs.futures import Work
+from tinkex_server.jobs.requests import Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation

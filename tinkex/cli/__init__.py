@@ -8,6 +8,7 @@ import click
 
 _COMMANDS = {
     "bridge": "Let programs of the official SDK use any server.",
+    "exec": "Run a program for the official SDK on tinkex.",
     "serve": "Run the embedded server.",
     "version": "Print the version.",
 }

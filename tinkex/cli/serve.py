@@ -163,7 +163,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
             raise click.ClickException(
                 f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
             ) from error
-        raise click.ClickException(f"cannot start: {error}") from error
+        raise click.ClickException(_os_error(error, host, port)) from error
     except (
         ImportError,
         InvalidRequest,
@@ -173,6 +173,14 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         ApiKeyRequired,
     ) as error:
         raise click.ClickException(_one_line(error)) from error
+
+
+def _os_error(error: OSError, host: str, port: int) -> str:
+    """Returns what could not be used: a file, which the error names, or else the address."""
+    reason = error.strerror or error
+    if error.filename is None:
+        return f"cannot listen on {host}, port {port}: {reason}; choose others by --host and --port"
+    return f"cannot use {error.filename}: {reason}; choose another data folder by --data-dir"
 
 
 def _collect(data_dir: Path, *, ask: bool) -> None:

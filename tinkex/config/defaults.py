@@ -1,16 +1,15 @@
-"""Defaults of `Config`: the lookup of each setting that was not given as an argument."""
+"""Defaults and converters of settings that depend on other settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from attrs import Converter, Factory, evolve
+from attrs import Converter, evolve
 
 from tinkex.config import parsers, sources
-from tinkex.config.http_limits import HttpLimits
 from tinkex.config.poll_and_retry import PollSettings, RetrySettings
-from tinkex.config.recovery import RecoveryPolicy
+from tinkex.config.setting import declared_in
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import ConfigError
 
@@ -19,37 +18,6 @@ Given = TypeVar("Given")
 Kept = TypeVar("Kept")
 
 HOSTED_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-
-GROUPS: Mapping[str, tuple[Callable[..., Any], Mapping[str, Callable[[object], Any]]]] = {
-    "retry": (RetrySettings, sources.readers_of(RetrySettings)),
-    "poll": (PollSettings, sources.readers_of(PollSettings)),
-    "http_limits": (HttpLimits, sources.readers_of(HttpLimits)),
-    "recovery": (RecoveryPolicy, sources.readers_of(RecoveryPolicy)),
-}
-"""Groups of settings: the class of each group, and the parsers of its settings that an environment
-variable or a profile may contain.
-"""
-
-
-def found(name: str, read: Callable[[object], Any] = parsers.text, default: Any = None) -> Any:
-    """Returns a default that looks a setting up in the sources.
-
-    A setting in no source gets `default`, or its result if it is a function.
-    """
-
-    def look_up(config: Any) -> Any:
-        return config.sources.value(name, read, default() if callable(default) else default)
-
-    return Factory(look_up, takes_self=True)
-
-
-def group(name: str) -> Any:
-    """Returns a default that looks up a group of settings in the sources."""
-
-    def look_up(config: Any) -> Any:
-        return config.sources.group(name, *GROUPS[name])
-
-    return Factory(look_up, takes_self=True)
 
 
 def takes_config(convert: Callable[[Given, Any], Kept]) -> Callable[[Given], Kept]:
@@ -64,34 +32,30 @@ def takes_config(convert: Callable[[Given, Any], Kept]) -> Callable[[Given], Kep
 @takes_config
 def given_or_found_url(given: str | None, config: Any) -> str:
     """Returns the given base URL, else that of the sources, else that of the hosted service."""
-    return given.rstrip("/") if given else config.sources.value("base_url", _url, HOSTED_BASE_URL)
+    return given.rstrip("/") if given else _setting(config, "base_url")(config)
 
 
-def _url(value: object) -> str:
-    return parsers.text(value).rstrip("/")
-
-
-def found_api_key() -> Any:
-    """Returns the default of `api_key`: the key of the first source with a key or a command.
+def found_api_key(config: Any) -> str | None:
+    """Returns the key of the first source with a key or a command.
 
     A source with both gives its key.
     """
-    return Factory(_api_key, takes_self=True)
-
-
-def _api_key(config: Any) -> str | None:
-    command = config.sources.find("credential_cmd", parsers.text)
+    command = config.sources.find(_setting(config, "credential_cmd"))
     if config.credential_cmd is not None and (
         command is None or command.value != config.credential_cmd
     ):
         return None  # the command was given as an argument
-    key = config.sources.find("api_key", parsers.text)
+    key = config.sources.find(_setting(config, "api_key"))
     if key is None or (command is not None and command.rank < key.rank):
         key = sources.stored_key() if command is None else None
     if key is None:
         return None
     config.sources.found["api_key"] = key
     return key.value
+
+
+def _setting(config: Any, name: str) -> Any:
+    return declared_in(config.__class__)[name]
 
 
 @takes_config

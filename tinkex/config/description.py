@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attrs import fields, frozen
 
-from tinkex.config.secrets import HIDDEN, masked, without_password
+from tinkex.config.setting import Group, Setting, declared_in
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import Dialect
 
 if TYPE_CHECKING:
     from tinkex.config.settings import Config
-
-_HIDDEN = frozenset({"api_key", "credential_cmd", "cf_access_client_id", "cf_access_client_secret"})
-_PAIRS = frozenset({"default_headers", "default_query"})
 
 
 @frozen
@@ -45,38 +42,34 @@ class Description:
         return "\n".join(f"{s.name:{names}}  {s.value:{values}}  {s.source}".rstrip() for s in self)
 
 
-def describe(config: Config, sources: Sources, groups: Mapping[str, Any]) -> Description:
-    return Description(tuple(_settings(config, sources, groups)))
+def describe(config: Config) -> Description:
+    return Description(tuple(_settings(config, config.sources)))
 
 
-def _settings(config: Config, sources: Sources, groups: Mapping[str, Any]) -> Iterator[Described]:
+def _settings(config: Config, sources: Sources) -> Iterator[Described]:
+    declared = declared_in(type(config))
     for name in (a.name for a in fields(type(config)) if a.name != "sources"):
-        value: Any = getattr(config, name)
-        if name in groups:
-            for item in fields(type(value)):  # pyright: ignore[reportUnknownArgumentType]
-                inner, full = getattr(value, item.name), f"{name}.{item.name}"
-                yield Described(full, _shown(item.name, inner), _source(sources, full, inner))
-        elif name == "proxy" and value is None and (proxy := config.proxies.of(config.base_url)):
-            yield Described(name, _shown(name, proxy.url), proxy.setting)
-        else:
-            yield Described(name, _shown(name, value), _source(sources, name, value))
+        value, declaration = getattr(config, name), declared.get(name)
+        if isinstance(declaration, Group):
+            for item in (a.name for a in fields(declaration.kind)):
+                inner, full = getattr(value, item), f"{name}.{item}"
+                yield Described(full, _shown(inner), _source(sources, full, inner))
+            continue
+        source = _source(sources, name, value)
+        if name == "proxy" and value is None and (proxy := config.proxies.of(config.base_url)):
+            value, source = proxy.url, proxy.setting
+        yield Described(name, _shown(value, declaration), source)
 
 
 def _source(sources: Sources, name: str, value: object) -> str:
     return "default" if value is None and name not in sources.found else sources.origin(name, value)
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(value: Any, setting: Setting | None = None) -> str:
     if value is None:
         return "-"
-    if name in _HIDDEN:
-        return HIDDEN
-    if name == "proxy":
-        return str(without_password(value))
-    if name == "proxy_headers":
-        return str(dict.fromkeys(value, HIDDEN))
+    if setting is not None and setting.hide:
+        return setting.hide(value)
     if isinstance(value, Dialect):
         return value.name
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    return str(masked(value)) if name in _PAIRS else str(value)
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else str(value)

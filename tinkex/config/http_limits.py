@@ -5,14 +5,20 @@ from __future__ import annotations
 from attrs import field, frozen
 from attrs.validators import optional
 
-from tinkex.config.validators import not_negative, positive
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import not_negative, positive
 
 
 @hinted
 @frozen(kw_only=True)
 class HttpLimits:
-    """Limits on the connections that a client opens, and on the size of answers and downloads."""
+    """Limits on the connections that a client opens, and on the size of answers and downloads.
+
+    Example:
+        limits = HttpLimits(max_connections=32, max_answer_bytes=64 << 20)
+        config = Config(http_limits=limits)
+        service = ServiceClient(config=config)
+    """
 
     max_connections: int | None = field(default=None, validator=optional(positive))
     """The highest number of open connections; None for no limit."""

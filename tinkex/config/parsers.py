@@ -24,6 +24,10 @@ def text(value: object) -> str:
     return value
 
 
+def url(value: object) -> str:
+    return text(value).rstrip("/")
+
+
 def number(value: object) -> float:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         with suppress(ValueError):

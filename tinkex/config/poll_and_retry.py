@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 from attrs import field, frozen
 
-from tinkex.config.validators import not_negative, positive
 from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import not_negative, positive
 
 
 @hinted
@@ -18,6 +20,12 @@ class RetrySettings:
 
     The delay after attempt n is `min(base_delay * 2**(n - 1), max_delay)`, less a random share of
     up to a quarter. A `Retry-After` header of the server takes precedence over it.
+
+    Example:
+        patient = RetrySettings(max_attempts=30, max_seconds=1800.0)
+        service = ServiceClient(config=Config(retry=patient))
+        once = RetrySettings(max_attempts=1)
+        sampler = service.create_sampling_client(model_path=sampler_path, retry_config=once)
     """
 
     max_attempts: int = field(default=10, validator=positive)
@@ -45,6 +53,8 @@ class RetrySettings:
 def as_retry_settings(given: object) -> RetrySettings | None:
     """Returns `RetrySettings` as they are, and converts a `RetryConfig` of the official SDK.
 
+    A `RetryConfig` limits the time for which a sample is retried, and not the number of attempts.
+
     Raises:
         InvalidInputError: the argument is neither.
     """
@@ -55,11 +65,14 @@ def as_retry_settings(given: object) -> RetrySettings | None:
         raise InvalidInputError(
             f"retry_config must be a RetrySettings, found {type(given).__name__}"
         )
+    bounded = getattr(config, "enable_stuck_detection", True)
+    seconds = config.progress_timeout if bounded else math.inf
     return RetrySettings(
-        max_attempts=RetrySettings().max_attempts if config.enable_retry_logic else 1,
+        max_attempts=sys.maxsize if config.enable_retry_logic else 1,
+        max_seconds=seconds,
         base_delay=config.retry_delay_base,
         max_delay=config.retry_delay_max,
-        max_wait=config.progress_timeout,
+        max_wait=seconds,
     )
 
 
@@ -77,6 +90,11 @@ class PollSettings:
     """Intervals and limits of polling for a result.
 
     Polling is independent of retries: `RetrySettings` applies to a poll that fails.
+
+    Example:
+        poll = PollSettings(max_wait=24 * 3600.0)  # seconds
+        config = Config(poll=poll)
+        service = ServiceClient(config=config)
     """
 
     min_interval: float = field(default=0.05, validator=not_negative)

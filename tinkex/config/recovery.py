@@ -6,7 +6,6 @@ This module does no I/O.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import optional
@@ -28,6 +27,7 @@ from tinkex.errors import (
     TinkexError,
 )
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import at_least_1, positive
 
 _LOST = (
     StepOutcomeUnknown,
@@ -71,47 +71,34 @@ def is_recoverable(error: BaseException | None) -> bool:
     )
 
 
-def _at_least_1(policy: object, attribute: Any, value: int) -> None:
-    if value < 1:
-        raise ConfigError(
-            f"{type(policy).__name__}.{attribute.name} must be 1 or more, not {value!r}"
-        )
-
-
-def _positive(policy: object, attribute: Any, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(
-            f"{type(policy).__name__}.{attribute.name} must be more than 0, not {value!r}"
-        )
-
-
 @hinted
 @frozen(kw_only=True)
 class RecoveryPolicy:
     """A policy for a recoverable run: when it saves, when it recovers, and when it gives up.
 
     Example:
-        >>> RecoveryPolicy(save_every_steps=20, keep=3).save_due(steps=20, seconds=1.0)
+        >>> policy = RecoveryPolicy(save_every_steps=20, keep=3)
+        >>> policy.save_due(steps=20, seconds=1.0)
         True
 
     Raises:
         ConfigError: a value is not allowed, or the run would never be saved.
     """
 
-    save_every_steps: int | None = field(default=None, validator=optional(_at_least_1))
+    save_every_steps: int | None = field(default=None, validator=optional(at_least_1))
     """The number of steps after which the run is saved; None for no limit."""
-    save_every_minutes: float | None = field(default=10.0, validator=optional(_positive))
+    save_every_minutes: float | None = field(default=10.0, validator=optional(positive))
     """The minutes after which the run is saved; None for no limit.
 
     The run is saved as soon as either limit is reached.
     """
-    keep: int = field(default=2, validator=_at_least_1)
+    keep: int = field(default=2, validator=at_least_1)
     """The number of newest checkpoints to keep. Older ones are deleted if the server allows it."""
     reload_on: Callable[[TinkexError], bool] = is_recoverable
     """A function that returns whether to recover from an error. Other errors are raised."""
-    give_up_after: int = field(default=5, validator=_at_least_1)
+    give_up_after: int = field(default=5, validator=at_least_1)
     """The number of recoveries without a new checkpoint in between after which the run gives up."""
-    wait_minutes: float = field(default=10.0, validator=_positive)
+    wait_minutes: float = field(default=10.0, validator=positive)
     """The minutes for which one recovery waits for a server that does not answer."""
 
     def __attrs_post_init__(self) -> None:

@@ -42,6 +42,20 @@ def masked(pairs: Mapping[str, str]) -> dict[str, str]:
     return {name: HIDDEN if is_secret(name) else value for name, value in pairs.items()}
 
 
+def hidden(value: object) -> str:
+    return HIDDEN
+
+
+def masked_text(pairs: Mapping[str, str]) -> str:
+    """Returns headers or query parameters as text, with the secret ones masked."""
+    return str(masked(pairs))
+
+
+def names_of(pairs: Mapping[str, str]) -> str:
+    """Returns headers as text, with all values masked."""
+    return str(dict.fromkeys(pairs, HIDDEN))
+
+
 def public(pairs: Mapping[str, str]) -> dict[str, str]:
     """Returns the headers or query parameters that are not secret."""
     return {name: value for name, value in pairs.items() if not is_secret(name)}
@@ -54,3 +68,8 @@ def without_password(url: str | None) -> str | None:
     parts = urlsplit(url)
     _, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{HIDDEN}@{host}")) if at else str(url)
+
+
+def shown_url(url: str | None) -> str:
+    """Returns a URL as text, with user and password masked."""
+    return str(without_password(url))

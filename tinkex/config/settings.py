@@ -9,17 +9,19 @@ from attrs import Factory, evolve, field, fields, frozen
 from attrs.validators import optional
 
 from tinkex.config import defaults, parsers, validators
-from tinkex.config.defaults import GROUPS, HOSTED_BASE_URL, found, group
+from tinkex.config.defaults import HOSTED_BASE_URL
 from tinkex.config.description import Description, describe
 from tinkex.config.http_limits import HttpLimits
 from tinkex.config.poll_and_retry import PollSettings, RetrySettings
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.recovery import RecoveryPolicy
-from tinkex.config.secrets import as_secret, public, without_password
+from tinkex.config.secrets import as_secret, hidden, masked_text, names_of, public, shown_url
+from tinkex.config.setting import group, setting, single_settings, with_names
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
 from tinkex.errors import ConfigError, InvalidInputError
 from tinkex.errors.hints import hinted
+from tinkex.errors.validators import name_of, positive, whole_and_not_negative
 
 if TYPE_CHECKING:
     import httpx
@@ -31,28 +33,15 @@ ApiKey: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """An API key, or a function that returns one. The function may block or be asynchronous."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_NOT_IN_FILES = frozenset({"profile", "sources", "chunk_limits", "http_transport"})
-_STAYS_HERE = frozenset(
-    {
-        "profile",
-        "sources",
-        "api_key",
-        "credential_cmd",
-        "cf_access_client_id",
-        "cf_access_client_secret",
-        "proxy",
-        "proxy_headers",
-        "http_transport",
-    }
-)
-"""Settings that are not sent to another process: secrets, proxies and transports."""
+_OF_THIS_PROCESS = frozenset({"profile", "sources", "http_transport"})
+"""Fields that are not sent to another process, besides the settings that stay here."""
 
 
 def _sources(config: Config) -> Sources:
     read = Sources.read(config.profile)
-    known = known_names()
-    read.check_names(known)
-    read.warn_of_misspelt(known)
+    known = single_settings(Config)
+    read.check_names({setting.name for setting in known})
+    read.warn_of_misspelt({setting.variable for setting in known})
     return read
 
 
@@ -74,62 +63,65 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 @hinted
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=with_names)
 class Config:
     """The settings of a client.
 
     A setting that is not given comes from the environment, a profile in
     `~/.config/tinkex/config.toml`, or the stored keys, in this order (see `tinkex.config.sources`).
-    `print(config.describe())` shows each setting with its source.
+    `print(config.describe())` shows each setting with its source. The variable of a setting is
+    TINKEX_ and its name, like `TINKEX_TIMEOUT`, but for those that all Tinker clients know, like
+    `TINKER_API_KEY` and `TINKER_BASE_URL`; docs/settings.md lists them.
 
     Example:
-        >>> Config(base_url="http://127.0.0.1:8765", api_key="tml-local").timeout
-        60.0
+        >>> config = Config(base_url="http://127.0.0.1:8765", api_key="tml-local", timeout=30.0)
+        >>> config.base_url, config.timeout
+        ('http://127.0.0.1:8765', 30.0)
 
     Args:
         profile: the name of a table of settings in the file; by default `TINKEX_PROFILE`, else the
             profile that the file names.
-        base_url: the URL of the server; by default `TINKER_BASE_URL`, else the hosted service.
-            "local" is an embedded server in this process, which the first call starts.
-        credential_cmd: a shell command that prints an API key; by default `TINKER_CREDENTIAL_CMD`.
-            It runs when a key is first needed, and again if the server rejects the key.
-        api_key: an API key, or a function that returns one; by default `TINKER_API_KEY`, else
-            `credential_cmd`, else the default key of `~/.tinker/credentials.json`. The hosted
-            service requires one; other servers may not. It never appears in a repr.
-        project_id: the project that sessions belong to; by default `TINKER_PROJECT_ID`.
-        tags: tags of the session; by default `TINKER_TAGS`, comma-separated.
+        base_url: the URL of the server. "local" is an embedded server in this process, which the
+            first call starts.
+        credential_cmd: a shell command that prints an API key. It runs when a key is first needed,
+            and again if the server rejects the key.
+        api_key: an API key; in Python also a function that returns one, which may be asynchronous.
+            By default the one that `credential_cmd` prints, else the default key of
+            `~/.tinker/credentials.json`. The hosted service requires a key; other servers may not.
+        project_id: the project that sessions belong to.
+        tags: tags of each session.
         user_metadata: metadata of your own, kept with each session.
         timeout: seconds for an ordinary HTTP call.
         connect_timeout: seconds to connect.
-        max_retries: the number of times that a failed call is retried; replaces
+        max_retries: the number of times that a failed call is retried. It replaces
             `retry.max_attempts`, which also counts the first attempt.
-        progress_timeout: seconds that a call may last; replaces both `retry.max_wait` and
+        progress_timeout: seconds that a call may last. It replaces both `retry.max_wait` and
             `poll.max_wait`.
         retry: when a failed call is retried.
         poll: how often and how long a client polls for a result.
         recovery: the default policy of `create_recoverable_run`.
-        dialect: the dialect of the server, as a name or a `Dialect`; by default it is detected.
-            The server's own flags take precedence.
+        dialect: the dialect of the server, by name (docs/servers.md); in Python also a `Dialect`.
+            By default it is detected. The server's own flags take precedence.
         feature_gates: features of the server to turn on or off, whatever it says itself (see
             `tinkex.dialects.feature_gates`): `bulk_results` turns one on, `-bulk_results` turns it
-            off; by default `TINKER_FEATURE_GATES`, comma-separated.
+            off.
         chunk_limits: the limits by which a batch is split into requests; by default those of the
             server, else `ChunkLimits()`.
         heartbeat_interval: seconds between the heartbeats of a session.
         verify_checkpoints: whether each save is followed by a forward pass over one small datum, so
             that a later load can be verified. By default only on servers whose loads have not been
             measured to be correct, and whose forward pass is known to change nothing.
-        telemetry: whether the server is told how sessions ended; by default `TINKER_TELEMETRY`,
-            else only the hosted service is.
-        log_level: "debug", "info", "warning" or "error": the level from which tinkex's log is
-            shown; by default `TINKER_LOG`.
+        telemetry: whether the server is told how sessions ended; by default only the hosted service
+            is (docs/telemetry.md).
+        log_level: `debug`, `info`, `warning` or `error`: the level from which tinkex's log is
+            shown. By default the program's own configuration of logging decides.
         dump_headers: whether the headers of each request are logged, with secrets masked.
         default_headers: headers to add to every request.
         default_query: query parameters to add to every request.
-        cf_access_client_id, cf_access_client_secret: credentials for a server behind Cloudflare
-            Access; by default `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`.
-        proxy: the URL of an HTTP proxy; by default `TINKEX_PROXY`, else, for servers on other
-            machines, `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, with the exceptions of `NO_PROXY`.
+        cf_access_client_id: the ID of a service token, for a server behind Cloudflare Access.
+        cf_access_client_secret: the secret of the same token.
+        proxy: the URL of an HTTP proxy for all servers. By default, for servers on other machines,
+            that of `HTTPS_PROXY`, `HTTP_PROXY` or `ALL_PROXY`, with the exceptions of `NO_PROXY`.
         proxy_headers: headers that are sent to the proxy only.
         http_limits: limits on connections, answers and downloads.
         http_transport: a transport that replaces the client's own connections, for tests.
@@ -143,92 +135,97 @@ class Config:
     profile: str | None = None
     sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
     base_url: str = field(
-        default=None, converter=defaults.given_or_found_url, validator=validators.base_url
+        default=setting(parsers.url, HOSTED_BASE_URL, variable="TINKER_BASE_URL"),
+        converter=defaults.given_or_found_url,
+        validator=validators.base_url,
     )
     credential_cmd: str | None = field(
-        default=found("credential_cmd"), converter=_secret_text, repr=False
+        default=setting(variable="TINKER_CREDENTIAL_CMD", hide=hidden, stays_here=True),
+        converter=_secret_text,
+        repr=False,
     )
     api_key: ApiKey | None = field(
-        default=defaults.found_api_key(),
+        default=setting(
+            variable="TINKER_API_KEY",
+            look_up=defaults.found_api_key,
+            hide=hidden,
+            stays_here=True,
+        ),
         converter=_secret_key,
         validator=validators.header_value,
         repr=False,
     )
-    project_id: str | None = field(default=found("project_id"))
-    tags: tuple[str, ...] = field(default=found("tags", parsers.names, ()), converter=_texts)
+    project_id: str | None = field(default=setting(variable="TINKER_PROJECT_ID"))
+    tags: tuple[str, ...] = field(
+        default=setting(parsers.names, (), variable="TINKER_TAGS"), converter=_texts
+    )
     user_metadata: Mapping[str, str] = field(
-        default=found("user_metadata", parsers.pairs, dict), validator=validators.pairs
+        default=setting(parsers.pairs, dict), validator=validators.pairs
     )
-    timeout: float = field(
-        default=found("timeout", parsers.number, 60.0), validator=validators.positive
-    )
-    connect_timeout: float = field(
-        default=found("connect_timeout", parsers.number, 5.0), validator=validators.positive
-    )
+    timeout: float = field(default=setting(parsers.number, 60.0), validator=positive)
+    connect_timeout: float = field(default=setting(parsers.number, 5.0), validator=positive)
     max_retries: int | None = field(
-        default=found("max_retries", parsers.whole_number), validator=validators.retries
+        default=setting(parsers.whole_number), validator=optional(whole_and_not_negative)
     )
     progress_timeout: float | None = field(
-        default=found("progress_timeout", parsers.number), validator=optional(validators.positive)
+        default=setting(parsers.number), validator=optional(positive)
     )
-    retry: RetrySettings = field(default=group("retry"), converter=defaults.with_retry_limits)
-    poll: PollSettings = field(default=group("poll"), converter=defaults.with_poll_limits)
-    recovery: RecoveryPolicy = field(default=group("recovery"))
+    retry: RetrySettings = field(default=group(RetrySettings), converter=defaults.with_retry_limits)
+    poll: PollSettings = field(default=group(PollSettings), converter=defaults.with_poll_limits)
+    recovery: RecoveryPolicy = field(default=group(RecoveryPolicy))
     dialect: Dialect | None = field(
-        default=found("dialect", parsers.dialect), converter=defaults.named_dialect
+        default=setting(parsers.dialect), converter=defaults.named_dialect
     )
     feature_gates: tuple[str, ...] = field(
-        default=found("feature_gates", parsers.names, ()),
+        default=setting(parsers.names, (), variable="TINKER_FEATURE_GATES"),
         converter=_texts,
         validator=validators.feature_gates,
     )
     chunk_limits: ChunkLimits | None = None
-    heartbeat_interval: float = field(
-        default=found("heartbeat_interval", parsers.number, 10.0), validator=validators.positive
-    )
-    verify_checkpoints: bool | None = field(default=found("verify_checkpoints", parsers.switch))
-    telemetry: bool | None = field(default=found("telemetry", parsers.switch))
+    heartbeat_interval: float = field(default=setting(parsers.number, 10.0), validator=positive)
+    verify_checkpoints: bool | None = field(default=setting(parsers.switch))
+    telemetry: bool | None = field(default=setting(parsers.switch, variable="TINKER_TELEMETRY"))
     log_level: LogLevel | None = field(
-        default=found("log_level", parsers.one_of(*validators.LOG_LEVELS)),
+        default=setting(parsers.one_of(*validators.LOG_LEVELS), variable="TINKER_LOG"),
         validator=validators.log_level,
     )
-    dump_headers: bool = field(default=found("dump_headers", parsers.switch, False))
+    dump_headers: bool = field(default=setting(parsers.switch, False))
     default_headers: Mapping[str, str] = field(
-        default=found("default_headers", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=masked_text),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     default_query: Mapping[str, str] = field(
-        default=found("default_query", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=masked_text),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
     cf_access_client_id: str | None = field(
-        default=found("cf_access_client_id"),
+        default=setting(variable="CLOUDFLARE_ACCESS_CLIENT_ID", hide=hidden, stays_here=True),
         converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
     cf_access_client_secret: str | None = field(
-        default=found("cf_access_client_secret"),
+        default=setting(variable="CLOUDFLARE_ACCESS_CLIENT_SECRET", hide=hidden, stays_here=True),
         converter=_secret_text,
         validator=validators.header_value,
         repr=False,
     )
     proxy: str | None = field(
-        default=found("proxy"),
+        default=setting(hide=shown_url, stays_here=True),
         validator=validators.proxy,
-        repr=lambda url: str(without_password(url)),
+        repr=shown_url,
     )
     proxy_headers: Mapping[str, str] = field(
-        default=found("proxy_headers", parsers.pairs, dict),
+        default=setting(parsers.pairs, dict, hide=names_of, stays_here=True),
         converter=_secret_pairs,
         validator=validators.pairs,
         repr=False,
     )
-    http_limits: HttpLimits = field(default=group("http_limits"))
+    http_limits: HttpLimits = field(default=group(HttpLimits))
     http_transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
     @property
@@ -244,7 +241,7 @@ class Config:
     def proxies(self) -> Proxies:
         """The proxies, from which `Proxies.of` chooses one for a URL."""
         if self.proxy is not None:
-            return Proxies(Proxy(self.proxy, validators.name_of(self, "proxy")))
+            return Proxies(Proxy(self.proxy, name_of(self, "proxy")))
         return Proxies.of_environment(self.sources.environment)
 
     def describe(self) -> Description:
@@ -252,16 +249,15 @@ class Config:
 
         `str()` of the result is a table.
         """
-        return describe(self, self.sources, GROUPS)
+        return describe(self)
 
     def without_secrets(self) -> dict[str, Any]:
         """Returns the settings that may be sent to another process, as arguments of `Config`.
 
         The other process takes the API key from its own environment.
         """
-        settings = {
-            a.name: getattr(self, a.name) for a in fields(Config) if a.name not in _STAYS_HERE
-        }
+        stay = {s.name for s in single_settings(Config) if s.stays_here} | _OF_THIS_PROCESS
+        settings = {a.name: getattr(self, a.name) for a in fields(Config) if a.name not in stay}
         return {
             **settings,
             "default_headers": public(self.default_headers),
@@ -327,11 +323,3 @@ def configured(
 
 def _restore(settings: Mapping[str, Any]) -> Config:
     return Config(**settings)
-
-
-def known_names() -> frozenset[str]:
-    """Returns the names of the settings that a profile may contain."""
-    single = {a.name for a in fields(Config)} - GROUPS.keys() - _NOT_IN_FILES
-    return frozenset(
-        single | {f"{group}.{item}" for group, (_, items) in GROUPS.items() for item in items}
-    )

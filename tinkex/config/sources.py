@@ -15,52 +15,22 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import define, field, fields, frozen
 
 from tinkex import credentials
-from tinkex.config import parsers
 from tinkex.config.secrets import Secret, is_secret
+from tinkex.config.setting import Group, Setting
 from tinkex.errors import ConfigError
 
 logger = logging.getLogger("tinkex")
-T = TypeVar("T")
 
-_SHARED_VARIABLES = {
-    "base_url": "TINKER_BASE_URL",
-    "api_key": "TINKER_API_KEY",
-    "credential_cmd": "TINKER_CREDENTIAL_CMD",
-    "project_id": "TINKER_PROJECT_ID",
-    "tags": "TINKER_TAGS",
-    "telemetry": "TINKER_TELEMETRY",
-    "log_level": "TINKER_LOG",
-    "feature_gates": "TINKER_FEATURE_GATES",
-    "cf_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
-    "cf_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
-}
 _OTHER_VARIABLES = frozenset({"TINKEX_PROFILE", "TINKEX_SERVER_API_KEYS"})
 """Variables of this project that are not settings of a client."""
 _MAY_HOLD_PASSWORD = re.compile("proxy|header|query|_cmd|client_id", re.IGNORECASE)
-SECRET = frozenset(
-    {
-        "api_key",
-        "credential_cmd",
-        "cf_access_client_secret",
-        "proxy",
-        "proxy_headers",
-        "default_headers",
-        "default_query",
-    }
-)
-"""Settings whose values do not appear in error messages."""
-
-
-def variable(name: str) -> str:
-    """Returns the variable of a setting, such as TINKEX_RETRY_MAX_WAIT for `retry.max_wait`."""
-    return _SHARED_VARIABLES.get(name) or f"TINKEX_{name.upper().replace('.', '_')}"
 
 
 @frozen
@@ -113,53 +83,50 @@ class Sources:
             )
         return cls(environment, profiles[name], f"profile {name} of {path}")
 
-    def find(self, name: str, read: Callable[[object], T]) -> Found | None:
+    def find(self, setting: Setting) -> Found | None:
         """Returns the value of a setting from the first source that has it, or None; records it.
 
-        Raises `ConfigError` for a value that `read` does not accept.
+        Raises `ConfigError` for a value that the setting's parser does not accept.
         """
-        text, value = self.environment.get(variable(name)), self._in_profile(name)
+        name, variable = setting.name, setting.variable
+        text, value = self.environment.get(variable), self._in_profile(name)
         if text is not None:
-            self.found[name] = _taken(name, text, variable(name), variable(name), 0, read)
+            self.found[name] = _taken(setting, text, variable, variable, 0)
         elif value is not None:
             self.found[name] = _taken(
-                name, value, self.profile_name, f"{name} in {self.profile_name}", 1, read
+                setting, value, self.profile_name, f"{name} in {self.profile_name}", 1
             )
         else:
             return None
         return self.found[name]
 
-    def value(self, name: str, read: Callable[[object], Any], default: Any = None) -> Any:
-        """Returns the value of a setting from the first source that has it, else the default."""
-        found = self.find(name, read)
-        return self.note(name, default, "default") if found is None else found.value
+    def value(self, setting: Setting) -> Any:
+        """Returns the value of a setting from the first source that has it, else its default."""
+        if (found := self.find(setting)) is not None:
+            return found.value
+        default = setting.default
+        return self.note(setting.name, default() if callable(default) else default, "default")
 
     def note(self, name: str, value: Any, origin: str) -> Any:
         """Records a value that comes from elsewhere, and returns it."""
         self.found[name] = Found(value, origin, name, 2)
         return value
 
-    def group(
-        self,
-        name: str,
-        kind: Callable[..., T],
-        readers_by_field: Mapping[str, Callable[[object], Any]],
-    ) -> T:
-        """Returns a group of settings.
-
-        Each setting has an environment variable of its own, and an entry in the profile's table
-        `name`.
-        """
-        given = {item: self.find(f"{name}.{item}", read) for item, read in readers_by_field.items()}
-        taken = {item: found for item, found in given.items() if found is not None}
+    def group(self, group: Group) -> Any:
+        """Returns the value of a group, with the defaults of its class for what no source has."""
+        given = {setting.name: self.find(setting) for setting in group.settings}
+        taken = {name: found for name, found in given.items() if found is not None}
         try:
-            made = kind(**{item: found.value for item, found in taken.items()})
+            made = group.kind(
+                **{name.rpartition(".")[2]: found.value for name, found in taken.items()}
+            )
         except ConfigError as error:
             raise ConfigError(
                 f"{', '.join(found.name for found in taken.values())}: {error.message}"
             ) from error
-        for item in {a.name for a in fields(type(made))} - taken.keys():  # pyright: ignore[reportArgumentType]
-            self.note(f"{name}.{item}", getattr(made, item), "default")
+        for item in fields(group.kind):
+            if (name := f"{group.name}.{item.name}") not in taken:
+                self.note(name, getattr(made, item.name), "default")
         return made
 
     def origin(self, name: str, value: object) -> str:
@@ -167,7 +134,7 @@ class Sources:
         found = self.found.get(name)
         return found.origin if found is not None and found.value == value else "argument"
 
-    def check_names(self, known: frozenset[str]) -> None:
+    def check_names(self, known: Set[str]) -> None:
         """Raises `ConfigError` for an entry of the profile that is not a setting."""
         entries = {
             f"{name}.{inner}" if isinstance(value, Mapping) and name not in known else name
@@ -180,9 +147,9 @@ class Sources:
                 advice=f"Known settings are {', '.join(sorted(known))}.",
             )
 
-    def warn_of_misspelt(self, known: frozenset[str]) -> None:
+    def warn_of_misspelt(self, variables: Set[str]) -> None:
         """Logs a warning for each environment variable that looks like a misspelt one of tinkex."""
-        ours = {*map(variable, known), *_SHARED_VARIABLES.values(), *_OTHER_VARIABLES}
+        ours = {*variables, *_OTHER_VARIABLES}
         for name in sorted(self.environment.keys() - ours):
             if name.startswith("TINK") and (near := _nearest(name, ours)):
                 logger.warning("%s is set and has no effect: did you mean %s?", name, near)
@@ -198,29 +165,11 @@ def _nearest(name: str, known: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.9)), None)
 
 
-def readers_of(kind: type, **others: Callable[[object], Any]) -> dict[str, Callable[[object], Any]]:
-    """Returns the parser of each numeric field of a settings class, chosen by its type.
-
-    `others` are the parsers of the fields that are not numbers.
-    """
-    by_type = {
-        "int": parsers.whole_number,
-        "int | None": parsers.whole_number,
-        "float": parsers.number,
-        "float | None": parsers.number,
-    }
-    return {
-        item.name: by_type[str(item.type)] for item in fields(kind) if str(item.type) in by_type
-    } | others
-
-
-def _taken(
-    name: str, value: object, origin: str, known_as: str, rank: int, read: Callable[[object], Any]
-) -> Found:
+def _taken(setting: Setting, value: object, origin: str, known_as: str, rank: int) -> Found:
     try:
-        return Found(read(value), origin, known_as, rank)
+        return Found(setting.parse(value), origin, known_as, rank)
     except ValueError as error:
-        shown = "" if name in SECRET else f"{value!r}, "
+        shown = "" if setting.hide else f"{value!r}, "
         raise ConfigError(
             f"{known_as} is {shown}not {error}", advice="Correct or remove it."
         ) from None

@@ -1,4 +1,4 @@
-"""Validators of settings.
+"""Validators of settings that are not numbers.
 
 Each raises a `ConfigError` that names the setting, or the variable that it came from, and the
 allowed values.
@@ -13,50 +13,11 @@ from urllib.parse import urlsplit
 from tinkex.config.secrets import without_password
 from tinkex.dialects.feature_gates import check_gates
 from tinkex.errors import ConfigError
+from tinkex.errors.validators import name_of
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOCAL = "local"
 """The base URL of an embedded server in this process, which the first call starts."""
-
-
-def positive(settings: object, attribute: Any, value: float) -> None:
-    if not (_is_number(value) and value > 0):
-        raise ConfigError(
-            f"{name_of(settings, attribute.name)} must be a number more than 0, not {value!r}"
-        )
-
-
-def not_negative(settings: object, attribute: Any, value: float) -> None:
-    if not (_is_number(value) and value >= 0):
-        raise ConfigError(
-            f"{name_of(settings, attribute.name)} must be a number, 0 or more, not {value!r}"
-        )
-
-
-def name_of(settings: object, attribute: str) -> str:
-    """Returns the name of a setting for messages: the variable or profile entry that its value came
-    from, else a name like `Config.timeout`.
-    """
-    sources = getattr(settings, "sources", None)
-    found = sources.found.get(attribute) if sources is not None else None
-    if (
-        found is not None
-        and found.origin != "default"
-        and found.value == getattr(settings, attribute)
-    ):
-        return found.name
-    return f"{type(settings).__name__}.{attribute}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def retries(config: object, attribute: Any, value: object) -> None:
-    if value is not None and not (isinstance(value, int) and _is_number(value) and value >= 0):
-        raise ConfigError(
-            f"{name_of(config, attribute.name)} must be a whole number, 0 or more, not {value!r}"
-        )
 
 
 def base_url(_config: object, attribute: Any, url: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from attrs import evolve, field, frozen
 from attrs.validators import in_
 
-from tinkex.errors import ConfigError
+from tinkex.errors.validators import positive
 
 Encoding = Literal["json", "protobuf"]
 Results = Literal["json", "by_accept", "protobuf"]
@@ -56,20 +56,19 @@ class Evidence:
         return ", ".join(part for part in (self.how, self.release, self.day) if part)
 
 
-def _positive(limits: object, attribute: Any, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(
-            f"{type(limits).__name__}.{attribute.name} must be more than 0, not {value!r}"
-        )
-
-
 @frozen(kw_only=True)
 class ChunkLimits:
-    """The largest part of a batch in one request. A larger batch is split, in order."""
+    """The largest part of a batch in one request. A larger batch is split, in order.
 
-    max_items: int = field(default=1024, validator=_positive)
+    Example:
+        limits = ChunkLimits(max_items=64, max_size=32_768, unit="tokens")
+        config = Config(chunk_limits=limits)
+        service = ServiceClient(config=config)
+    """
+
+    max_items: int = field(default=1024, validator=positive)
     """The maximum number of datums."""
-    max_size: int = field(default=5_000_000, validator=_positive)
+    max_size: int = field(default=5_000_000, validator=positive)
     """The maximum size in `unit`."""
     unit: Literal["bytes", "tokens"] = field(default="bytes", validator=in_(("bytes", "tokens")))
     """The unit of `max_size`. Bytes are estimated: 4 per token, the bytes of images, and the bytes
@@ -138,6 +137,7 @@ class Dialect:
     Example:
         dialect = Dialect(name="my-server", encodings=("json",), failed="400")
         config = Config(base_url="http://localhost:8000", api_key="tml-x", dialect=dialect)
+        service = ServiceClient(config=config)
     """
 
     name: str = "unknown"

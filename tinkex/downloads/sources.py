@@ -174,15 +174,7 @@ def _archive_request(
     if address.kind:
         return request
     # the route of a server that takes bare names has no part for the kind
-    path = request.path.replace("/checkpoints//", "/checkpoints/", 1)
-    kwargs = {
-        "method": request.method,
-        "url": path,
-        "params": request.params,
-        "headers": request.headers,
-        "content": request.content,
-    }
-    return evolve(request, kwargs=kwargs)
+    return evolve(request, path=request.path.replace("/checkpoints//", "/checkpoints/", 1))
 
 
 async def _find_archive(

@@ -38,11 +38,11 @@ says whether the same call may succeed later. All of them can be pickled.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex.events import Owner, WaitFacts
+from tinkex.renamed import warn_renamed
 
 if TYPE_CHECKING:
     import httpx
@@ -55,6 +55,14 @@ class TinkexError(Exception):
 
     `message` says what failed and `advice` what to do next; `str()` contains both. `operation` and
     `request_id` identify the failed call, or are None.
+
+    Example:
+        try:
+            sampler.sample([10**6], sampling_params={"max_tokens": 8}).result()
+        except RequestFailedError as error:  # the server could not do the work
+            print(error.category, error.message)
+        except TinkexError as error:
+            print(error.fault, error.retryable, error.advice)
     """
 
     fault: Fault = "unknown"
@@ -200,10 +208,13 @@ class APIConnectionError(APIError):
     @property
     def place(self) -> FailurePoint:
         """The former name of `failure_point`."""
-        warnings.warn(
-            "APIConnectionError.place is now failure_point", DeprecationWarning, stacklevel=2
-        )
+        warn_renamed("APIConnectionError.place", "failure_point")
         return self.failure_point
+
+    @place.setter
+    def place(self, point: FailurePoint) -> None:
+        warn_renamed("APIConnectionError.place", "failure_point")
+        self.failure_point = point
 
     @property
     def sent(self) -> bool:

@@ -19,6 +19,15 @@ class APIFuture(Generic[T]):
 
     `result()` waits for the result; it can be called from any thread and any number of times. In an
     event loop, the future can also be awaited, like an `AsyncAPIFuture`.
+
+    Example:
+        fb = trainer.forward_backward(data, "cross_entropy")
+        step = trainer.optim_step(AdamParams(learning_rate=1e-4))
+        loss = fb.result().metrics["loss:sum"]
+        try:
+            step.result(timeout=60.0)
+        except WaitTimeoutError:
+            print(step.request_id, step.queue_state)  # the step goes on
     """
 
     def __init__(self, portal: Portal, begin: Callable[[], AsyncAPIFuture[T]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.errors.tracebacks import shorten
-from tinkex.threads import LastingExecutor
+from tinkex.threads import LastingExecutor, call_on_loop, run_on_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +52,8 @@ class Portal:
             except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
                 outcome.set_exception(error)
 
-        self._loop.call_soon_threadsafe(run)
+        if not call_on_loop(self._loop, run):
+            raise _exiting()
         try:
             return outcome.result()
         except TinkexError as error:
@@ -67,7 +68,9 @@ class Portal:
         An interrupt (Ctrl-C) of the calling thread cancels it.
         """
         self._check()
-        outcome = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), self._loop)
+        outcome = run_on_loop(self._loop, function, *args, **kwargs)
+        if outcome is None:
+            raise _exiting()
         try:
             return outcome.result()
         except TinkexError as error:
@@ -98,8 +101,10 @@ class Portal:
                 "a blocking call in the thread of the event loop would never return",
                 advice="Make the call in another thread, or use the asyncio clients.",
             )
-        if self._loop.is_closed():
-            raise ClientClosedError("the interpreter is exiting")
+
+
+def _exiting() -> ClientClosedError:
+    return ClientClosedError("the interpreter is exiting")
 
 
 async def _cancel_all() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 
 from tinkex_api.api.admin import get_audit_log, get_billing_usage, get_checkpoint_storage_usage
-from tinkex_api.models import write_time
-from tinkex_api.types import UNSET
+from tinkex_api.types import UNSET, write_time
 
 from tinkex.errors import InvalidInputError
 from tinkex.errors.hints import hinted

@@ -275,7 +275,13 @@ class AsyncRestClient(AsyncConnection):
         return await self.get_training_run(address.training_run_id, access_scope)
 
     async def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
-        """Returns all checkpoints of a training run."""
+        """Returns all checkpoints of a training run.
+
+        Example:
+            listed = await rest.list_checkpoints(trainer.model_id)
+            for checkpoint in listed.checkpoints:
+                print(checkpoint.tinker_path, checkpoint.size_bytes)
+        """
         return await self._send(list_checkpoints.request(training_run_id))
 
     async def list_user_checkpoints(
@@ -405,7 +411,13 @@ class AsyncRestClient(AsyncConnection):
         await self._send(delete_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Deletes a checkpoint permanently."""
+        """Deletes a checkpoint permanently.
+
+        Example:
+            saving = trainer.save_state("scratch")
+            path = (await saving).path
+            await rest.delete_checkpoint_from_tinker_path(path)
+        """
         await self._send(delete_checkpoint.request(*(await self._address(tinker_path)).ids))
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:

@@ -18,7 +18,7 @@ from tinkex_api import models as api
 
 from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
-from tinkex.threads import in_thread
+from tinkex.threads import call_on_loop, in_thread
 from tinkex.transport.failures import connection_error, failure_point_of, status_error
 from tinkex.transport.upload_settings import UploadSettings
 
@@ -89,7 +89,14 @@ class UploadURL:
 
 @frozen
 class ExternalWeightsUploadStartResult:
-    """An upload that has begun, as `external_weights_upload_start` returns it."""
+    """An upload that has begun, as `external_weights_upload_start` returns it.
+
+    Example:
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=8))
+        print(start.upload_id, start.expires)
+        for name, url in start.urls.items():
+            print(name, url)  # url.upload(folder / name) sends the file
+    """
 
     upload_id: str
     """The id with which the upload is finished."""
@@ -101,7 +108,15 @@ class ExternalWeightsUploadStartResult:
 
 @frozen
 class ExternalWeightsUploadFinishResult:
-    """The checkpoint of a finished upload, as `external_weights_upload_finish` returns it."""
+    """The checkpoint of a finished upload, as `external_weights_upload_finish` returns it.
+
+    Example:
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+        for name, url in start.urls.items():
+            url.upload(f"my-adapter/{name}")
+        finished = rest.external_weights_upload_finish(start.upload_id)
+        sampler = service.create_sampling_client(model_path=finished.tinker_path)
+    """
 
     tinker_path: str
     """The checkpoint's path, `tinker://<training run>/external_weights/<name>`."""
@@ -130,7 +145,8 @@ async def upload_file(url: UploadURL, path: Path, on_sent: OnSent) -> None:
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
     def report(sent: int) -> None:
-        loop.call_soon_threadsafe(on_sent, sent)
+        if not call_on_loop(loop, on_sent, sent):
+            stop.set()  # nobody waits for the upload any more
 
     try:
         await in_thread(_put_with_retries, url, path, report, stop)

@@ -92,9 +92,7 @@ async def _ask(transport: Transport, request: Request[T]) -> tuple[T | None, API
 
 async def _has_route(transport: Transport, path: str) -> bool | None:
     """Returns whether the server has a route that is not in the API; None if that is unclear."""
-    request: Request[None] = Request(
-        "first_contact", {"method": "get", "url": path}, lambda _: None
-    )
+    request: Request[None] = Request("first_contact", "GET", path, lambda _: None)
     try:
         response = await transport.send_once(request, timeout=transport.config.timeout)
     except APIError:

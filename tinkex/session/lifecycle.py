@@ -78,7 +78,7 @@ class SessionLifecycle:
             False if the server has no call for this.
         """
         self.failures.log_all()
-        for part in self.parts.values():
+        for part in list(self.parts.values()):  # a client may be made meanwhile, with another part
             await part.close()
         if self._heartbeats is None:
             return True

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 
 from tinkex_api.api.models import get_tokenizer
 
 from tinkex.errors import TinkexError
-from tinkex.threads import in_thread
+from tinkex.threads import in_thread, run_on_loop
 from tinkex.tokenizer import Tokenizer, find_tokenizer, loaded_tokenizer
 from tinkex.tokenizer.files import CONFIG, TokenizerFiles
+from tinkex.tokenizer.shared_loads import AbandonedLoad
 from tinkex.tokenizer.sources import NotThere
 from tinkex.transport.transport import Transport
 
@@ -39,9 +41,14 @@ def _served(transport: Transport, base_model: str) -> tuple[str, Callable[[], To
         return TokenizerFiles(served.tokenizer_json, {CONFIG: served.tokenizer_config_json}.get)
 
     def wait() -> TokenizerFiles:
+        outcome = run_on_loop(loop, ask)
+        if outcome is None:
+            raise AbandonedLoad
         try:
-            return asyncio.run_coroutine_threadsafe(ask(), loop).result()
+            return outcome.result()
         except TinkexError as error:
             raise NotThere(error.message) from error
+        except CancelledError as error:  # by the end of the event loop
+            raise AbandonedLoad from error
 
     return f"the server {transport.base_url}", wait

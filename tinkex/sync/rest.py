@@ -223,7 +223,13 @@ class RestClient:
         )
 
     def list_checkpoints(self, training_run_id: str) -> CheckpointsListResponse:
-        """Returns all checkpoints of a training run."""
+        """Returns all checkpoints of a training run.
+
+        Example:
+            listed = rest.list_checkpoints(trainer.model_id)
+            for checkpoint in listed.checkpoints:
+                print(checkpoint.tinker_path, checkpoint.size_bytes)
+        """
         return self._portal.run(self._client.list_checkpoints, training_run_id)
 
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
@@ -338,7 +344,13 @@ class RestClient:
         return DONE
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Deletes a checkpoint permanently."""
+        """Deletes a checkpoint permanently.
+
+        Example:
+            saving = trainer.save_state("scratch")
+            path = saving.result().path
+            rest.delete_checkpoint_from_tinker_path(path)
+        """
         self._portal.run(self._client.delete_checkpoint_from_tinker_path, tinker_path)
         return DONE
 

@@ -128,6 +128,11 @@ class ServiceClient:
             BadRequestError, RequestFailedError: the server does not have the model, or does not
                 support this adapter.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            trainer = service.create_lora_training_client("Qwen/Qwen3-8B", rank=8, seed=7)
+            fb = trainer.forward_backward(data, "cross_entropy")
+            loss = fb.result().metrics["loss:sum"]
         """
         return TrainingClient(
             self._portal.run(
@@ -175,6 +180,11 @@ class ServiceClient:
             CheckpointMismatchError: the model has other weights than those that were saved (see
                 `Config.verify_checkpoints`).
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            saving = trainer.save_state("fine-tuned")
+            path = saving.result().path
+            trainer = service.create_training_client_from_state(path)
         """
         return TrainingClient(
             self._portal.run(
@@ -202,6 +212,11 @@ class ServiceClient:
 
         Training continues from the point at which `save_state` was called. Arguments and errors are
         those of `create_training_client_from_state`.
+
+        Example:
+            saving = trainer.save_state("step-100")
+            path = saving.result().path
+            trainer = service.create_training_client_from_state_with_optimizer(path)
         """
         return TrainingClient(
             self._portal.run(
@@ -238,6 +253,12 @@ class ServiceClient:
             UnsupportedByServer: the server cannot sample from these weights.
             NotFoundError, BadRequestError: the server does not have the weights or the model.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("fine-tuned")
+            path = saving.result().path
+            sampler = service.create_sampling_client(model_path=path)
+            base = service.create_sampling_client(base_model="Qwen/Qwen3-8B")
         """
         return SamplingClient(
             self._portal.run(
@@ -348,6 +369,11 @@ class ServiceClient:
         Raises:
             UnsupportedByServer: the server cannot create a model from a checkpoint.
             TinkexError: `save_state` failed.
+
+        Example:
+            policy = RecoveryPolicy(save_every_steps=20)
+            run = service.create_recoverable_run(trainer, policy=policy)
+            sampler = run.trainer.save_weights_and_get_sampling_client()
         """
         return RecoverableRun(
             self._portal.run(self._client.create_recoverable_run, trainer._client, policy),

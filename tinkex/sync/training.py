@@ -136,6 +136,12 @@ class TrainingClient(OwnFuture):
     ) -> APIFuture[LoadWeightsResponse]:
         """Loads saved weights and the optimizer's state. Takes and raises what `load_state`
         does.
+
+        Example:
+            saving = trainer.save_state("before-risky-step")
+            path = saving.result().path
+            loading = trainer.load_state_with_optimizer(path)
+            loading.result()
         """
         return APIFuture(
             self._portal, lambda: self._client.load_state_with_optimizer(path, weights_access_token)
@@ -165,6 +171,11 @@ class TrainingClient(OwnFuture):
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`, or not exactly one of
                 `name`, `path` and `sampling_session_seq_id` is given.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("step-20", ttl_seconds=24 * 3600)
+            path = saving.result().path
+            sampler = service.create_sampling_client(model_path=path)
         """
         return APIFuture(
             self._portal,
@@ -316,6 +327,11 @@ class TrainingClient(OwnFuture):
     ) -> APIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch without gradients. Takes, returns and raises what
         `forward_backward` does.
+
+        Example:
+            scoring = trainer.forward(data, "cross_entropy")
+            outputs = scoring.result().loss_fn_outputs
+            logprobs = outputs[0]["logprobs"].to_numpy()  # float32 (N,)
         """
         return APIFuture(self._portal, lambda: self._client.forward(data, loss_fn, loss_fn_config))
 
@@ -408,9 +424,14 @@ class TrainingClient(OwnFuture):
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> APIFuture[TrainStepOutput]:
-        """Calls `forward_backward` and `optim_step`, and waits for both results.
+        """Calls `forward_backward` and `optim_step`, and returns one future of both results.
 
         Takes and raises what they do. The result has theirs as `forward_backward` and `optim_step`.
+
+        Example:
+            adam = AdamParams(learning_rate=1e-4)
+            step = trainer.train_step(data, "cross_entropy", adam)
+            loss = step.result().forward_backward.metrics["loss:sum"]
         """
         return APIFuture(
             self._portal,

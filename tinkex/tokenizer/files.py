@@ -12,6 +12,9 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS, _MODEL_CONFIG = "special_tokens_map.json", "config.json"
 
+_BESIDE = (CONFIG, _SPECIAL_TOKENS, _MODEL_CONFIG, "chat_template.jinja")
+"""The files beside tokenizer.json of which transformers makes a tokenizer."""
+
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 """The roles of special tokens. tokenizer.json marks tokens as special, but does not say in which
 role.
@@ -44,6 +47,13 @@ class TokenizerFiles:
         """
         end = self._fields(_MODEL_CONFIG).get("eos_token_id")
         return end if type(end) is int else None
+
+    def beside(self) -> Mapping[str, str]:
+        """Returns the texts of the files beside tokenizer.json of which transformers makes a
+        tokenizer, by their names.
+        """
+        texts = {name: self.read(name) for name in _BESIDE}
+        return {name: text for name, text in texts.items() if text is not None}
 
     def _fields(self, name: str) -> Mapping[str, Any]:
         text = self.read(name)

@@ -17,6 +17,10 @@ _KEPT = 16
 _FAILURE_KEPT = 60.0  # seconds
 
 
+class AbandonedLoad(Exception):
+    """The end of a load whose caller is gone, which says nothing about the value."""
+
+
 @define(eq=False)
 class Loads(Generic[T]):
     """A thread-safe cache of loaded values.
@@ -33,7 +37,9 @@ class Loads(Generic[T]):
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
         """Returns the value of a key, loading it if necessary.
 
-        An error of `load` is raised, and raised again for a minute without calling `load`.
+        An error of `load` is raised, and raised again for a minute without calling `load`. Only
+        `AbandonedLoad` is neither cached nor shared: the callers that wait load the value
+        themselves.
         """
         with self._lock:
             if self.now() - self._failed_at.get(key, self.now()) >= _FAILURE_KEPT:
@@ -42,9 +48,12 @@ class Loads(Generic[T]):
             ours: Future[T] = Future()
             if under_way is None:
                 self._loads[key] = ours
-        if under_way is not None:
+        if under_way is None:
+            return self._load(key, load, ours)
+        try:
             return _result(under_way)
-        return self._load(key, load, ours)
+        except AbandonedLoad:
+            return self.get(key, load)
 
     def ready(self, key: Hashable) -> T | None:
         """Returns the value of a key if it is loaded, or None. It does not wait."""
@@ -60,7 +69,7 @@ class Loads(Generic[T]):
             with self._lock:
                 self._failed_at[key] = self.now()
                 # An interrupt is not a failure of the load, so it is not cached.
-                if not isinstance(error, Exception):
+                if isinstance(error, AbandonedLoad) or not isinstance(error, Exception):
                     self._forget(key)
             ours.set_exception(error)
             raise

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from tinkex.errors import TinkexError
 from tinkex.tokenizer.files import TOKENIZER, TokenizerFiles
+from tinkex.tokenizer.shared_loads import AbandonedLoad
 from tinkex.tokenizer.tokenizer import Tokenizer
 
 SHIPPED = {"tinkex/tiny": Path(__file__).parents[1] / "tiny" / "tokenizer.json"}
@@ -50,8 +51,8 @@ class NotThere(Exception):
 class Place:
     """A place in which a tokenizer may be found.
 
-    `look` returns the tokenizer's files or raises `NotThere`. Any other error means that the files
-    exist and are malformed.
+    `look` returns the tokenizer's files or raises `NotThere`, or `AbandonedLoad` if its caller is
+    gone. Any other error means that the files exist and are malformed.
     """
 
     where: str
@@ -70,6 +71,8 @@ def first(name: str, places: Iterator[Place]) -> Tokenizer:
             return Tokenizer.over(name, place.look())
         except NotThere as absent:
             tried.append(f"{place.where}: {absent}")
+        except AbandonedLoad:
+            raise
         except Exception as error:
             tried.append(f"{place.where}: {error}")
             raise TokenizerError(

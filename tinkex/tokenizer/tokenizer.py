@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Self, overload
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from attrs import field, frozen
@@ -11,8 +15,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from tinkex.tokenizer.encoding import Encoding
-from tinkex.tokenizer.files import TokenizerFiles
+from tinkex.tokenizer.files import CONFIG, TOKENIZER, TokenizerFiles
 from tinkex.tokenizer.stream import StreamDecoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @frozen(repr=False)
@@ -31,6 +38,8 @@ class Tokenizer:
     name: str
     _backend: Backend
     _roles: Mapping[str, str | None] = field(factory=dict[str, "str | None"])
+    _beside: Mapping[str, str] = field(factory=dict[str, str])
+    """The texts of the files beside tokenizer.json, by their names."""
 
     @classmethod
     def over(cls, name: str, files: TokenizerFiles) -> Self:
@@ -48,7 +57,7 @@ class Tokenizer:
             and (token := backend.id_to_token(end))
         ):
             roles["eos_token"] = token
-        return cls(name, backend, roles)
+        return cls(name, backend, roles, files.beside())
 
     def __repr__(self) -> str:
         return f"<Tokenizer {self.name}, {len(self)} tokens>"
@@ -62,6 +71,11 @@ class Tokenizer:
             text: the text to encode.
             add_special_tokens: whether to add the special tokens that the tokenizer puts before and
                 after a text, such as `bos_token`.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny")
+            >>> tokenizer.encode("hi")
+            [104, 105]
         """
         return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
@@ -108,7 +122,13 @@ class Tokenizer:
     def decode(
         self, tokens: int | Sequence[int] | NDArray[np.integer], *, skip_special_tokens: bool = True
     ) -> str:
-        """Returns the text of token ids, by default without the `special_tokens`."""
+        """Returns the text of token ids, by default without the `special_tokens`.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny")
+            >>> tokenizer.decode([104, 105, tokenizer.eos_token_id])
+            'hi'
+        """
         return self._backend.decode(
             np.atleast_1d(tokens).tolist(), skip_special_tokens=skip_special_tokens
         )
@@ -252,6 +272,35 @@ class Tokenizer:
     def mask_token_id(self) -> int | None:
         """The id of `mask_token`; None if there is no such token."""
         return self._id("mask_token")
+
+    # ---- for other libraries ----
+
+    def to_transformers(self) -> PreTrainedTokenizerBase:
+        """Returns the same tokenizer as one of transformers, with its chat template.
+
+        Raises:
+            ImportError: transformers is not installed.
+
+        Example:
+            >>> tokenizer = get_tokenizer("tinkex/tiny").to_transformers()
+            >>> tokenizer("hi", add_special_tokens=False)["input_ids"]
+            [104, 105]
+        """
+        # imported here, because it is optional and slow
+        transformers: Any = import_module("transformers")
+        with TemporaryDirectory(prefix="tinkex-tokenizer-") as name:
+            folder = Path(name)
+            for file, text in self._beside.items():
+                (folder / file).write_text(text, "utf-8")
+            (folder / TOKENIZER).write_text(self._backend.to_str(), "utf-8")
+            fields: dict[str, Any] = json.loads(self._beside.get(CONFIG, "{}"))
+            if "tokenizer_class" not in fields:
+                general = {"tokenizer_class": "PreTrainedTokenizerFast"}
+                written = json.dumps({**self.special_tokens_map, **general, **fields})
+                (folder / CONFIG).write_text(written, "utf-8")
+            made: Any = transformers.AutoTokenizer.from_pretrained(name)
+        made.name_or_path = self.name
+        return made
 
     def _id(self, role: str) -> int | None:
         token = self._roles.get(role)

@@ -111,6 +111,11 @@ class AsyncTrainingClient(AsyncModelWeights):
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Computes the loss of a batch without gradients. Takes, returns and raises what
         `forward_backward` does.
+
+        Example:
+            scoring = trainer.forward(data, "cross_entropy")
+            outputs = (await scoring).loss_fn_outputs
+            logprobs = outputs[0]["logprobs"].to_numpy()  # float32 (N,)
         """
         return self._batches.run("forward", data, loss_fn, loss_fn_config)
 
@@ -217,9 +222,14 @@ class AsyncTrainingClient(AsyncModelWeights):
         optim_params: AdamParams | DimuonParams | SgdParams,
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> AsyncAPIFuture[TrainStepOutput]:
-        """Calls `forward_backward` and `optim_step`, and waits for both results.
+        """Calls `forward_backward` and `optim_step`, and returns one future of both results.
 
         Takes and raises what they do. The result has theirs as `forward_backward` and `optim_step`.
+
+        Example:
+            adam = AdamParams(learning_rate=1e-4)
+            step = trainer.train_step(data, "cross_entropy", adam)
+            loss = (await step).forward_backward.metrics["loss:sum"]
         """
         params = _one_of(optim_params, None)
         gradients = self.forward_backward(data, loss_fn, loss_fn_config)

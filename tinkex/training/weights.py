@@ -170,6 +170,12 @@ class AsyncModelWeights:
     ) -> AsyncAPIFuture[LoadWeightsResponse]:
         """Loads saved weights and the optimizer's state. Takes and raises what `load_state`
         does.
+
+        Example:
+            saving = trainer.save_state("before-risky-step")
+            path = (await saving).path
+            loading = trainer.load_state_with_optimizer(path)
+            await loading
         """
         return self._load(path, weights_access_token, optimizer=True)
 
@@ -197,6 +203,11 @@ class AsyncModelWeights:
         Raises:
             InvalidInputError: at the call: the name is empty or holds a `/`, or not exactly one of
                 `name`, `path` and `sampling_session_seq_id` is given.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("step-20", ttl_seconds=24 * 3600)
+            path = (await saving).path
+            sampler = await service.create_sampling_client(model_path=path)
         """
         if [name, path, sampling_session_seq_id].count(None) != 2:
             raise InvalidInputError(

@@ -85,10 +85,4 @@ def _with_fewer_fields(
 
 
 def _with_body(request: Request[T], body: Mapping[str, Any]) -> Request[T]:
-    kwargs = {
-        "method": request.method,
-        "url": request.path,
-        "params": request.params,
-        "headers": request.headers,
-    }
-    return evolve(request, kwargs={**kwargs, "content": orjson.dumps(body)})
+    return evolve(request, content=orjson.dumps(body))

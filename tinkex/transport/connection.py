@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from weakref import finalize
 
@@ -16,6 +16,7 @@ from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exception
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import Secret, is_secret, without_queries
+from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
 from tinkex.transport.aiohttp_errors import reason_of
 from tinkex.transport.exchange_stage import current_stage
@@ -169,9 +170,10 @@ async def _close_at_end(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
 
 
 def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None]) -> None:
-    """Closes the generator on its event loop. May be called in any thread."""
-    with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(start_task, loop, closer.aclose)
+    """Closes the generator on its event loop, which does so itself at its end. May be called in any
+    thread.
+    """
+    call_on_loop(loop, start_task, loop, closer.aclose)
 
 
 def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakMethod
 
 from attrs import define
 
 from tinkex.errors import ClientClosedError
-from tinkex.threads import in_thread
+from tinkex.threads import call_on_loop, in_thread, run_on_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +52,10 @@ class LoopBinding:
         elif loop.is_closed():
             return False
         elif loop.is_running():
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(function(), loop))
+            outcome = run_on_loop(loop, function)
+            if outcome is None:  # it was closed meanwhile
+                return False
+            await asyncio.wrap_future(outcome)
         else:
             await in_thread(lambda: loop.run_until_complete(function()))
         return True
@@ -63,8 +65,7 @@ class LoopBinding:
         any thread.
         """
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(start_task, self._loop, function)
+            call_on_loop(self._loop, start_task, self._loop, function)
 
     def _state(self) -> str:
         if self._loop is None or self._loop.is_closed():

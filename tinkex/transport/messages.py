@@ -23,7 +23,7 @@ UNCOMPRESSED: Mapping[str, str] = {"Accept-Encoding": "identity"}
 def constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Returns the headers of every request. Those of the user replace those of the client."""
     ours = {
-        "Host": _host(config.base_url),
+        "Host": host(config.base_url),
         **PUBLIC_HEADERS,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server uses it for routing
@@ -67,7 +67,7 @@ def with_default_query(
     return {**defaults, **(query or {})} if defaults else query
 
 
-def _host(base_url: str) -> str:
+def host(base_url: str) -> str:
     return _url(base_url).netloc.decode("ascii")
 
 

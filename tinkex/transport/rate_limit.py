@@ -10,13 +10,13 @@ from weakref import WeakValueDictionary
 
 from attrs import define, field
 
+from tinkex.threads import call_on_loop
 from tinkex.transport.backoff import rate_limit_pause
 from tinkex.waiting.clock import Clock
 
-# concurrent requests after a window; each success admits one more, so that they double per round
+# concurrent requests after a pause; each success admits one more, so that they double per round
 _FIRST_ADMITTED = 4
 _NO_LIMIT = 4096  # concurrent requests that amount to no limit
-_RECENT = 10.0  # seconds after a 429 in which large requests should be split
 
 
 @define(eq=False)
@@ -26,7 +26,7 @@ class _Waiter:
     loop: asyncio.AbstractEventLoop
     admitted: bool = False
     timed: bool = False
-    """Whether it checks the window again by itself, when that ends."""
+    """Whether it checks again by itself when the pause ends."""
     woken: asyncio.Future[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -34,11 +34,7 @@ class _Waiter:
 
     def wake(self) -> bool:
         """Wakes the request, from any thread. Returns False when its event loop is closed."""
-        try:
-            self.loop.call_soon_threadsafe(_resolve, self.woken)
-        except RuntimeError:
-            return False
-        return True
+        return call_on_loop(self.loop, _resolve, self.woken)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -46,20 +42,19 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class RateLimitWindow:
-    """The times in which requests with one key are held back, shared by all clients in the process
-    with the same base URL and key.
+class RateLimiter:
+    """A limiter that holds back requests after a 429, shared by all clients in the process with the
+    same base URL and key.
 
-    A 429 closes the window for all of them, and a success ends the pause. Afterwards requests are
-    admitted in the order of their arrival: a few at once, then one more with each success. The
-    limit is lifted when no request waits any more. It costs nothing until the first 429.
+    A 429 pauses all of them, and a success ends the pause. Afterwards requests are admitted in the
+    order of their arrival: a few at once, then one more with each success. The limit is lifted when
+    no request waits any more. It costs nothing until the first 429.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # clients may live on several event loops
         self._ends = 0.0
         self._streak = 0
-        self._refused_at: float | None = None
         self._limit: int | None = None  # concurrent requests; None: no limit
         self._under_way = 0
         self._queue: deque[_Waiter] = deque()
@@ -68,17 +63,12 @@ class RateLimitWindow:
     def is_open(self) -> bool:
         return self._limit is None
 
-    def recently_refused(self, clock: Clock) -> bool:
-        """Returns whether there was a 429 in the last seconds."""
-        return self._refused_at is not None and clock.now() - self._refused_at < _RECENT
-
     def record_refusal(self, body_size: int, hint: float | None, clock: Clock) -> float:
         """Records a 429, and returns the pause in seconds."""
         with self._lock:
             self._streak += 1
             pause = rate_limit_pause(self._streak, body_size, hint, clock.random())
-            self._refused_at = clock.now()
-            self._ends = max(self._ends, self._refused_at + pause)
+            self._ends = max(self._ends, clock.now() + pause)
             self._limit = _FIRST_ADMITTED
             for waiter in self._queue:
                 if not waiter.timed:
@@ -156,13 +146,13 @@ class RateLimitWindow:
             self._admit()
 
 
-_windows: WeakValueDictionary[tuple[str, Hashable], RateLimitWindow] = WeakValueDictionary()
-_windows_lock = threading.Lock()
+_limiters: WeakValueDictionary[tuple[str, Hashable], RateLimiter] = WeakValueDictionary()
+_limiters_lock = threading.Lock()
 
 
-def window_for(base_url: str, api_key: Hashable) -> RateLimitWindow:
-    """Returns the window of a base URL and key (or source of keys). It is kept as long as a client
+def rate_limiter_for(base_url: str, api_key: Hashable) -> RateLimiter:
+    """Returns the limiter of a base URL and key (or source of keys). It is kept as long as a client
     uses it.
     """
-    with _windows_lock:
-        return _windows.setdefault((base_url, api_key), RateLimitWindow())
+    with _limiters_lock:
+        return _limiters.setdefault((base_url, api_key), RateLimiter())

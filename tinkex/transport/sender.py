@@ -16,7 +16,8 @@ from tinkex import events
 from tinkex.config import LOCAL, Config
 from tinkex.config.secrets import Secret, masked
 from tinkex.errors import APIConnectionError, UnreadableAnswerError
-from tinkex.local.connection import LocalConnection
+from tinkex.local.process_server import local_url
+from tinkex.threads import in_thread
 from tinkex.transport import adaptation, failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
@@ -28,6 +29,7 @@ from tinkex.transport.messages import (
     UNCOMPRESSED,
     build_message,
     constant_headers,
+    host,
     with_default_query,
 )
 from tinkex.transport.redirects import MAX_REDIRECTS, next_url
@@ -62,9 +64,9 @@ class Sender:
     server: Server
     clock: Clock
     auth: Auth = field(init=False)
+    base_url: str = field(init=False)
+    """The URL of `Config`; of the server in this process its address, once it has started."""
     _pool: httpx.AsyncBaseTransport = field(init=False)
-    _local: LocalConnection | None = field(init=False)
-    """The connection to the server of this process, if `base_url` is "local"."""
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
     """The names of the user's headers, which replace the client's."""
@@ -73,7 +75,7 @@ class Sender:
     def __attrs_post_init__(self) -> None:
         self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
         self._pool = self.config.http_transport or connection_pool(self.config)
-        self._local = LocalConnection(self._pool) if self.config.base_url == LOCAL else None
+        self.base_url = self.config.base_url
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
 
@@ -131,17 +133,13 @@ class Sender:
             if with_key
             else PUBLIC_HEADERS
         )
+        events.emit(events.HttpRequestStart, operation=operation)
         extensions = self._extensions(timeout, whole=whole)
         return await self._exchange(
             httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions),
             operation,
             whole,
         )
-
-    @property
-    def base_url(self) -> str:
-        """The URL of `Config`; of the server in this process its address, once it has started."""
-        return self.config.base_url if self._local is None else self._local.base_url
 
     @property
     def starts_server(self) -> bool:
@@ -179,6 +177,15 @@ class Sender:
         if not response.is_success:
             raise failures.status_error(response, request.operation)
         return Secret(parse(request, response).jwt)
+
+    async def _start_server(self) -> None:
+        """Starts the server in this process, unless it runs already, and takes its address.
+
+        Raises `ConfigError` when it cannot start.
+        """
+        self.base_url = await in_thread(local_url)  # in a thread, since a start takes seconds
+        if "host" not in self._given_headers:
+            self._headers["Host"] = host(self.base_url)
 
     async def _follow_redirects(
         self,
@@ -231,6 +238,8 @@ class Sender:
         url: str | None = None,
     ) -> httpx.Response:
         """Sends a request to the server; to `url`, complete with its query, after a redirect."""
+        if self.starts_server:
+            await self._start_server()
         events.emit(events.HttpRequestStart, operation=request.operation)
         headers = {
             **self._headers,
@@ -260,7 +269,7 @@ class Sender:
         stage, began = ExchangeStage(), self.clock.now()
         current_stage.set(stage)
         try:
-            response = await (self._local or self._pool).handle_async_request(message)
+            response = await self._pool.handle_async_request(message)
             if whole or not response.is_success:
                 response = await response_body.read_whole(response, self.bound_of(operation))
         except BaseException as error:

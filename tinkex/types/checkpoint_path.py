@@ -41,6 +41,7 @@ class ParsedCheckpointTinkerPath(Model):
     Example:
         parsed = ParsedCheckpointTinkerPath.from_tinker_path("tinker://S1:train:0/weights/0001")
         print(parsed.training_run_id, parsed.checkpoint_id)  # S1:train:0 weights/0001
+        print(parsed.checkpoint_type)  # training
     """
 
     tinker_path: str

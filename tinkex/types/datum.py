@@ -104,10 +104,10 @@ class Datum:
 
     model_input: ModelInput = field(converter=as_model_input)
     loss_fn_inputs: dict[str, TensorData] = field(converter=_tensors, factory=dict[str, TensorData])
-    model_input_spans: tuple[ProvenanceSpan, ...] | None = field(
+    model_input_spans: list[ProvenanceSpan] | None = field(
         converter=lambda spans: as_spans(spans, "model_input_spans"), default=None
     )
-    loss_fn_input_spans: tuple[ProvenanceSpan, ...] | None = field(
+    loss_fn_input_spans: list[ProvenanceSpan] | None = field(
         converter=lambda spans: as_spans(spans, "loss_fn_input_spans"), default=None
     )
 

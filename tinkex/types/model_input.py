@@ -64,8 +64,9 @@ class EncodedTextChunk(Model):
     """Text as N token ids: `tokens` is a list, `tokens_np` an int64 array `(N,)`.
 
     Example:
-        >>> EncodedTextChunk([1, 2, 3]).length
-        3
+        >>> text = EncodedTextChunk([1, 2, 3])
+        >>> text.length, text.tokens_np.dtype
+        (3, dtype('int64'))
 
     Args:
         tokens: a list, numpy array or torch tensor of integers from 0 to 2^31 - 1.
@@ -141,7 +142,13 @@ class ImageChunk(Model):
 @hinted
 @frozen
 class ImageAssetPointerChunk(Model):
-    """A reference to an image that the server already has, by its location there."""
+    """A reference to an image that the server already has, by its location there.
+
+    Example:
+        >>> image = ImageAssetPointerChunk("assets/cat.png", format="png", expected_tokens=64)
+        >>> ModelInput([EncodedTextChunk([1, 2]), image]).length
+        66
+    """
 
     location: str
     format: Literal["png", "jpeg"]
@@ -169,6 +176,15 @@ class DmelChunk(Model):
     """Audio as a serialized mel-spectrogram tensor, as bytes or base64 text.
 
     The tensor's header (dtype, number of dimensions, sizes) gives the number of tokens.
+
+    Example:
+        >>> header = bytes([0, 2, 5, 80])  # dtype 0, two dimensions: 5 tokens of 80 bins
+        >>> audio = DmelChunk(header + bytes(5 * 80))
+        >>> ModelInput([EncodedTextChunk([1, 2]), audio]).length
+        7
+
+    Raises:
+        InvalidInputError: the data is neither bytes nor base64 text.
     """
 
     dmel: bytes = field(converter=_bytes)
@@ -255,8 +271,9 @@ class ModelInput(Model):
     `ModelInput`.
 
     Example:
-        >>> ModelInput.from_ints([1, 2, 3]).append_int(4).to_ints()
-        [1, 2, 3, 4]
+        >>> prompt = ModelInput.from_ints([1, 2, 3]).append_int(4)
+        >>> prompt.to_ints(), prompt.length
+        ([1, 2, 3, 4], 4)
     """
 
     chunks: list[ModelInputChunk] = field(converter=_chunks, factory=list[ModelInputChunk])

@@ -48,7 +48,14 @@ class ForwardBackwardOutput:
 @as_dataclass
 @frozen
 class TrainStepOutput:
-    """The results of `train_step`: those of its `forward_backward` and of its `optim_step`."""
+    """The results of `train_step`: those of its `forward_backward` and of its `optim_step`.
+
+    Example:
+        step = trainer.train_step(data, "cross_entropy", AdamParams(learning_rate=1e-4))
+        results = step.result()
+        print(results.forward_backward.metrics["loss:sum"])
+        print(results.optim_step.metrics)
+    """
 
     forward_backward: ForwardBackwardOutput
     optim_step: OptimStepResponse
@@ -60,6 +67,12 @@ class SampledSequence:
     """One sampled sequence of M tokens.
 
     `stop_reason` is `"stop"`, `"length"`, or another word that the server uses.
+
+    Example:
+        response = sampler.sample([1, 2, 3], sampling_params={"max_tokens": 8}).result()
+        sequence = response.sequences[0]
+        print(sequence.tokens_np, sequence.logprobs_np)  # int64 and float32, (M,)
+        finished = sequence.stop_reason == "stop"
     """
 
     stop_reason: str
@@ -96,6 +109,11 @@ class PromptAltTokens:
 
     They are drawn with replacement, at the request's temperature. Row i belongs to position i + 1
     of the prompt's N; the first position has none.
+
+    Example:
+        params = {"max_tokens": 1}
+        response = sampler.sample([1, 2, 3], 1, params, prompt_alt_tokens_k=4).result()
+        drawn = response.prompt_alt_tokens.tokens.to_numpy()  # int64 (2, 4)
     """
 
     tokens: TensorData

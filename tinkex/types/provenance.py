@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from attrs import Attribute, field, frozen
@@ -54,6 +54,15 @@ class PromptProvenanceSpan:
 class SampledProvenanceSpan:
     """A span of a sampled sequence: `length` tokens, from index `offset`.
 
+    Example:
+        prompt = [1, 2, 3]
+        sampled = sampler.sample(prompt, 1, {"max_tokens": 4}).result().sequences[0]
+        tokens = prompt + sampled.tokens
+        span = SampledProvenanceSpan(sequence_id=sampled.sequence_id, length=len(sampled.tokens))
+        spans = [PromptProvenanceSpan(sequence_id=sampled.sequence_id, length=2), span]
+        datum = Datum(model_input=tokens[:-1], loss_fn_inputs={"target_tokens": tokens[1:]})
+        datum = datum.with_provenance(model_input=spans, loss_fn_inputs=spans)
+
     Raises:
         InvalidInputError: the id is empty, or a number is not an int of 0 or more.
     """
@@ -68,11 +77,11 @@ ProvenanceSpans: TypeAlias = Iterable[ProvenanceSpan]
 """Spans in the order of the tokens, without gaps."""
 
 
-def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, ...] | None:
-    """Returns the spans as a tuple. Raises `InvalidInputError`, naming `name`, for other values."""
+def as_spans(spans: ProvenanceSpans | None, name: str) -> list[ProvenanceSpan] | None:
+    """Returns the spans as a list. Raises `InvalidInputError`, naming `name`, for other values."""
     if spans is None:
         return None
-    spans = tuple(spans)
+    spans = list(spans)
     for index, span in enumerate(spans):
         if not isinstance(span, (PromptProvenanceSpan, SampledProvenanceSpan)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -82,7 +91,7 @@ def as_spans(spans: ProvenanceSpans | None, name: str) -> tuple[ProvenanceSpan, 
     return spans
 
 
-def check_tiling(spans: tuple[ProvenanceSpan, ...], tokens: int | None, name: str) -> None:
+def check_tiling(spans: Sequence[ProvenanceSpan], tokens: int | None, name: str) -> None:
     """Raises `InvalidInputError`, naming `name`, unless the spans have as many tokens in all as
     `tokens` says. None means that the number is not known, and nothing is checked.
     """

@@ -41,8 +41,9 @@ class TensorData:
     give their places, in compressed sparse row (CSR) form.
 
     Example:
-        >>> TensorData([[1, 2], [3, 4]]).shape
-        [2, 2]
+        >>> tensor = TensorData([[1, 2], [3, 4]])
+        >>> tensor.dtype, tensor.shape, tensor.data
+        ('int64', [2, 2], [1, 2, 3, 4])
 
     Args:
         data: the values, as a nested list, numpy array or torch tensor; flat if `shape` is

@@ -24,6 +24,13 @@ class TopkLogprobs:
     """The K likeliest tokens at each of N positions, likeliest first.
 
     An empty cell has token 0 and logprob -99999.
+
+    Example:
+        response = sampler.sample([1, 2, 3], 1, {"max_tokens": 8}, topk_sample_logprobs=5).result()
+        topk = response.sequences[0].topk_logprobs_np
+        likeliest = topk.token_ids[:, 0]  # int64 (M,), for M sampled tokens
+        for token, logprob in topk.to_rows()[0]:
+            print(token, logprob)
     """
 
     token_ids: NDArray[np.int64]

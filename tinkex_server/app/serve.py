@@ -100,7 +100,7 @@ def serve(
                 engine, [model] if isinstance(model, str) else list(model), device, dtype
             )
             on_failure.callback(engine.close)
-        # imported here since it takes longest, and the engine's process starts meanwhile
+        # imported here since it takes longest, and the engine process starts meanwhile
         from tinkex_server.app.server import Server
         from tinkex_server.app.server_thread import Settings
 

@@ -1,4 +1,4 @@
-"""The engines that `serve` knows by name. torch is imported only in the engine's process."""
+"""The engines that `serve` knows by name. torch is imported only in the engine process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def create_engine(
     for model in described:
         if model.context_note:
             logger.warning(
-                "%s is served with %d tokens: %s",
+                "the context length of %s is limited to %d tokens: %s",
                 model.name,
                 model.max_context_length,
                 model.context_note,
@@ -47,7 +47,7 @@ def create_engine(
 
 
 def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
-    """Creates the torch engine; called in the engine's process, where torch is imported."""
+    """Creates the torch engine; called in the engine process, where torch is imported."""
     from tinkex_server.engine.torch.engine import TorchEngine
 
     return TorchEngine(models, device, dtype)

@@ -39,7 +39,7 @@ from tinkex_server.engine.interface import (
 )
 from tinkex_server.engine.model_info import local_folder, name_and_source, tokenizer_files
 
-_RUNS_ON = "the fake engine: figures made up by arithmetic, to test clients"
+_RUNS_ON = "the fake engine, which makes up its numbers: for tests of clients"
 _CONTEXT = 32_768  # tokens
 _VOCABULARY = 1 << 18  # large enough for any tokenizer
 # only tokens below this are sampled, which any tokenizer can decode
@@ -150,9 +150,7 @@ class FakeEngine:
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model, weights = self._models[self._known(model_id)], _read(folder)
         if optimizer and not (folder / _OPTIMIZER_FILE).is_file():
-            raise InvalidRequest(
-                "the weights were saved without the optimizer's state; load them without it"
-            )
+            raise InvalidRequest("the checkpoint has no optimizer state; load its weights alone")
         model.weights, model.gradient = weights, ""
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
@@ -186,7 +184,7 @@ class FakeEngine:
         room = _CONTEXT - len(spec.prompt)
         if not spec.prompt or room < 1:
             raise InvalidRequest(
-                f"the prompt has {len(spec.prompt)} tokens; 1 to {_CONTEXT - 1} are possible"
+                f"the prompt has {len(spec.prompt)} tokens; it must have 1 to {_CONTEXT - 1}"
             )
         prompt = np.array(spec.prompt, np.int64)
         sequences = [
@@ -200,7 +198,7 @@ class FakeEngine:
     def _bare(self, base_model: str) -> _Weights:
         if base_model not in self._bases:
             raise InvalidRequest(
-                f"unknown base model {base_model!r}; known are {', '.join(self._bases)}"
+                f"unknown base model {base_model!r}; this server has {', '.join(self._bases)}"
             )
         return _Weights(base_model)
 
@@ -229,14 +227,14 @@ def _check(index: int, example: Example) -> None:
         raise InvalidRequest(f"{where} lacks 'target_tokens'")
     if targets.ndim not in (1, 2) or len(targets) != length:
         raise InvalidRequest(
-            f"{where}['target_tokens'] is of shape {list(targets.shape)}, not [{length}] or "
-            f"[{length}, K]"
+            f"{where}['target_tokens'] has the shape {list(targets.shape)}; expected "
+            f"[{length}] or [{length}, K]"
         )
     for name in ("weights", "advantages"):
         value = example.loss_inputs.get(name, targets)
         if value.shape != targets.shape:
             raise InvalidRequest(
-                f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of "
+                f"{where}[{name!r}] has the shape {list(value.shape)}, but the targets have "
                 f"{list(targets.shape)}"
             )
 
@@ -263,7 +261,7 @@ def _read(folder: Path) -> _Weights:
         return _Weights(**orjson.loads((folder / _FILE).read_bytes()))
     except FileNotFoundError as error:
         raise InvalidRequest(
-            "the saved weights were deleted, or saved by another engine"
+            "the saved weights were deleted, or another engine saved them"
         ) from error
 
 

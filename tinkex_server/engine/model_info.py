@@ -56,7 +56,9 @@ def name_and_source(spec: str) -> tuple[str, str]:
         return spec, spec
     name, _, source = spec.partition("=")
     if not name or not source:
-        raise InvalidRequest(f"{spec!r} is not a model: write NAME=FOLDER, or the folder alone")
+        raise InvalidRequest(
+            f"{spec!r} does not name a model: write NAME=FOLDER, or just the folder"
+        )
     return name, source
 
 
@@ -70,7 +72,7 @@ def check_names(specs: Sequence[str]) -> None:
     """Raises `InvalidRequest` if two models have the same name."""
     names = [name_and_source(spec)[0] for spec in specs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidRequest(f"several models have the name {twice[0]!r}")
+        raise InvalidRequest(f"two models have the name {twice[0]!r}")
 
 
 def tokenizer_files(folder: Path) -> tuple[str | None, str | None]:
@@ -93,16 +95,18 @@ def loadable_name(spec: str) -> str:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}, which each transformers model has")
     config = json.loads(file.read_bytes())
     if not isinstance(config, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} is not a JSON object")
     return cast("dict[str, Any]", config)
 
 
 def _field(name: str, config: Mapping[str, Any], key: str) -> Any:
     if config.get(key):
         return config[key]
-    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} has no {key}")
+    raise InvalidRequest(f"the {_CONFIG} of the model {name!r} lacks {key}")
 
 
 def _folder(name: str) -> Path:
@@ -114,9 +118,20 @@ def _folder(name: str) -> Path:
         return folder
     if folder.is_absolute() or name.startswith("."):
         raise FileNotFoundError(f"there is no folder {folder}")
+    try:
+        return _fetched_folder(name)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {folder.absolute()}, and the Hugging Face hub did not give the "
+            f"model: {error}"
+        ) from error
+
+
+def _fetched_folder(name: str) -> Path:
+    """Returns the folder of a hub model's small files, which are fetched from the hub, or taken
+    from the cache if the hub cannot be reached.
+    """
     # imported here, since the import takes a second
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    return Path(
-        snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG])
-    )  # falls back to the cache if the hub is unreachable
+    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG]))

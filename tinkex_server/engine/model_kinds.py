@@ -23,17 +23,14 @@ def check_kind(name: str, config: Mapping[str, Any]) -> None:
     """Raises `InvalidRequest` for a model that, by its config.json, cannot be served exactly."""
     if config.get("is_encoder_decoder"):
         raise InvalidRequest(
-            f"the model {name!r} is an encoder-decoder (as for translation), which reads one text "
-            "and writes another; "
-            "only causal language models can be trained and sampled here"
+            f"the model {name!r} is an encoder-decoder model, as used for translation; "
+            "only decoder-only language models can be trained and sampled here"
         )
     if unknown := unsupported_layers(text_config(config).get("layer_types")):
         raise InvalidRequest(
-            f"the model {name!r} has layers of the kind {', '.join(unknown)}, and only those of "
-            "full and of sliding "
-            "attention are served: samples go on from the keys and values of each token before, "
-            "and others keep "
-            "something else (a state, a summary, or a part of the text)"
+            f"the model {name!r} has {', '.join(unknown)} layers, which are not supported: "
+            "every layer must use full or sliding-window attention, because sampling "
+            "relies on a KV cache"
         )
 
 
@@ -63,10 +60,10 @@ def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     longest = next((text[key] for key in _CONTEXT if text.get(key)), None)
     if longest is None:
         raise InvalidRequest(
-            f"the config.json of the model {name!r} has no {' or '.join(_CONTEXT)}: it keeps a "
-            "state in place of keys "
-            "and values (as Mamba, RWKV and xLSTM do), or bounds its texts in another way, and so "
-            "it is not served"
+            f"the config.json of the model {name!r} states no context length "
+            f"({', '.join(_CONTEXT)}): models that keep a recurrent state (Mamba, RWKV, "
+            "xLSTM), or that limit their texts in another way (BLOOM, Whisper), are not "
+            "supported"
         )
     ropes = list(_length_dependent_ropes(text))
     if not ropes:
@@ -77,16 +74,16 @@ def context_length(name: str, config: Mapping[str, Any]) -> tuple[int, str]:
     )
     if bound is None:
         raise InvalidRequest(
-            f"the positions of the model {name!r} change with the length of a text (longrope), "
-            "and its config.json has "
-            "no original_max_position_embeddings to say from which length on"
+            f"the model {name!r} uses longrope, whose position embeddings change beyond a "
+            "certain length, but its config.json does not state that length "
+            "(original_max_position_embeddings)"
         )
     if bound >= longest:
         return longest, ""
     return bound, (
-        f"the model was made for {longest}, but its rotary positions (longrope) change all "
-        "logprobs of a text "
-        f"that grows past {bound}, so that sampled and trained ones would differ"
+        f"the model supports {longest} tokens, but its position embeddings (longrope) "
+        f"change all logprobs of a text that exceeds {bound}, so that logprobs from "
+        "sampling and training would differ"
     )
 
 

@@ -9,13 +9,15 @@ from collections import defaultdict
 from functools import partial
 
 from tinkex_server.checkpoint_path import CheckpointPath
-from tinkex_server.data_dir import digests
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.engine.interface import Engine, EngineDied, EngineExit, InvalidRequest
-from tinkex_server.jobs.futures import Futures, StepsLost
+from tinkex_server.jobs.futures import Futures
 from tinkex_server.jobs.lanes import Job, Lanes
+from tinkex_server.jobs.loading import create_and_load
+from tinkex_server.jobs.requests import StepsLost
 from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.jobs.saved_states import LostSteps, RecoveryPlan, SavedState, SavedStates
+from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.store import ModelRow, Store
 
 
@@ -55,7 +57,8 @@ class EngineRecovery:
         loop = asyncio.get_running_loop()
 
         def report(death: EngineExit) -> None:  # called on a thread of the engine
-            loop.call_soon_threadsafe(self._recover, death)
+            if not call_on_loop(loop, self._recover, death) and death.resume:
+                death.resume()  # this server has stopped, but another may use the engine
 
         self._engine.watch(report)
 
@@ -144,18 +147,17 @@ class EngineRecovery:
                 self._saved_states[row.model_id].add(plan.state)
 
     async def _create_again(self, row: ModelRow, state: SavedState | None) -> None:
-        await self._lanes.call(
-            self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
-        )
         if state is None:
+            await self._lanes.call(
+                self._engine.create_model, row.model_id, row.base_model, row.lora, row.optimizer
+            )
             return
         saved = self._store.checkpoints.get(state.path)
         if saved is None:
             raise InvalidRequest(f"{state.path} was deleted")
         with self._folders.hold(saved.folder) as folder:
-            await self._lanes.call(digests.check, folder)
             await self._lanes.call(
-                self._engine.load_model, row.model_id, folder, optimizer=state.optimizer
+                create_and_load, self._engine, row, folder, optimizer=state.optimizer
             )
 
     def _give_up(self, model_id: str, text: str) -> None:

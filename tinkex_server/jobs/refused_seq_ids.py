@@ -23,6 +23,8 @@ _SENT_AGAIN = frozenset({408, 409, 425, 429})
 class RefusedSeqIds:
     """Refusals by model and seq_id. To be used on the event loop's thread.
 
+    A request without a seq_id has no turn, so nothing is kept of it.
+
     A refused request takes its turn as a failure, and the requests that its client sends after it
     run. If a client gives the seq_id to another request later, that request runs when it arrives.
     """
@@ -33,11 +35,12 @@ class RefusedSeqIds:
         factory=lambda: defaultdict(dict)
     )
 
-    def note(self, model_id: str, seq_id: int, fingerprint: str, refusal: Refused) -> None:
+    def note(self, model_id: str, seq_id: int | None, fingerprint: str, refusal: Refused) -> None:
         """Skips the turn of this seq_id in the model's lane, unless the client is going to send the
         request again.
         """
-        if seq_id >= 1 and 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN:
+        is_final = 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN
+        if is_final and seq_id is not None and seq_id >= 1:
             self._refusals[model_id][seq_id] = (fingerprint, refusal)
             self._lanes.skip(model_id, seq_id)
 
@@ -51,20 +54,20 @@ class RefusedSeqIds:
         if not isinstance(model_id, str) or type(seq_id) is not int:
             return
         row = self._store.models.get(model_id)
-        if row is not None and access.sees(row.owner) and row.state in ("creating", "ready"):
+        if row is not None and access.sees(row.owner) and row.in_memory:
             self.note(model_id, seq_id, "", refusal)
 
-    def check(self, model_id: str, seq_id: int, fingerprint: str) -> None:
+    def check(self, model_id: str, seq_id: int | None, fingerprint: str) -> None:
         """Raises the refusal of an earlier request of which this one is a repeat, whatever has
         changed since.
         """
-        known = self._refusals[model_id].get(seq_id) if model_id in self._refusals else None
+        known = None if seq_id is None else self._refusals.get(model_id, {}).get(seq_id)
         if known and known[0] == fingerprint:
             raise known[1]
 
-    def note_accepted(self, model_id: str, seq_id: int) -> None:
+    def note_accepted(self, model_id: str, seq_id: int | None) -> None:
         """Notes that the seq_id now belongs to a request that was accepted."""
-        if model_id in self._refusals:
+        if seq_id is not None and model_id in self._refusals:
             self._refusals[model_id].pop(seq_id, None)
 
     def forget(self, model_id: str) -> None:

@@ -7,7 +7,7 @@ from attrs import define, evolve, field
 from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.profiles.profile import NUMBERED
-from tinkex_server.profiles.templates import Fields
+from tinkex_server.profiles.templates import Fields, integer_at, text_at
 
 
 @define(eq=False)
@@ -35,23 +35,29 @@ class History:
                 self._saved_with_optimizer.add((fields["model_id"], fields["path"]))
 
     def note_refused(self, operation: str, sent: Fields) -> None:
-        if operation in NUMBERED and isinstance(sent.get("seq_id"), int):
-            self._refused_numbers.add((sent["model_id"], sent["seq_id"]))
+        if operation in NUMBERED and (number := _number(sent)):
+            self._refused_numbers.add(number)
 
     def was_refused(self, operation: str, sent: Fields) -> bool:
         """Returns whether the seq_id belongs to a request that was refused."""
-        number = (sent.get("model_id"), sent.get("seq_id"))
-        return operation in NUMBERED and number in self._refused_numbers
+        return operation in NUMBERED and _number(sent) in self._refused_numbers
 
-    def take_gradient(self, model_id: str) -> bool:
+    def take_gradient(self, model_id: str | None) -> bool:
         """Returns whether the model has gradients of a forward_backward, and forgets them."""
+        if model_id is None:
+            return False
         had_some = model_id in self._with_gradient
         self._with_gradient.discard(model_id)
         return had_some
 
     def first_id(self, operation: str, sent: Fields, request_id: str) -> str:
-        """Returns the request id of the first request with this model and seq_id."""
-        return self._first_ids.setdefault((operation, sent["model_id"], sent["seq_id"]), request_id)
+        """Returns the request id of the first request with this model and seq_id. A request without
+        a seq_id is no repeat.
+        """
+        number = _number(sent)
+        return (
+            self._first_ids.setdefault((operation, *number), request_id) if number else request_id
+        )
 
     def first_save(self, path: CheckpointPath) -> CheckpointPath:
         """Returns the path of what the same model saved first."""
@@ -61,3 +67,9 @@ class History:
         """Returns whether the save was asked to include the optimizer's state."""
         path = checkpoint_path.parse(text)
         return (path.run_id, path.name) in self._saved_with_optimizer
+
+
+def _number(sent: Fields) -> tuple[str, int] | None:
+    """Returns the model and the seq_id of a request, if it has both."""
+    model_id, seq_id = text_at(sent, "model_id"), integer_at(sent, "seq_id")
+    return None if model_id is None or seq_id is None else (model_id, seq_id)

@@ -30,7 +30,7 @@ from tinkex_server.profiles.polls import Polls, respond
 from tinkex_server.profiles.profile import NUMBERED, Auth, Profile
 from tinkex_server.profiles.request_bodies import HandlerDied, read_fields
 from tinkex_server.profiles.state_checks import StateChecks
-from tinkex_server.profiles.templates import Fields, Reply
+from tinkex_server.profiles.templates import Fields, Reply, text_at
 from tinkex_server.state import ServerState
 from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.raw_body import receive_body
@@ -199,12 +199,13 @@ class ProfileMiddleware:
         """Returns the fields with the checkpoint paths that the embedded server uses."""
         if operation in _PATH_READERS:
             fields = self._profile.paths.inward(fields, self._state.data_dir)
-        if operation != "load_weights":
+        path = text_at(fields, "path")
+        if operation != "load_weights" or path is None:
             return fields
         if self._profile.loading.first_save_alone:
-            fields = {**fields, "path": self._first_saved(fields["path"])}
+            fields = {**fields, "path": self._first_saved(path)}
         if self._profile.loading.optimizer_if_saved:
-            saved = self._history.has_optimizer(fields["path"])
+            saved = self._history.has_optimizer(path)
             optimizer = saved and bool(fields.get("optimizer"))
             fields = {**fields, "optimizer": optimizer}
         return fields

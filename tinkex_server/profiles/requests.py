@@ -1,20 +1,29 @@
 """The checks and the changes of a request's fields under a profile. Plain functions.
 
-They raise `Refused`. `adapt` changes the fields of a body in place.
+They raise `Refused`. `adapt` changes the fields of a body in place. Fields that are missing or of
+another type than the contract's are passed over: the embedded server refuses them, by their names.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import attrs
+import numpy as np
 from tinkex_api import models as api
 
 from tinkex_server.errors import Refused
 from tinkex_server.profiles.profile import Batches, Loading, Profile, Rule, Sampling
-from tinkex_server.profiles.templates import Fields, list_at, look_up, mapping_at
+from tinkex_server.profiles.templates import (
+    Fields,
+    integer_at,
+    list_at,
+    look_up,
+    mapping_at,
+    text_at,
+)
 
 _KINDS: Mapping[str, type[Any]] = {
     "create_session": api.CreateSessionRequest,
@@ -143,13 +152,8 @@ def _problem(rule: Rule, fields: Fields) -> str | None:
 
 
 def _check_load(loading: Loading, fields: Fields) -> None:
-    number = fields.get("seq_id")
-    if (
-        loading.first_request_only
-        and fields.get("model_id")
-        and isinstance(number, int)
-        and number > 1
-    ):
+    number = integer_at(fields, "seq_id")
+    if loading.first_request_only and fields.get("model_id") and number is not None and number > 1:
         raise Refused(
             400,
             f"load_weights is not permitted with seq_id {number}: it must be the model's first "
@@ -158,9 +162,9 @@ def _check_load(loading: Loading, fields: Fields) -> None:
 
 
 def _check_batch(rule: Batches, batch: Fields) -> None:
-    loss = batch.get("loss_fn")
+    loss = text_at(batch, "loss_fn")
     if rule.losses is not None and loss not in rule.losses:
-        raise Refused(rule.unknown_loss, f"Unsupported loss_fn {loss!r}")
+        raise Refused(rule.unknown_loss, f"Unsupported loss_fn {batch.get('loss_fn')!r}")
     for index, inputs in _inputs(batch):
         if rule.weights_needed and loss == "cross_entropy" and "weights" not in inputs:
             raise Refused(400, f"data {index}: cross_entropy needs weights")
@@ -169,7 +173,7 @@ def _check_batch(rule: Batches, batch: Fields) -> None:
         ):
             raise Refused(400, f"data {index}: {loss} takes no {extra[0]}")
         for name, tensor in inputs.items():
-            if rule.flat == "refused" and len(look_up(tensor, "shape") or ()) > 1:
+            if rule.flat == "refused" and len(list_at(tensor, "shape")) > 1:
                 raise Refused(400, f"data {index}: {name} must be one-dimensional")
             if not rule.sparse and look_up(tensor, "sparse_crow_indices") is not None:
                 raise Refused(422, f"data {index}: {name} must be dense")
@@ -181,20 +185,32 @@ def _adapt_batch(rule: Batches, batch: Fields) -> None:
         batch["loss_fn"] = loss.name
         if not loss.settings:
             batch.pop("loss_fn_config", None)
-    if rule.means and batch["loss_fn"] == "cross_entropy":
+    if rule.means and batch.get("loss_fn") == "cross_entropy":
         _divide_by_all_weights(batch)
     if rule.flat == "shapes dropped":
         for _, inputs in _inputs(batch):
-            for tensor in inputs.values():
+            for input_name in inputs:
+                tensor = mapping_at(inputs, input_name) or {}
                 for name in ("shape", "sparse_crow_indices", "sparse_col_indices"):
                     tensor.pop(name, None)
 
 
 def _divide_by_all_weights(batch: Fields) -> None:
     weights = [tensor for _, inputs in _inputs(batch) if (tensor := mapping_at(inputs, "weights"))]
+    if not all(_has_numbers(tensor) for tensor in weights):
+        return  # the embedded server refuses them
     total = sum(abs(weight) for tensor in weights for weight in tensor["data"])
     for tensor in weights:
         tensor["data"] = [weight / max(total, 1e-9) for weight in tensor["data"]]
+
+
+def _has_numbers(tensor: Fields) -> bool:
+    data = tensor.get("data")
+    if isinstance(data, np.ndarray):  # of a protobuf body
+        return True
+    return isinstance(data, list) and all(
+        isinstance(weight, (int, float)) for weight in cast("list[object]", data)
+    )
 
 
 def _inputs(batch: Fields) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -203,7 +219,9 @@ def _inputs(batch: Fields) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _adapt_sample(rule: Sampling, fields: Fields) -> None:
-    params = fields.setdefault("sampling_params", {})
+    params = _holder(fields, ["sampling_params"])
+    if params is None:
+        return
     if rule.first_chunk_only and (chunks := list_at(fields, "prompt.chunks")):
         fields["prompt"]["chunks"] = chunks[:1]
     if rule.zero_temperature_is is not None and params.get("temperature") == 0:
@@ -213,7 +231,7 @@ def _adapt_sample(rule: Sampling, fields: Fields) -> None:
         params.get("temperature", 1.0),
         params.get("top_p", 1.0),
     ) == (1, 1.0, 1.0)
-    if rule.default_top_k is not None and params.get("top_k", -1) <= 0:
+    if rule.default_top_k is not None and _is_off(params.get("top_k")):
         params["top_k"] = rule.default_top_k
     if rule.greedy_when_plain and plain:
         params["temperature"] = 0.0
@@ -221,11 +239,27 @@ def _adapt_sample(rule: Sampling, fields: Fields) -> None:
         fields["prompt_logprobs"], fields["topk_prompt_logprobs"] = False, 0
 
 
+def _is_off(top_k: object) -> bool:
+    return top_k is None or (type(top_k) is int and top_k <= 0)
+
+
 def _put(fields: Fields, path: str, value: Any) -> None:
     *parents, name = path.split(".")
-    for key in parents:
-        fields = fields.setdefault(key, {})
-    fields[name] = value
+    if (holder := _holder(fields, parents)) is not None:
+        holder[name] = value
+
+
+def _holder(fields: Fields, keys: Sequence[str]) -> Fields | None:
+    """Returns the object at these keys, which is added if it is missing; None if there is another
+    value, which the embedded server will refuse.
+    """
+    for key in keys:
+        if fields.get(key) is None:
+            fields[key] = {}
+        if (inner := mapping_at(fields, key)) is None:
+            return None
+        fields = inner
+    return fields
 
 
 def _take_out(fields: Fields, path: str) -> None:

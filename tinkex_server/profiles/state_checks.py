@@ -12,7 +12,7 @@ from tinkex_server.errors import Refused
 from tinkex_server.profiles.history import History
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.request_bodies import HandlerDied
-from tinkex_server.profiles.templates import Fields, Reply, list_at, mapping_at
+from tinkex_server.profiles.templates import Fields, Reply, list_at, mapping_at, text_at
 from tinkex_server.state import ServerState
 
 
@@ -38,7 +38,7 @@ class StateChecks:
         if (
             operation == "optim_step"
             and self._profile.needs_gradient
-            and not self._history.take_gradient(fields.get("model_id", ""))
+            and not self._history.take_gradient(text_at(fields, "model_id"))
         ):
             return self._failure(
                 "server", "Traceback (most recent call last): no gradient since the last step"
@@ -50,8 +50,8 @@ class StateChecks:
 
     def samples_base(self, fields: Fields) -> bool:
         """Returns whether a sample is drawn from a base model."""
-        session = fields.get("sampling_session_id")
-        row = self._state.store.samplers.get(session) if isinstance(session, str) else None
+        session = text_at(fields, "sampling_session_id")
+        row = None if session is None else self._state.store.samplers.get(session)
         is_base = row is None or (row.folder is None and row.model_path is None)
         return is_base and not fields.get("model_path")
 
@@ -59,14 +59,16 @@ class StateChecks:
         rule = self._profile.loading
         if not rule.by_session and not fields.get("model_id"):
             raise Refused(rule.no_model, "Missing model_id")
+        path = text_at(fields, "path")
         if (
             rule.missing_checkpoint
-            and self._state.store.checkpoints.get(checkpoint_path.parse(fields["path"])) is None
+            and path is not None
+            and self._state.store.checkpoints.get(checkpoint_path.parse(path)) is None
         ):
-            raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {fields['path']}")
+            raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {path}")
 
     def _check_sample(self, fields: Fields) -> None:
-        session = fields.get("sampling_session_id")
+        session = text_at(fields, "sampling_session_id")
         if session in self._history.baseless_sessions:
             raise Refused(400, "base_model is required")
         if not self._profile.sampling.base_models and self.samples_base(fields):
@@ -75,7 +77,7 @@ class StateChecks:
     def _is_odd(self, batch: Fields) -> bool:
         """Returns whether the loss needs an even number of data and has an odd one."""
         return (
-            batch.get("loss_fn") in self._profile.batches.even_with_bearer
+            text_at(batch, "loss_fn") in self._profile.batches.even_with_bearer
             and len(list_at(batch, "data")) % 2 == 1
         )
 
@@ -85,6 +87,6 @@ class StateChecks:
 
 
 def _check_readable(fields: Fields) -> None:
-    path = fields.get("model_path")
+    path = text_at(fields, "model_path")
     if path and checkpoint_path.parse(path).kind == checkpoint_path.SAMPLER_WEIGHTS:
         raise HandlerDied(f"KeyError: {path}")

@@ -1,5 +1,5 @@
 """Templates of answers as plain data, with `Ref` for values that are known only when the answer is
-given.
+given; and access to the fields of bodies, which may be missing or of any type.
 """
 
 from __future__ import annotations
@@ -94,6 +94,18 @@ def list_at(values: Any, path: str) -> list[Any]:
     """Returns the list at the path, or an empty one."""
     value = look_up(values, path)
     return cast("list[Any]", value) if isinstance(value, list) else []
+
+
+def text_at(values: Any, path: str) -> str | None:
+    """Returns the string at the path, or None."""
+    value = look_up(values, path)
+    return value if isinstance(value, str) else None
+
+
+def integer_at(values: Any, path: str) -> int | None:
+    """Returns the integer at the path, or None."""
+    value = look_up(values, path)
+    return value if type(value) is int else None
 
 
 def look_up(values: Any, path: str) -> Any:

@@ -23,8 +23,9 @@ from tinkex_server import checkpoint_path
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
+from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
@@ -160,9 +161,7 @@ async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventS
     def begin(on_token: OnToken) -> Future[SampleResult]:
         sample = state.engine.sample(sampler.weights_id, spec, on_token)
         state.futures.follow(identity, sample)
-        sample.add_done_callback(
-            lambda done: None if loop.is_closed() else loop.call_soon_threadsafe(note, done)
-        )
+        sample.add_done_callback(lambda done: call_on_loop(loop, note, done))
         return sample
 
     def note(done: Future[SampleResult]) -> None:

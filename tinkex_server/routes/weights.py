@@ -30,9 +30,10 @@ from tinkex_server.checkpoint_path import (
     check_name,
 )
 from tinkex_server.data_dir import digests, manifests
-from tinkex_server.engine.interface import Engine, InvalidRequest
+from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity, Work
+from tinkex_server.jobs.loading import create_and_load
+from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
@@ -287,22 +288,8 @@ async def _create_loaded(
 ) -> Sequence[str]:
     with state.folders.hold(_find(access, path).folder) as folder:
         return await state.lanes.call(
-            _create_and_load, state.engine, row, folder, optimizer=optimizer
+            create_and_load, state.engine, row, folder, optimizer=optimizer
         )
-
-
-def _create_and_load(
-    engine: Engine, row: ModelRow, folder: Path, *, optimizer: bool
-) -> Sequence[str]:
-    """Creates a model and loads it; if the load fails, the model is unloaded again."""
-    digests.check(folder)
-    warnings = engine.create_model(row.model_id, row.base_model, row.lora, row.optimizer)
-    try:
-        engine.load_model(row.model_id, folder, optimizer=optimizer)
-    except Exception:
-        engine.unload_model(row.model_id)
-        raise
-    return warnings
 
 
 def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ def retire_model(state: CommonState, row: ModelRow) -> bool:
 
     Returns whether the model was open until now.
     """
-    if row.state not in ("creating", "ready"):
+    if not row.in_memory:
         return False
     state.store.models.set_state(row.model_id, "unloaded")
     state.retire(row.model_id)

@@ -9,12 +9,13 @@ from attrs import astuple
 
 from tinkex_server.engine.interface import LoraShape
 from tinkex_server.store.database import Database, dump
-from tinkex_server.store.rows import ModelRow, ModelState, RunQuery
+from tinkex_server.store.rows import STATES_IN_MEMORY, ModelRow, ModelState, RunQuery
 
 _MODELS = "SELECT models.*, sessions.owner FROM models JOIN sessions USING (session_id)"
 _PUBLISHED = (
     "EXISTS (SELECT 1 FROM checkpoints WHERE checkpoints.model_id = models.model_id AND public)"
 )
+_IN_MEMORY = f"state IN {(*STATES_IN_MEMORY,)}"
 _WANTED = f"(?1 IS NULL OR owner = ?1 OR (?2 AND {_PUBLISHED})) AND (?3 IS NULL OR project_id = ?3)"
 
 
@@ -63,7 +64,7 @@ class Models:
         return self._db.number(f"SELECT {_PUBLISHED} FROM models WHERE model_id = ?", model_id) == 1
 
     def count_in_memory(self) -> int:
-        return self._db.number("SELECT count(*) FROM models WHERE state IN ('creating', 'ready')")
+        return self._db.number(f"SELECT count(*) FROM models WHERE {_IN_MEMORY}")
 
     def of_session(self, session_id: str) -> list[ModelRow]:
         return self._db.all(
@@ -71,9 +72,7 @@ class Models:
         )
 
     def in_memory(self) -> list[ModelRow]:
-        return self._db.all(
-            _row, f"{_MODELS} WHERE state IN ('creating', 'ready') ORDER BY models.rowid"
-        )
+        return self._db.all(_row, f"{_MODELS} WHERE {_IN_MEMORY} ORDER BY models.rowid")
 
     def failure(self, model_id: str) -> str | None:
         row = self.get(model_id)
@@ -98,7 +97,7 @@ class Models:
 
     def mark_all_lost(self) -> None:
         """Marks all models in memory as lost."""
-        self._db.run("UPDATE models SET state = 'lost' WHERE state IN ('creating', 'ready')")
+        self._db.run(f"UPDATE models SET state = 'lost' WHERE {_IN_MEMORY}")
 
 
 def _row(row: sqlite3.Row) -> ModelRow:

@@ -15,6 +15,8 @@ from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import CustomLoss, LoraShape, OptimizerKind
 
 ModelState: TypeAlias = Literal["creating", "ready", "failed", "unloaded", "lost"]
+STATES_IN_MEMORY: Sequence[ModelState] = ("creating", "ready")
+"""The states of a model that the engine holds, or is about to hold."""
 FutureState: TypeAlias = Literal["pending", "done", "failed", "expired"]
 FINISH_REASONS = ("success", "errored", "interrupted")
 """The reasons for which a client finishes a session. A session that was finished for any other
@@ -110,6 +112,11 @@ class ModelRow:
     owner: str = ""
     failure: str | None = None
     """The reason why a model that had been created has failed."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the engine holds the model, or is about to; only then it takes requests."""
+        return self.state in STATES_IN_MEMORY
 
 
 @frozen

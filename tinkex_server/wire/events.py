@@ -11,6 +11,7 @@ import orjson
 from tinkex_api.models import SampleStreamEvent
 
 from tinkex_server.engine.interface import EngineDied, InvalidRequest, OnToken, SampleResult
+from tinkex_server.loop_calls import call_on_loop
 
 logger = logging.getLogger("tinkex.local")
 
@@ -55,8 +56,7 @@ class EventStream:
         self._put(b"data: %s\n\n" % orjson.dumps(event.to_dict()))
 
     def _put(self, event: bytes | None) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+        call_on_loop(self._loop, self._queue.put_nowait, event)
 
 
 def _last_event(sample: Future[SampleResult]) -> SampleStreamEvent:

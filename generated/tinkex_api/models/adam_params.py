@@ -4,28 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class AdamParams(Model):
+@define
+class AdamParams(OpenModel):
     """The settings of one AdamW step.
 
     Example:
-        {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
+        adam = AdamParams(learning_rate=1e-4, weight_decay=0.01, grad_clip_norm=1.0)
+        trainer.forward_backward(data, "cross_entropy")
+        metrics = trainer.optim_step(adam).result().metrics
 
     Attributes:
-        learning_rate (float): The learning rate. Default: 0.0001.
-        beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
-        beta2 (float): The decay rate of the running mean of the squared gradient. Default: 0.95.
-        eps (float): The number added to the denominator, for numerical stability. Default: 1e-12.
-        weight_decay (float): The decoupled weight decay: each step subtracts learning_rate * weight_decay * weight.
-            Default: 0.0.
-        grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
-            off. Default: 0.0.
+        learning_rate: The learning rate.
+        beta1: The decay rate of the running mean of the gradient.
+        beta2: The decay rate of the running mean of the squared gradient.
+        eps: The number added to the denominator, for numerical stability.
+        weight_decay: The decoupled weight decay: each step subtracts learning_rate * weight_decay * weight.
+        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
     """
 
     learning_rate: float = 0.0001
@@ -34,9 +33,8 @@ class AdamParams(Model):
     eps: float = 1e-12
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -51,35 +49,13 @@ class AdamParams(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        learning_rate = rest.pop("learning_rate", 0.0001)
-        beta1 = rest.pop("beta1", 0.9)
-        beta2 = rest.pop("beta2", 0.95)
-        eps = rest.pop("eps", 1e-12)
-        weight_decay = rest.pop("weight_decay", 0.0)
-        grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
         self = cls(
-            learning_rate=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            eps=eps,
-            weight_decay=weight_decay,
-            grad_clip_norm=grad_clip_norm,
+            learning_rate=rest.pop("learning_rate", 0.0001),
+            beta1=rest.pop("beta1", 0.9),
+            beta2=rest.pop("beta2", 0.95),
+            eps=rest.pop("eps", 1e-12),
+            weight_decay=rest.pop("weight_decay", 0.0),
+            grad_clip_norm=rest.pop("grad_clip_norm", 0.0),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,33 +4,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.api_key_organization import ApiKeyOrganization
     from ..models.api_key_user import ApiKeyUser
 
 
-@_attrs_define
-class ApiKeyDetails(Model):
+@define
+class ApiKeyDetails(OpenModel):
     """Whose a key is.
 
     Example:
         {'org_details': {'name': 'Example Lab'}, 'user_details': {'email': 'ada@example.org'}}
-
-    Attributes:
-        org_details (ApiKeyOrganization | None): See its type.
-        user_details (ApiKeyUser | None): See its type.
     """
 
     org_details: ApiKeyOrganization | None = None
     user_details: ApiKeyUser | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,31 +37,14 @@ class ApiKeyDetails(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.api_key_organization import ApiKeyOrganization  # noqa: PLC0415
-        from ..models.api_key_user import ApiKeyUser  # noqa: PLC0415
-
         rest = dict(src_dict)
-        org_details = rest.pop("org_details", None)
-        user_details = rest.pop("user_details", None)
         self = cls(
-            org_details=ApiKeyOrganization.from_dict(org_details) if org_details is not None else None,
-            user_details=ApiKeyUser.from_dict(user_details) if user_details is not None else None,
+            org_details=models.ApiKeyOrganization.from_dict(value)
+            if (value := rest.pop("org_details", None)) is not None
+            else None,
+            user_details=models.ApiKeyUser.from_dict(value)
+            if (value := rest.pop("user_details", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

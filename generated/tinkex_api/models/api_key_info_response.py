@@ -4,37 +4,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.api_key_details import ApiKeyDetails
 
 
-@_attrs_define
-class ApiKeyInfoResponse(Model, OwnFuture):
+@define
+class ApiKeyInfoResponse(OpenModel, OwnFuture):
     """What is known of the key that the request was made with.
 
     Example:
-        {'key_id': 7, 'name': 'laptop', 'note': '', 'details': {'org_details': {'name': 'Example Lab'}, 'user_details':
-            {'email': 'ada@example.org'}}}
+        key = rest.get_api_key_info()
+        print(key.key_id, key.name)
+        print(key.details)  # the owner, where the server names one
 
     Attributes:
-        key_id (int): The key's number.
-        name (str | None): What its owner called it.
-        note (str | None): What its owner wrote of it.
-        details (ApiKeyDetails | None): See its type.
+        key_id: The key's number.
+        name: What its owner called it.
+        note: What its owner wrote of it.
     """
 
     key_id: int
     name: str | None = None
     note: str | None = None
     details: ApiKeyDetails | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -49,34 +48,12 @@ class ApiKeyInfoResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.api_key_details import ApiKeyDetails  # noqa: PLC0415
-
         rest = dict(src_dict)
-        key_id = rest.pop("key_id")
-        name = rest.pop("name", None)
-        note = rest.pop("note", None)
-        details = rest.pop("details", None)
         self = cls(
-            key_id=key_id,
-            name=name,
-            note=note,
-            details=ApiKeyDetails.from_dict(details) if details is not None else None,
+            key_id=rest.pop("key_id"),
+            name=rest.pop("name", None),
+            note=rest.pop("note", None),
+            details=models.ApiKeyDetails.from_dict(value) if (value := rest.pop("details", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -10,7 +10,6 @@ class AuditEventDetails(dict[str, Any]):
 
     Example:
         {'tinker_path': 'tinker://S1:train:0/weights/0001'}
-
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,31 +5,30 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.audit_event_details import AuditEventDetails
 
 
-@_attrs_define
-class AuditLogEntry(Model):
+@define
+class AuditLogEntry(OpenModel):
     """Something that somebody did.
 
     Example:
-        {'timestamp': '2026-01-01T00:00:00Z', 'event': 'checkpoint.deleted', 'event_details': {'tinker_path':
-            'tinker://S1:train:0/weights/0001'}}
+        for entry in admin.get_audit_log().entries:
+            if entry.event == "checkpoint.deleted":
+                print(entry.timestamp, entry.event_details)
 
     Attributes:
-        timestamp (datetime.datetime): When.
-        event (str): What.
-        event_details (AuditEventDetails | None): See its type.
-        model_id (str | None): Deprecated: the model concerned.
-        tinker_path (str | None): Deprecated: the checkpoint concerned.
-        purpose (str | None): Deprecated: what for.
+        timestamp: When.
+        event: What.
+        model_id: Deprecated: the model concerned.
+        tinker_path: Deprecated: the checkpoint concerned.
+        purpose: Deprecated: what for.
     """
 
     timestamp: datetime.datetime
@@ -38,9 +37,8 @@ class AuditLogEntry(Model):
     model_id: str | None = None
     tinker_path: str | None = None
     purpose: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -58,38 +56,16 @@ class AuditLogEntry(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.audit_event_details import AuditEventDetails  # noqa: PLC0415
-
         rest = dict(src_dict)
-        timestamp = rest.pop("timestamp")
-        event = rest.pop("event")
-        event_details = rest.pop("event_details", None)
-        model_id = rest.pop("model_id", None)
-        tinker_path = rest.pop("tinker_path", None)
-        purpose = rest.pop("purpose", None)
         self = cls(
-            timestamp=read_time(timestamp),
-            event=event,
-            event_details=AuditEventDetails.from_dict(event_details) if event_details is not None else None,
-            model_id=model_id,
-            tinker_path=tinker_path,
-            purpose=purpose,
+            timestamp=read_time(rest.pop("timestamp")),
+            event=rest.pop("event"),
+            event_details=models.AuditEventDetails.from_dict(value)
+            if (value := rest.pop("event_details", None)) is not None
+            else None,
+            model_id=rest.pop("model_id", None),
+            tinker_path=rest.pop("tinker_path", None),
+            purpose=rest.pop("purpose", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

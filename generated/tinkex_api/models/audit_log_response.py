@@ -4,30 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.audit_log_entry import AuditLogEntry
 
 
-@_attrs_define
-class AuditLogResponse(Model, OwnFuture):
+@define
+class AuditLogResponse(OpenModel, OwnFuture):
     """A day of the audit log.
 
     Example:
-        {'entries': [{'timestamp': '2026-01-01T00:00:00Z', 'event': 'checkpoint.deleted'}]}
+        log = admin.get_audit_log()  # of today
+        for entry in log.entries:
+            print(entry.timestamp, entry.event)
 
     Attributes:
-        entries (list[AuditLogEntry]): In order.
+        entries: In order.
     """
 
     entries: list[AuditLogEntry]
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -36,28 +37,7 @@ class AuditLogResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.audit_log_entry import AuditLogEntry  # noqa: PLC0415
-
         rest = dict(src_dict)
-        entries = rest.pop("entries")
-        self = cls(
-            entries=[AuditLogEntry.from_dict(item) for item in entries],
-        )
+        self = cls(entries=[models.AuditLogEntry.from_dict(item) for item in rest.pop("entries")])
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -10,7 +10,6 @@ class AuthTokenRequest(dict[str, Any]):
 
     Example:
         {}
-
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class AuthTokenResponse(Model, OwnFuture):
+@define
+class AuthTokenResponse(OpenModel, OwnFuture):
     """A token that stands for the credential, for a while.
 
     Example:
         {'jwt': 'eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.'}
 
     Attributes:
-        jwt (str): Goes into X-API-Key. Its claims are `exp` and `iat` (both in seconds), `sub`, `org_id` and maybe
+        jwt: Goes into X-API-Key. Its claims are `exp` and `iat` (both in seconds), `sub`, `org_id` and maybe
             `email`; refresh it halfway.
     """
 
     jwt: str
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -35,25 +33,6 @@ class AuthTokenResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        jwt = rest.pop("jwt")
-        self = cls(
-            jwt=jwt,
-        )
+        self = cls(jwt=rest.pop("jwt"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,28 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class BillingEventInfo(Model):
+@define
+class BillingEventInfo(OpenModel):
     """What was used. One open schema for all kinds, by `type`: training with `token_count`; sampling_prefill with
-    `token_count` and `cached`;
-    sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
+    `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with `count`; storage with
+    `gigabyte_hours` and `free`.
 
-        Example:
-            {'type': 'training', 'token_count': 120000}
+    Example:
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        infos = [event.event_info for event in usage.data]
+        trained = sum(info.token_count or 0 for info in infos if info.type == "training")
 
-        Attributes:
-            type (str): The kind.
-            token_count (int | None): training, sampling_*: tokens.
-            cached (bool | None): sampling_prefill: whether they were not computed anew.
-            count (int | None): checkpoint: how many.
-            gigabyte_hours (float | None): storage: gigabytes times hours.
-            free (bool | None): storage: whether it is not charged.
+    Attributes:
+        type: The kind.
+        token_count: training, sampling_*: tokens.
+        cached: sampling_prefill: whether they were not computed anew.
+        count: checkpoint: how many.
+        gigabyte_hours: storage: gigabytes times hours.
+        free: storage: whether it is not charged.
     """
 
     type: str
@@ -34,9 +35,8 @@ class BillingEventInfo(Model):
     count: int | None = None
     gigabyte_hours: float | None = None
     free: bool | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -56,35 +56,13 @@ class BillingEventInfo(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type")
-        token_count = rest.pop("token_count", None)
-        cached = rest.pop("cached", None)
-        count = rest.pop("count", None)
-        gigabyte_hours = rest.pop("gigabyte_hours", None)
-        free = rest.pop("free", None)
         self = cls(
-            type=type,
-            token_count=token_count,
-            cached=cached,
-            count=count,
-            gigabyte_hours=gigabyte_hours,
-            free=free,
+            type=rest.pop("type"),
+            token_count=rest.pop("token_count", None),
+            cached=rest.pop("cached", None),
+            count=rest.pop("count", None),
+            gigabyte_hours=rest.pop("gigabyte_hours", None),
+            free=rest.pop("free", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

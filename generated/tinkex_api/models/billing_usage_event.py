@@ -5,38 +5,38 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.billing_event_info import BillingEventInfo
 
 
-@_attrs_define
-class BillingUsageEvent(Model):
+@define
+class BillingUsageEvent(OpenModel):
     """What was used within one hour.
 
     Example:
-        {'bucket_start': '2026-01-01T00:00:00Z', 'bucket_end': '2026-01-01T01:00:00Z', 'base_model': 'tinkex/tiny',
-            'session_id': 'S1', 'estimated_cost_usd': 0.12, 'event_info': {'type': 'training', 'token_count': 120000}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        for event in usage.data:
+            print(event.bucket_start, event.base_model, event.event_info.type)
 
     Attributes:
-        bucket_start (datetime.datetime): The hour's begin, in UTC.
-        bucket_end (datetime.datetime): The hour's end, in UTC.
-        event_info (BillingEventInfo): What was used. One open schema for all kinds, by `type`: training with
-            `token_count`; sampling_prefill with `token_count` and `cached`;
-            sampling_sample with `token_count`; checkpoint with `count`; storage with `gigabyte_hours` and `free`.
-        base_model (str | None): The base model's name.
-        user_id (str | None): Who used it.
-        user_name (str | None): Their name.
-        session_id (str | None): The session.
-        project_id (str | None): The project.
-        estimated_cost_usd (float | None): US dollars.
-        effective_rate_usd_per_million_tokens (float | None): US dollars for a million tokens.
-        effective_rate_usd_per_gigabyte_month (float | None): US dollars for a gigabyte and month.
+        bucket_start: The hour's begin, in UTC.
+        bucket_end: The hour's end, in UTC.
+        event_info: What was used. One open schema for all kinds, by `type`: training with `token_count`;
+            sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with
+            `count`; storage with `gigabyte_hours` and `free`.
+        base_model: The base model's name.
+        user_id: Who used it.
+        user_name: Their name.
+        session_id: The session.
+        project_id: The project.
+        estimated_cost_usd: US dollars.
+        effective_rate_usd_per_million_tokens: US dollars for a million tokens.
+        effective_rate_usd_per_gigabyte_month: US dollars for a gigabyte and month.
     """
 
     bucket_start: datetime.datetime
@@ -50,9 +50,8 @@ class BillingUsageEvent(Model):
     estimated_cost_usd: float | None = None
     effective_rate_usd_per_million_tokens: float | None = None
     effective_rate_usd_per_gigabyte_month: float | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -79,48 +78,19 @@ class BillingUsageEvent(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.billing_event_info import BillingEventInfo  # noqa: PLC0415
-
         rest = dict(src_dict)
-        bucket_start = rest.pop("bucket_start")
-        bucket_end = rest.pop("bucket_end")
-        event_info = rest.pop("event_info")
-        base_model = rest.pop("base_model", None)
-        user_id = rest.pop("user_id", None)
-        user_name = rest.pop("user_name", None)
-        session_id = rest.pop("session_id", None)
-        project_id = rest.pop("project_id", None)
-        estimated_cost_usd = rest.pop("estimated_cost_usd", None)
-        effective_rate_usd_per_million_tokens = rest.pop("effective_rate_usd_per_million_tokens", None)
-        effective_rate_usd_per_gigabyte_month = rest.pop("effective_rate_usd_per_gigabyte_month", None)
         self = cls(
-            bucket_start=read_time(bucket_start),
-            bucket_end=read_time(bucket_end),
-            event_info=BillingEventInfo.from_dict(event_info),
-            base_model=base_model,
-            user_id=user_id,
-            user_name=user_name,
-            session_id=session_id,
-            project_id=project_id,
-            estimated_cost_usd=estimated_cost_usd,
-            effective_rate_usd_per_million_tokens=effective_rate_usd_per_million_tokens,
-            effective_rate_usd_per_gigabyte_month=effective_rate_usd_per_gigabyte_month,
+            bucket_start=read_time(rest.pop("bucket_start")),
+            bucket_end=read_time(rest.pop("bucket_end")),
+            event_info=models.BillingEventInfo.from_dict(rest.pop("event_info")),
+            base_model=rest.pop("base_model", None),
+            user_id=rest.pop("user_id", None),
+            user_name=rest.pop("user_name", None),
+            session_id=rest.pop("session_id", None),
+            project_id=rest.pop("project_id", None),
+            estimated_cost_usd=rest.pop("estimated_cost_usd", None),
+            effective_rate_usd_per_million_tokens=rest.pop("effective_rate_usd_per_million_tokens", None),
+            effective_rate_usd_per_gigabyte_month=rest.pop("effective_rate_usd_per_gigabyte_month", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

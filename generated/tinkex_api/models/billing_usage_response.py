@@ -5,37 +5,35 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, OwnFuture, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.billing_usage_event import BillingUsageEvent
     from ..models.billing_usage_sessions import BillingUsageSessions
 
 
-@_attrs_define
-class BillingUsageResponse(Model, OwnFuture):
+@define
+class BillingUsageResponse(OpenModel, OwnFuture):
     """What was used within a time.
 
     Example:
-        {'data': [{'bucket_start': '2026-01-01T00:00:00Z', 'bucket_end': '2026-01-01T01:00:00Z', 'event_info': {'type':
-            'checkpoint', 'count': 1}}], 'sessions': {'S1': {'user_metadata': {'experiment': '7'}}}}
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        dollars = sum(event.estimated_cost_usd or 0.0 for event in usage.data)
+        print(dollars, usage.cost_data_through)
 
     Attributes:
-        data (list[BillingUsageEvent]): By hour.
-        sessions (BillingUsageSessions | None): See its type.
-        cost_data_through (datetime.datetime | None): Until when costs are known.
+        data: By hour.
+        cost_data_through: Until when costs are known.
     """
 
     data: list[BillingUsageEvent]
     sessions: BillingUsageSessions | None = None
     cost_data_through: datetime.datetime | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -48,33 +46,13 @@ class BillingUsageResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.billing_usage_event import BillingUsageEvent  # noqa: PLC0415
-        from ..models.billing_usage_sessions import BillingUsageSessions  # noqa: PLC0415
-
         rest = dict(src_dict)
-        data = rest.pop("data")
-        sessions = rest.pop("sessions", None)
-        cost_data_through = rest.pop("cost_data_through", None)
         self = cls(
-            data=[BillingUsageEvent.from_dict(item) for item in data],
-            sessions=BillingUsageSessions.from_dict(sessions) if sessions is not None else None,
-            cost_data_through=read_time(cost_data_through) if cost_data_through is not None else None,
+            data=[models.BillingUsageEvent.from_dict(item) for item in rest.pop("data")],
+            sessions=models.BillingUsageSessions.from_dict(value)
+            if (value := rest.pop("sessions", None)) is not None
+            else None,
+            cost_data_through=read_time(value) if (value := rest.pop("cost_data_through", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,30 +4,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class BillingUsageSession(Model):
+@define
+class BillingUsageSession(OpenModel):
     """A session that usage names.
 
     Example:
-        {'user_metadata': {'experiment': '7'}}
-
-    Attributes:
-        user_metadata (UserMetadata | None): See its type.
+        usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
+        for session_id, session in (usage.sessions or {}).items():
+            print(session_id, session.user_metadata)
     """
 
     user_metadata: UserMetadata | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,28 +35,11 @@ class BillingUsageSession(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        user_metadata = rest.pop("user_metadata", None)
         self = cls(
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from .. import models
+
 if TYPE_CHECKING:
     from ..models.billing_usage_session import BillingUsageSession
 
@@ -13,7 +15,6 @@ class BillingUsageSessions(dict[str, "BillingUsageSession"]):
 
     Example:
         {'S1': {'user_metadata': {'experiment': '7'}}}
-
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -21,6 +22,4 @@ class BillingUsageSessions(dict[str, "BillingUsageSession"]):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.billing_usage_session import BillingUsageSession  # noqa: PLC0415
-
-        return cls({name: BillingUsageSession.from_dict(value) for name, value in src_dict.items()})
+        return cls({name: models.BillingUsageSession.from_dict(value) for name, value in src_dict.items()})

@@ -5,36 +5,35 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class Checkpoint(Model):
+@define
+class Checkpoint(OpenModel):
     """Saved weights.
 
     Example:
-        {'checkpoint_id': 'sampler_weights/0001', 'checkpoint_type': 'sampler', 'time': '2026-01-01T00:00:00Z',
-            'tinker_path': 'tinker://S1:train:0/sampler_weights/0001', 'size_bytes': 6291456, 'public': False}
+        for checkpoint in rest.iter_user_checkpoints():
+            print(checkpoint.tinker_path, checkpoint.time, checkpoint.size_bytes)
+            if checkpoint.expires_at is not None:
+                rest.set_checkpoint_ttl_from_tinker_path(checkpoint.tinker_path, None)
 
     Attributes:
-        checkpoint_id (str): `<kind>/<name>`; the bare name on some servers.
-        checkpoint_type (str): What it is for.
-        time (datetime.datetime | None): When it was made; some servers leave out the zone, and mean UTC. Null on one
-            that does not know.
-        tinker_path (str): `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
+        checkpoint_id: `<kind>/<name>`; the bare name on some servers.
+        checkpoint_type: What it is for.
+        time: When it was made; some servers leave out the zone, and mean UTC. Null on one that does not know.
+        tinker_path: `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
             Other schemes occur.
-        size_bytes (int | None): Bytes.
-        public (bool | None): Whether everybody may read it.
-        user_metadata (UserMetadata | None): See its type.
-        expires_at (datetime.datetime | None): When it will be deleted; never without it.
-        base_model (str | None): The base model that it is for.
+        size_bytes: Bytes.
+        public: Whether everybody may read it.
+        expires_at: When it will be deleted; never without it.
+        base_model: The base model that it is for.
     """
 
     checkpoint_id: str
@@ -46,9 +45,8 @@ class Checkpoint(Model):
     user_metadata: UserMetadata | None = None
     expires_at: datetime.datetime | None = None
     base_model: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -70,44 +68,19 @@ class Checkpoint(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        checkpoint_id = rest.pop("checkpoint_id")
-        checkpoint_type = rest.pop("checkpoint_type")
-        time = rest.pop("time")
-        tinker_path = rest.pop("tinker_path")
-        size_bytes = rest.pop("size_bytes", None)
-        public = rest.pop("public", None)
-        user_metadata = rest.pop("user_metadata", None)
-        expires_at = rest.pop("expires_at", None)
-        base_model = rest.pop("base_model", None)
         self = cls(
-            checkpoint_id=checkpoint_id,
-            checkpoint_type=checkpoint_type,
-            time=read_time(time) if time is not None else None,
-            tinker_path=tinker_path,
-            size_bytes=size_bytes,
-            public=public,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            expires_at=read_time(expires_at) if expires_at is not None else None,
-            base_model=base_model,
+            checkpoint_id=rest.pop("checkpoint_id"),
+            checkpoint_type=rest.pop("checkpoint_type"),
+            time=read_time(value) if (value := rest.pop("time")) is not None else None,
+            tinker_path=rest.pop("tinker_path"),
+            size_bytes=rest.pop("size_bytes", None),
+            public=rest.pop("public", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            expires_at=read_time(value) if (value := rest.pop("expires_at", None)) is not None else None,
+            base_model=rest.pop("base_model", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -5,30 +5,29 @@ import datetime
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
-from . import read_time, write_time
+from ..types import OpenModel, OwnFuture, read_time, write_time
 
 
-@_attrs_define
-class CheckpointArchiveUrlResponse(Model, OwnFuture):
+@define
+class CheckpointArchiveUrlResponse(OpenModel, OwnFuture):
     """Where a checkpoint's archive can be fetched.
 
     Example:
-        {'url': 'https://storage.example.org/0001.tar?signature=abc', 'expires': '2026-01-01T01:00:00Z'}
+        archive = rest.get_checkpoint_archive_url_from_tinker_path(sampler_path)
+        print(archive.url)  # needs no API key
+        print(archive.expires)
 
     Attributes:
-        url (str): A tar file's, which can be fetched without a key.
-        expires (datetime.datetime | None): Until when.
+        url: A tar file's, which can be fetched without a key.
+        expires: Until when.
     """
 
     url: str
     expires: datetime.datetime | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,27 +39,8 @@ class CheckpointArchiveUrlResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        url = rest.pop("url")
-        expires = rest.pop("expires", None)
         self = cls(
-            url=url,
-            expires=read_time(expires) if expires is not None else None,
+            url=rest.pop("url"), expires=read_time(value) if (value := rest.pop("expires", None)) is not None else None
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class CheckpointSearchCursor(Model):
+@define
+class CheckpointSearchCursor(OpenModel):
     """Where the last page of a search ended.
 
     Example:
-        {'last_created_at': '2026-01-01T00:00:00Z', 'last_checkpoint_uuid': '0b9c'}
+        page = rest.search_checkpoints(CheckpointSearchRequest(limit=1))
+        if page.next_cursor is not None:
+            page = rest.search_checkpoints(CheckpointSearchRequest(cursor=page.next_cursor))
 
     Attributes:
-        last_created_at (str): When its last checkpoint was made, as the page had it.
-        last_checkpoint_uuid (str): Its last checkpoint.
+        last_created_at: When its last checkpoint was made, as the page had it.
+        last_checkpoint_uuid: Its last checkpoint.
     """
 
     last_created_at: str
     last_checkpoint_uuid: str
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,27 +37,6 @@ class CheckpointSearchCursor(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        last_created_at = rest.pop("last_created_at")
-        last_checkpoint_uuid = rest.pop("last_checkpoint_uuid")
-        self = cls(
-            last_created_at=last_created_at,
-            last_checkpoint_uuid=last_checkpoint_uuid,
-        )
+        self = cls(last_created_at=rest.pop("last_created_at"), last_checkpoint_uuid=rest.pop("last_checkpoint_uuid"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.checkpoint_search_cursor import CheckpointSearchCursor
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class CheckpointSearchRequest(Model):
+@define
+class CheckpointSearchRequest(OpenModel):
     """Searches checkpoints. All conditions must hold.
 
     Example:
         {'user_metadata': {'experiment': '7'}, 'checkpoint_type': 'sampler', 'owner': {'type': 'own'}, 'limit': 50}
 
     Attributes:
-        project_ids (list[str] | None): Of any of these projects.
-        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
-        checkpoint_type (str | None): Of this type.
-        owner (SearchOwner | None): Whose sessions or checkpoints to search.
-        base_models (list[str] | None): Of any of these base models; of an empty list nothing is found.
-        limit (int | None): Longest page, 1 to 200.
-        cursor (CheckpointSearchCursor | None): Where the last page of a search ended.
+        project_ids: Of any of these projects.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
+        checkpoint_type: Of this type.
+        owner: Whose sessions or checkpoints to search.
+        base_models: Of any of these base models; of an empty list nothing is found.
+        limit: Longest page, 1 to 200.
+        cursor: Where the last page of a search ended.
     """
 
     project_ids: list[str] | None = None
@@ -39,9 +39,8 @@ class CheckpointSearchRequest(Model):
     base_models: list[str] | None = None
     limit: int | None = None
     cursor: CheckpointSearchCursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -63,42 +62,19 @@ class CheckpointSearchRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.checkpoint_search_cursor import CheckpointSearchCursor  # noqa: PLC0415
-        from ..models.search_owner import SearchOwner  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        project_ids = rest.pop("project_ids", None)
-        user_metadata = rest.pop("user_metadata", None)
-        checkpoint_type = rest.pop("checkpoint_type", None)
-        owner = rest.pop("owner", None)
-        base_models = rest.pop("base_models", None)
-        limit = rest.pop("limit", None)
-        cursor = rest.pop("cursor", None)
         self = cls(
-            project_ids=project_ids,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            checkpoint_type=checkpoint_type,
-            owner=SearchOwner.from_dict(owner) if owner is not None else None,
-            base_models=base_models,
-            limit=limit,
-            cursor=CheckpointSearchCursor.from_dict(cursor) if cursor is not None else None,
+            project_ids=rest.pop("project_ids", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            checkpoint_type=rest.pop("checkpoint_type", None),
+            owner=models.SearchOwner.from_dict(value) if (value := rest.pop("owner", None)) is not None else None,
+            base_models=rest.pop("base_models", None),
+            limit=rest.pop("limit", None),
+            cursor=models.CheckpointSearchCursor.from_dict(value)
+            if (value := rest.pop("cursor", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

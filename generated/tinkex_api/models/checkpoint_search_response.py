@@ -4,34 +4,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
     from ..models.checkpoint_search_cursor import CheckpointSearchCursor
 
 
-@_attrs_define
-class CheckpointSearchResponse(Model, OwnFuture):
+@define
+class CheckpointSearchResponse(OpenModel, OwnFuture):
     """A page of what a search found, newest first.
 
     Example:
-        {'checkpoints': [{'checkpoint_id': 'sampler_weights/0001', 'checkpoint_type': 'sampler', 'time':
-            '2026-01-01T00:00:00Z', 'tinker_path': 'tinker://S1:train:0/sampler_weights/0001'}], 'next_cursor': None}
+        request = CheckpointSearchRequest(limit=10)
+        page = rest.search_checkpoints(request)
+        for checkpoint in page.checkpoints:
+            print(checkpoint.tinker_path)
+        print(page.next_cursor)  # None on the last page
 
     Attributes:
-        checkpoints (list[Checkpoint]): The page.
-        next_cursor (CheckpointSearchCursor | None): See its type.
+        checkpoints: The page.
     """
 
     checkpoints: list[Checkpoint]
     next_cursor: CheckpointSearchCursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,31 +43,12 @@ class CheckpointSearchResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
-        from ..models.checkpoint_search_cursor import CheckpointSearchCursor  # noqa: PLC0415
-
         rest = dict(src_dict)
-        checkpoints = rest.pop("checkpoints")
-        next_cursor = rest.pop("next_cursor", None)
         self = cls(
-            checkpoints=[Checkpoint.from_dict(item) for item in checkpoints],
-            next_cursor=CheckpointSearchCursor.from_dict(next_cursor) if next_cursor is not None else None,
+            checkpoints=[models.Checkpoint.from_dict(item) for item in rest.pop("checkpoints")],
+            next_cursor=models.CheckpointSearchCursor.from_dict(value)
+            if (value := rest.pop("next_cursor", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

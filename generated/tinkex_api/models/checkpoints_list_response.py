@@ -4,35 +4,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
     from ..models.cursor import Cursor
 
 
-@_attrs_define
-class CheckpointsListResponse(Model, OwnFuture):
+@define
+class CheckpointsListResponse(OpenModel, OwnFuture):
     """Checkpoints.
 
     Example:
-        {'checkpoints': [{'checkpoint_id': 'weights/0001', 'checkpoint_type': 'training', 'time':
-            '2026-01-01T00:00:00Z', 'tinker_path': 'tinker://S1:train:0/weights/0001'}], 'cursor': {'offset': 0, 'limit':
-            100, 'total_count': 1}}
+        trainer.save_state("before-rl").result()
+        listed = rest.list_checkpoints(trainer.model_id)
+        for checkpoint in listed.checkpoints:
+            print(checkpoint.checkpoint_id)
 
     Attributes:
-        checkpoints (list[Checkpoint]): All of a run's, or a page of the user's.
-        cursor (Cursor | None): See its type.
+        checkpoints: All of a run's, or a page of the user's.
     """
 
     checkpoints: list[Checkpoint]
     cursor: Cursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,31 +42,10 @@ class CheckpointsListResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
-        from ..models.cursor import Cursor  # noqa: PLC0415
-
         rest = dict(src_dict)
-        checkpoints = rest.pop("checkpoints")
-        cursor = rest.pop("cursor", None)
         self = cls(
-            checkpoints=[Checkpoint.from_dict(item) for item in checkpoints],
-            cursor=Cursor.from_dict(cursor) if cursor is not None else None,
+            checkpoints=[models.Checkpoint.from_dict(item) for item in rest.pop("checkpoints")],
+            cursor=models.Cursor.from_dict(value) if (value := rest.pop("cursor", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,27 +4,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class ClientConfigRequest(Model):
+@define
+class ClientConfigRequest(OpenModel):
     """Who asks for the flags.
 
     Example:
         {'sdk_version': '0.38.0'}
 
     Attributes:
-        sdk_version (str): The client's version; the hosted service refuses old ones.
+        sdk_version: The client's version; the hosted service refuses old ones.
     """
 
     sdk_version: str
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -34,25 +32,6 @@ class ClientConfigRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        sdk_version = rest.pop("sdk_version")
-        self = cls(
-            sdk_version=sdk_version,
-        )
+        self = cls(sdk_version=rest.pop("sdk_version"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,54 +4,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class ClientConfigResponse(Model, OwnFuture):
-    """What the server wants of its clients. Each flag is optional; what is assumed without it stands under `x-tinker-
-    default`.
-    Servers send flags that are not listed here, and some send sizes of 0, which mean "no limit".
+@define
+class ClientConfigResponse(OpenModel, OwnFuture):
+    """What the server wants of its clients. Each flag is optional; what is assumed without it stands under
+    `x-tinker-default`. Servers send flags that are not listed here, and some send sizes of 0, which mean "no
+    limit".
 
-        Example:
-            {'parallel_fwdbwd_chunks': True, 'fwdbwd_max_chunk_len': 1024, 'fwdbwd_max_chunk_bytes_count': 5000000,
-                'pjwt_auth_enabled': False}
+    Example:
+        {'parallel_fwdbwd_chunks': True, 'fwdbwd_max_chunk_len': 1024, 'fwdbwd_max_chunk_bytes_count': 5000000,
+            'pjwt_auth_enabled': False}
 
-        Attributes:
-            pjwt_auth_enabled (bool | None): Exchange the key for a JWT by create_auth_token.
-            credential_default_source (str | None): Where the credential must come from.
-            parallel_fwdbwd_chunks (bool | None): Whether the requests that one large batch is split into may be sent
-                together, seq_ids 2 to n first and 1 last. The official
-                client assumes true, and false up to 0.18; a client that does not know its server does well to assume false.
-            fwdbwd_max_chunk_len (int | None): Most datums in one request.
-            fwdbwd_max_chunk_bytes_count (int | None): Most bytes in one request, by estimate and before compression: 4 a
-                token, images and tensors by their bytes, 8 a sparse index.
-            fwdbwd_dispatch_bytes_semaphore_size (int | None): Most bytes of forward_backward bodies that are being sent at
-                once.
-            proto_compress_fwdbwd (bool | None): Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
-            proto_write_fwdbwd (bool | None): The server takes protobuf bodies of forward_backward.
-            fwd_via_fwdbwd (bool | None): Send forward as a forward_backward with forward_only.
-            create_model_via_load_weights (bool | None): Create a model from a checkpoint by one load_weights that is
-                addressed by session. Since 0.38 the official client assumes it.
-            sample_dispatch_bytes_semaphore_size (int | None): Most bytes, by estimate, of sample requests that are being
-                sent at once.
-            inflight_response_bytes_semaphore_size (int | None): Most bytes of large results that are being fetched at once.
-            sample_max_concurrent_requests (int | None): Most samples in flight per sampling client.
-            sample_no_retries (bool | None): Do not begin a failed sample anew.
-            sample_enable_stuck_detection (bool | None): Fail when no sample made progress for 7200 s.
-            sample_use_retrieve_futures (bool | None): Wait for all samples of a client by retrieve_futures.
-            sample_join_sampling_session (bool | None): A copied sampling client asks for its number by
-                join_sampling_session.
-            custom_loss_server_side (bool | None): Custom losses may be uploaded by create_custom_loss.
-            billing_exception_max_pause_duration_sec (float | None): Longest pause on a 402, in seconds.
-            use_pyqwest_transport (bool | None): Which HTTP library the official client uses; no meaning on the wire.
-            seq_id_repeats (str | None): What the server does with a training request whose (model_id, seq_id) it has had
-                already: `repeats` gives the promise of the
-                first one, `refuses` answers with an error, `ignores` applies it a second time. The embedded server of tinkex
-                sends it; no other does.
+    Attributes:
+        pjwt_auth_enabled: Exchange the key for a JWT by create_auth_token.
+        credential_default_source: Where the credential must come from.
+        parallel_fwdbwd_chunks: Whether the requests that one large batch is split into may be sent together,
+            seq_ids 2 to n first and 1 last. The official client assumes true, and false up to 0.18; a client that does
+            not know its server does well to assume false.
+        fwdbwd_max_chunk_len: Most datums in one request.
+        fwdbwd_max_chunk_bytes_count: Most bytes in one request, by estimate and before compression: 4 a token,
+            images and tensors by their bytes, 8 a sparse index.
+        fwdbwd_dispatch_bytes_semaphore_size: Most bytes of forward_backward bodies that are being sent at once.
+        proto_compress_fwdbwd: Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
+        proto_write_fwdbwd: The server takes protobuf bodies of forward_backward.
+        fwd_via_fwdbwd: Send forward as a forward_backward with forward_only.
+        create_model_via_load_weights: Create a model from a checkpoint by one load_weights that is addressed by
+            session. Since 0.38 the official client assumes it.
+        sample_dispatch_bytes_semaphore_size: Most bytes, by estimate, of sample requests that are being sent at
+            once.
+        inflight_response_bytes_semaphore_size: Most bytes of large results that are being fetched at once.
+        sample_max_concurrent_requests: Most samples in flight per sampling client.
+        sample_no_retries: Do not begin a failed sample anew.
+        sample_enable_stuck_detection: Fail when no sample made progress for 7200 s.
+        sample_use_retrieve_futures: Wait for all samples of a client by retrieve_futures.
+        sample_join_sampling_session: A copied sampling client asks for its number by join_sampling_session.
+        custom_loss_server_side: Custom losses may be uploaded by create_custom_loss.
+        billing_exception_max_pause_duration_sec: Longest pause on a 402, in seconds.
+        use_pyqwest_transport: Which HTTP library the official client uses; no meaning on the wire.
+        seq_id_repeats: What the server does with a training request whose (model_id, seq_id) it has had already:
+            `repeats` gives the promise of the first one, `refuses` answers with an error, `ignores` applies it a second
+            time. The embedded server of tinkex sends it; no other does.
     """
 
     pjwt_auth_enabled: bool | None = None
@@ -75,9 +71,8 @@ class ClientConfigResponse(Model, OwnFuture):
     billing_exception_max_pause_duration_sec: float | None = None
     use_pyqwest_transport: bool | None = None
     seq_id_repeats: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -128,65 +123,28 @@ class ClientConfigResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        pjwt_auth_enabled = rest.pop("pjwt_auth_enabled", None)
-        credential_default_source = rest.pop("credential_default_source", None)
-        parallel_fwdbwd_chunks = rest.pop("parallel_fwdbwd_chunks", None)
-        fwdbwd_max_chunk_len = rest.pop("fwdbwd_max_chunk_len", None)
-        fwdbwd_max_chunk_bytes_count = rest.pop("fwdbwd_max_chunk_bytes_count", None)
-        fwdbwd_dispatch_bytes_semaphore_size = rest.pop("fwdbwd_dispatch_bytes_semaphore_size", None)
-        proto_compress_fwdbwd = rest.pop("proto_compress_fwdbwd", None)
-        proto_write_fwdbwd = rest.pop("proto_write_fwdbwd", None)
-        fwd_via_fwdbwd = rest.pop("fwd_via_fwdbwd", None)
-        create_model_via_load_weights = rest.pop("create_model_via_load_weights", None)
-        sample_dispatch_bytes_semaphore_size = rest.pop("sample_dispatch_bytes_semaphore_size", None)
-        inflight_response_bytes_semaphore_size = rest.pop("inflight_response_bytes_semaphore_size", None)
-        sample_max_concurrent_requests = rest.pop("sample_max_concurrent_requests", None)
-        sample_no_retries = rest.pop("sample_no_retries", None)
-        sample_enable_stuck_detection = rest.pop("sample_enable_stuck_detection", None)
-        sample_use_retrieve_futures = rest.pop("sample_use_retrieve_futures", None)
-        sample_join_sampling_session = rest.pop("sample_join_sampling_session", None)
-        custom_loss_server_side = rest.pop("custom_loss_server_side", None)
-        billing_exception_max_pause_duration_sec = rest.pop("billing_exception_max_pause_duration_sec", None)
-        use_pyqwest_transport = rest.pop("use_pyqwest_transport", None)
-        seq_id_repeats = rest.pop("seq_id_repeats", None)
         self = cls(
-            pjwt_auth_enabled=pjwt_auth_enabled,
-            credential_default_source=credential_default_source,
-            parallel_fwdbwd_chunks=parallel_fwdbwd_chunks,
-            fwdbwd_max_chunk_len=fwdbwd_max_chunk_len,
-            fwdbwd_max_chunk_bytes_count=fwdbwd_max_chunk_bytes_count,
-            fwdbwd_dispatch_bytes_semaphore_size=fwdbwd_dispatch_bytes_semaphore_size,
-            proto_compress_fwdbwd=proto_compress_fwdbwd,
-            proto_write_fwdbwd=proto_write_fwdbwd,
-            fwd_via_fwdbwd=fwd_via_fwdbwd,
-            create_model_via_load_weights=create_model_via_load_weights,
-            sample_dispatch_bytes_semaphore_size=sample_dispatch_bytes_semaphore_size,
-            inflight_response_bytes_semaphore_size=inflight_response_bytes_semaphore_size,
-            sample_max_concurrent_requests=sample_max_concurrent_requests,
-            sample_no_retries=sample_no_retries,
-            sample_enable_stuck_detection=sample_enable_stuck_detection,
-            sample_use_retrieve_futures=sample_use_retrieve_futures,
-            sample_join_sampling_session=sample_join_sampling_session,
-            custom_loss_server_side=custom_loss_server_side,
-            billing_exception_max_pause_duration_sec=billing_exception_max_pause_duration_sec,
-            use_pyqwest_transport=use_pyqwest_transport,
-            seq_id_repeats=seq_id_repeats,
+            pjwt_auth_enabled=rest.pop("pjwt_auth_enabled", None),
+            credential_default_source=rest.pop("credential_default_source", None),
+            parallel_fwdbwd_chunks=rest.pop("parallel_fwdbwd_chunks", None),
+            fwdbwd_max_chunk_len=rest.pop("fwdbwd_max_chunk_len", None),
+            fwdbwd_max_chunk_bytes_count=rest.pop("fwdbwd_max_chunk_bytes_count", None),
+            fwdbwd_dispatch_bytes_semaphore_size=rest.pop("fwdbwd_dispatch_bytes_semaphore_size", None),
+            proto_compress_fwdbwd=rest.pop("proto_compress_fwdbwd", None),
+            proto_write_fwdbwd=rest.pop("proto_write_fwdbwd", None),
+            fwd_via_fwdbwd=rest.pop("fwd_via_fwdbwd", None),
+            create_model_via_load_weights=rest.pop("create_model_via_load_weights", None),
+            sample_dispatch_bytes_semaphore_size=rest.pop("sample_dispatch_bytes_semaphore_size", None),
+            inflight_response_bytes_semaphore_size=rest.pop("inflight_response_bytes_semaphore_size", None),
+            sample_max_concurrent_requests=rest.pop("sample_max_concurrent_requests", None),
+            sample_no_retries=rest.pop("sample_no_retries", None),
+            sample_enable_stuck_detection=rest.pop("sample_enable_stuck_detection", None),
+            sample_use_retrieve_futures=rest.pop("sample_use_retrieve_futures", None),
+            sample_join_sampling_session=rest.pop("sample_join_sampling_session", None),
+            custom_loss_server_side=rest.pop("custom_loss_server_side", None),
+            billing_exception_max_pause_duration_sec=rest.pop("billing_exception_max_pause_duration_sec", None),
+            use_pyqwest_transport=rest.pop("use_pyqwest_transport", None),
+            seq_id_repeats=rest.pop("seq_id_repeats", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class ClientDynamicConfigResponse(Model, OwnFuture):
+@define
+class ClientDynamicConfigResponse(OpenModel, OwnFuture):
     """Flags that may change while a client runs.
 
     Example:
         {'refresh_interval_sec': 300, 'sample_cancel_enabled': False, 'sample_cancel_max_batch_size': 64}
 
     Attributes:
-        refresh_interval_sec (int | None): Seconds until they should be asked for again; 10 at least.
-        sample_cancel_enabled (bool | None): cancel_future may be called.
-        sample_cancel_max_batch_size (int | None): Most cancellations to have under way at once.
+        refresh_interval_sec: Seconds until they should be asked for again; 10 at least.
+        sample_cancel_enabled: cancel_future may be called.
+        sample_cancel_max_batch_size: Most cancellations to have under way at once.
     """
 
     refresh_interval_sec: int | None = None
     sample_cancel_enabled: bool | None = None
     sample_cancel_max_batch_size: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +41,10 @@ class ClientDynamicConfigResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        refresh_interval_sec = rest.pop("refresh_interval_sec", None)
-        sample_cancel_enabled = rest.pop("sample_cancel_enabled", None)
-        sample_cancel_max_batch_size = rest.pop("sample_cancel_max_batch_size", None)
         self = cls(
-            refresh_interval_sec=refresh_interval_sec,
-            sample_cancel_enabled=sample_cancel_enabled,
-            sample_cancel_max_batch_size=sample_cancel_max_batch_size,
+            refresh_interval_sec=rest.pop("refresh_interval_sec", None),
+            sample_cancel_enabled=rest.pop("sample_cancel_enabled", None),
+            sample_cancel_max_batch_size=rest.pop("sample_cancel_max_batch_size", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

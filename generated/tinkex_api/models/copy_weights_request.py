@@ -4,26 +4,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class CopyWeightsRequest(Model):
+@define
+class CopyWeightsRequest(OpenModel):
     """Copies a checkpoint into a project, or into a session.
 
     Example:
-        {'source_path': 'tinker://S1:train:0/weights/0001', 'destination_project_id': 'proj-1', 'ttl_seconds': 86400}
+        {'source_path': 'tinker://S1:train:0/weights/0001', 'destination_project_id': 'proj-1', 'ttl_seconds':
+            86400}
 
     Attributes:
-        source_path (str): `tinker://<run>/<kind>/<name>`.
-        destination_project_id (str | None): The project.
-        session_id (str | None): Instead of a project: the session.
-        model_seq_id (int | None): With session_id: counts the session's models from 0.
-        ttl_seconds (int | None): How long the copy is kept, 3600 s to ten years; for ever without it.
-        weights_access_token (str | None): A right to read weights of others; the official client sends it as a header.
+        source_path: `tinker://<run>/<kind>/<name>`.
+        destination_project_id: The project.
+        session_id: Instead of a project: the session.
+        model_seq_id: With session_id: counts the session's models from 0.
+        ttl_seconds: How long the copy is kept, 3600 s to ten years; for ever without it.
+        weights_access_token: A right to read weights of others; the official client sends it as a header.
     """
 
     source_path: str
@@ -32,9 +32,8 @@ class CopyWeightsRequest(Model):
     model_seq_id: int | None = None
     ttl_seconds: int | None = None
     weights_access_token: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -54,35 +53,13 @@ class CopyWeightsRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        source_path = rest.pop("source_path")
-        destination_project_id = rest.pop("destination_project_id", None)
-        session_id = rest.pop("session_id", None)
-        model_seq_id = rest.pop("model_seq_id", None)
-        ttl_seconds = rest.pop("ttl_seconds", None)
-        weights_access_token = rest.pop("weights_access_token", None)
         self = cls(
-            source_path=source_path,
-            destination_project_id=destination_project_id,
-            session_id=session_id,
-            model_seq_id=model_seq_id,
-            ttl_seconds=ttl_seconds,
-            weights_access_token=weights_access_token,
+            source_path=rest.pop("source_path"),
+            destination_project_id=rest.pop("destination_project_id", None),
+            session_id=rest.pop("session_id", None),
+            model_seq_id=rest.pop("model_seq_id", None),
+            ttl_seconds=rest.pop("ttl_seconds", None),
+            weights_access_token=rest.pop("weights_access_token", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,18 +4,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.custom_loss_graph import CustomLossGraph
     from ..models.custom_loss_input import CustomLossInput
 
 
-@_attrs_define
-class CreateCustomLossRequest(Model):
+@define
+class CreateCustomLossRequest(OpenModel):
     """Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id": …}`.
 
     Example:
@@ -24,13 +24,13 @@ class CreateCustomLossRequest(Model):
             'create_custom_loss'}
 
     Attributes:
-        session_id (str): The session.
-        custom_loss_seq_id (int): Counts the session's custom losses from 0.
-        name (str): A name for people.
-        inputs (list[CustomLossInput]): At most 16, `logprobs` first.
-        graph (CustomLossGraph): A custom loss as a traced graph. Its output is a scalar loss and metrics named
-            `custom/<name>:sum` or `custom/<name>:mean`.
-        type (str): The request's name. Default: 'create_custom_loss'.
+        session_id: The session.
+        custom_loss_seq_id: Counts the session's custom losses from 0.
+        name: A name for people.
+        inputs: At most 16, `logprobs` first.
+        graph: A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
+            `custom/<name>:mean`.
+        type: The request's name.
     """
 
     session_id: str
@@ -39,9 +39,8 @@ class CreateCustomLossRequest(Model):
     inputs: list[CustomLossInput]
     graph: CustomLossGraph
     type: str = "create_custom_loss"
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -55,39 +54,14 @@ class CreateCustomLossRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.custom_loss_graph import CustomLossGraph  # noqa: PLC0415
-        from ..models.custom_loss_input import CustomLossInput  # noqa: PLC0415
-
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        custom_loss_seq_id = rest.pop("custom_loss_seq_id")
-        name = rest.pop("name")
-        inputs = rest.pop("inputs")
-        graph = rest.pop("graph")
-        type = rest.pop("type", "create_custom_loss")
         self = cls(
-            session_id=session_id,
-            custom_loss_seq_id=custom_loss_seq_id,
-            name=name,
-            inputs=[CustomLossInput.from_dict(item) for item in inputs],
-            graph=CustomLossGraph.from_dict(graph),
-            type=type,
+            session_id=rest.pop("session_id"),
+            custom_loss_seq_id=rest.pop("custom_loss_seq_id"),
+            name=rest.pop("name"),
+            inputs=[models.CustomLossInput.from_dict(item) for item in rest.pop("inputs")],
+            graph=models.CustomLossGraph.from_dict(rest.pop("graph")),
+            type=rest.pop("type", "create_custom_loss"),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

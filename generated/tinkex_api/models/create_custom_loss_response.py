@@ -4,29 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class CreateCustomLossResponse(Model, OwnFuture):
+@define
+class CreateCustomLossResponse(OpenModel, OwnFuture):
     """The uploaded loss.
 
     Example:
         {'loss_id': 'S1:loss:0'}
 
     Attributes:
-        loss_id (str): What the loss_fn_config names it by.
-        type (str | None): The answer's name.
+        loss_id: What the loss_fn_config names it by.
+        type: The answer's name.
     """
 
     loss_id: str
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -38,27 +36,6 @@ class CreateCustomLossResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        loss_id = rest.pop("loss_id")
-        type = rest.pop("type", None)
-        self = cls(
-            loss_id=loss_id,
-            type=type,
-        )
+        self = cls(loss_id=rest.pop("loss_id"), type=rest.pop("type", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class CreateModelRequest(Model):
+@define
+class CreateModelRequest(OpenModel):
     """Creates a model to train, as a LoRA adapter over a base model.
 
     Example:
@@ -24,15 +24,15 @@ class CreateModelRequest(Model):
             'train_unembed': True, 'train_mlp': True, 'train_attn': True}, 'type': 'create_model'}
 
     Attributes:
-        session_id (str): The session.
-        model_seq_id (int): Counts the session's models from 0; a repeat gives the same model.
-        base_model (str): The base model's name.
-        lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true.
-        type (str): The request's name. Default: 'create_model'.
-        optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
-            must be of the same kind: adamw, by `adam_params`; dimuon, by
-            `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
-        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+        session_id: The session.
+        model_seq_id: Counts the session's models from 0; a repeat gives the same model.
+        base_model: The base model's name.
+        lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
+        type: The request's name.
+        optimizer_config: The kind of optimizer that a model is trained with; each of its steps must be of the same
+            kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
+            Others have fields of their own.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
     """
 
     session_id: str
@@ -42,9 +42,8 @@ class CreateModelRequest(Model):
     type: str = "create_model"
     optimizer_config: OptimizerConfig | None = None
     user_metadata: UserMetadata | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -61,42 +60,19 @@ class CreateModelRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.lora_config import LoraConfig  # noqa: PLC0415
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        model_seq_id = rest.pop("model_seq_id")
-        base_model = rest.pop("base_model")
-        lora_config = rest.pop("lora_config")
-        type = rest.pop("type", "create_model")
-        optimizer_config = rest.pop("optimizer_config", None)
-        user_metadata = rest.pop("user_metadata", None)
         self = cls(
-            session_id=session_id,
-            model_seq_id=model_seq_id,
-            base_model=base_model,
-            lora_config=LoraConfig.from_dict(lora_config),
-            type=type,
-            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            session_id=rest.pop("session_id"),
+            model_seq_id=rest.pop("model_seq_id"),
+            base_model=rest.pop("base_model"),
+            lora_config=models.LoraConfig.from_dict(rest.pop("lora_config")),
+            type=rest.pop("type", "create_model"),
+            optimizer_config=models.OptimizerConfig.from_dict(value)
+            if (value := rest.pop("optimizer_config", None)) is not None
+            else None,
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

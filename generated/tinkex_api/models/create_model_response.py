@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class CreateModelResponse(Model, OwnFuture):
+@define
+class CreateModelResponse(OpenModel, OwnFuture):
     """The new model.
 
     Example:
         {'model_id': 'S1:train:0', 'type': 'create_model'}
 
     Attributes:
-        model_id (str): The model. Hosted: `<session_id>:train:<model_seq_id>`, which is the training run's id too.
-        type (str | None): The answer's name.
-        warnings (list[str] | None): What whoever made it should know of such a model, for people.
+        model_id: The model. Hosted: `<session_id>:train:<model_seq_id>`, which is the training run's id too.
+        type: The answer's name.
+        warnings: What whoever made it should know of such a model, for people.
     """
 
     model_id: str
     type: str | None = None
     warnings: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,29 +40,6 @@ class CreateModelResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        type = rest.pop("type", None)
-        warnings = rest.pop("warnings", None)
-        self = cls(
-            model_id=model_id,
-            type=type,
-            warnings=warnings,
-        )
+        self = cls(model_id=rest.pop("model_id"), type=rest.pop("type", None), warnings=rest.pop("warnings", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

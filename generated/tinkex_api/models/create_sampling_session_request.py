@@ -4,14 +4,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class CreateSamplingSessionRequest(Model):
+@define
+class CreateSamplingSessionRequest(OpenModel):
     """Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the two.
 
     Example:
@@ -19,11 +18,11 @@ class CreateSamplingSessionRequest(Model):
             'create_sampling_session'}
 
     Attributes:
-        session_id (str): The session.
-        sampling_session_seq_id (int): Counts the session's sampling sessions from 0, ephemeral saves included.
-        type (str): The request's name. Default: 'create_sampling_session'.
-        base_model (str | None): The base model's name.
-        model_path (str | None): `tinker://<run>/sampler_weights/<name>`.
+        session_id: The session.
+        sampling_session_seq_id: Counts the session's sampling sessions from 0, ephemeral saves included.
+        type: The request's name.
+        base_model: The base model's name.
+        model_path: `tinker://<run>/sampler_weights/<name>`.
     """
 
     session_id: str
@@ -31,9 +30,8 @@ class CreateSamplingSessionRequest(Model):
     type: str = "create_sampling_session"
     base_model: str | None = None
     model_path: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -49,33 +47,12 @@ class CreateSamplingSessionRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        sampling_session_seq_id = rest.pop("sampling_session_seq_id")
-        type = rest.pop("type", "create_sampling_session")
-        base_model = rest.pop("base_model", None)
-        model_path = rest.pop("model_path", None)
         self = cls(
-            session_id=session_id,
-            sampling_session_seq_id=sampling_session_seq_id,
-            type=type,
-            base_model=base_model,
-            model_path=model_path,
+            session_id=rest.pop("session_id"),
+            sampling_session_seq_id=rest.pop("sampling_session_seq_id"),
+            type=rest.pop("type", "create_sampling_session"),
+            base_model=rest.pop("base_model", None),
+            model_path=rest.pop("model_path", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class CreateSamplingSessionResponse(Model, OwnFuture):
+@define
+class CreateSamplingSessionResponse(OpenModel, OwnFuture):
     """The sampling session. One server answers a promise instead, whose result has this form.
 
     Example:
         {'sampling_session_id': 'S1:sample:0'}
 
     Attributes:
-        sampling_session_id (str | None): The sampling session.
-        request_id (str | None): On one server, without a sampling_session_id: what to retrieve it by.
-        type (str | None): The answer's name.
+        sampling_session_id: The sampling session.
+        request_id: On one server, without a sampling_session_id: what to retrieve it by.
+        type: The answer's name.
     """
 
     sampling_session_id: str | None = None
     request_id: str | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +41,10 @@ class CreateSamplingSessionResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        sampling_session_id = rest.pop("sampling_session_id", None)
-        request_id = rest.pop("request_id", None)
-        type = rest.pop("type", None)
         self = cls(
-            sampling_session_id=sampling_session_id,
-            request_id=request_id,
-            type=type,
+            sampling_session_id=rest.pop("sampling_session_id", None),
+            request_id=rest.pop("request_id", None),
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class CreateSessionRequest(Model):
+@define
+class CreateSessionRequest(OpenModel):
     """Begins a session.
 
     Example:
         {'tags': ['demo'], 'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}
 
     Attributes:
-        tags (list[str]): Words to find it by.
-        user_metadata (UserMetadata): Facts of the user's own, kept with what they are sent for.
-        sdk_version (str): The client's version.
-        type (str): The request's name. Default: 'create_session'.
-        project_id (str | None): The project it belongs to.
-        display_name (str | None): A name for people.
+        tags: Words to find it by.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
+        sdk_version: The client's version.
+        type: The request's name.
+        project_id: The project it belongs to.
+        display_name: A name for people.
     """
 
     tags: list[str]
@@ -35,9 +35,8 @@ class CreateSessionRequest(Model):
     type: str = "create_session"
     project_id: str | None = None
     display_name: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -53,38 +52,14 @@ class CreateSessionRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        tags = rest.pop("tags")
-        user_metadata = rest.pop("user_metadata")
-        sdk_version = rest.pop("sdk_version")
-        type = rest.pop("type", "create_session")
-        project_id = rest.pop("project_id", None)
-        display_name = rest.pop("display_name", None)
         self = cls(
-            tags=tags,
-            user_metadata=UserMetadata.from_dict(user_metadata),
-            sdk_version=sdk_version,
-            type=type,
-            project_id=project_id,
-            display_name=display_name,
+            tags=rest.pop("tags"),
+            user_metadata=models.UserMetadata.from_dict(rest.pop("user_metadata")),
+            sdk_version=rest.pop("sdk_version"),
+            type=rest.pop("type", "create_session"),
+            project_id=rest.pop("project_id", None),
+            display_name=rest.pop("display_name", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

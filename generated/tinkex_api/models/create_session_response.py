@@ -4,25 +4,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class CreateSessionResponse(Model, OwnFuture):
+@define
+class CreateSessionResponse(OpenModel, OwnFuture):
     """The new session, and messages for the client to log.
 
     Example:
         {'session_id': 'S1', 'info_message': 'Welcome'}
 
     Attributes:
-        session_id (str): The session.
-        info_message (str | None): To be logged.
-        warning_message (str | None): To be logged as a warning.
-        error_message (str | None): To be logged as an error; the session is begun all the same.
-        type (str | None): The answer's name.
+        session_id: The session.
+        info_message: To be logged.
+        warning_message: To be logged as a warning.
+        error_message: To be logged as an error; the session is begun all the same.
+        type: The answer's name.
     """
 
     session_id: str
@@ -30,9 +29,8 @@ class CreateSessionResponse(Model, OwnFuture):
     warning_message: str | None = None
     error_message: str | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -50,33 +48,12 @@ class CreateSessionResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        info_message = rest.pop("info_message", None)
-        warning_message = rest.pop("warning_message", None)
-        error_message = rest.pop("error_message", None)
-        type = rest.pop("type", None)
         self = cls(
-            session_id=session_id,
-            info_message=info_message,
-            warning_message=warning_message,
-            error_message=error_message,
-            type=type,
+            session_id=rest.pop("session_id"),
+            info_message=rest.pop("info_message", None),
+            warning_message=rest.pop("warning_message", None),
+            error_message=rest.pop("error_message", None),
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class CurrentCheckpointStorageUsageItem(Model):
+@define
+class CurrentCheckpointStorageUsageItem(OpenModel):
     """What the checkpoints of one user in one project take.
 
     Example:
-        {'checkpoint_count': 2, 'size_bytes': 12582912, 'size_gigabytes': 0.012582912, 'project_id': 'proj-1',
-            'user_email': 'ada@example.org'}
+        storage = admin.get_current_checkpoint_storage_usage()
+        for item in storage.data:
+            print(item.project_id, item.checkpoint_count, item.size_bytes)
 
     Attributes:
-        checkpoint_count (int): How many there are.
-        size_bytes (int): Bytes.
-        size_gigabytes (float | None): The same in gigabytes.
-        project_id (str | None): The project.
-        org_user_urn (str | None): The user.
-        user_email (str | None): Their address.
-        user_name (str | None): Their name.
-        estimated_monthly_cost_usd (float | None): US dollars a month.
+        checkpoint_count: How many there are.
+        size_bytes: Bytes.
+        size_gigabytes: The same in gigabytes.
+        project_id: The project.
+        org_user_urn: The user.
+        user_email: Their address.
+        user_name: Their name.
+        estimated_monthly_cost_usd: US dollars a month.
     """
 
     checkpoint_count: int
@@ -37,9 +37,8 @@ class CurrentCheckpointStorageUsageItem(Model):
     user_email: str | None = None
     user_name: str | None = None
     estimated_monthly_cost_usd: float | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -62,39 +61,15 @@ class CurrentCheckpointStorageUsageItem(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        checkpoint_count = rest.pop("checkpoint_count")
-        size_bytes = rest.pop("size_bytes")
-        size_gigabytes = rest.pop("size_gigabytes", None)
-        project_id = rest.pop("project_id", None)
-        org_user_urn = rest.pop("org_user_urn", None)
-        user_email = rest.pop("user_email", None)
-        user_name = rest.pop("user_name", None)
-        estimated_monthly_cost_usd = rest.pop("estimated_monthly_cost_usd", None)
         self = cls(
-            checkpoint_count=checkpoint_count,
-            size_bytes=size_bytes,
-            size_gigabytes=size_gigabytes,
-            project_id=project_id,
-            org_user_urn=org_user_urn,
-            user_email=user_email,
-            user_name=user_name,
-            estimated_monthly_cost_usd=estimated_monthly_cost_usd,
+            checkpoint_count=rest.pop("checkpoint_count"),
+            size_bytes=rest.pop("size_bytes"),
+            size_gigabytes=rest.pop("size_gigabytes", None),
+            project_id=rest.pop("project_id", None),
+            org_user_urn=rest.pop("org_user_urn", None),
+            user_email=rest.pop("user_email", None),
+            user_name=rest.pop("user_name", None),
+            estimated_monthly_cost_usd=rest.pop("estimated_monthly_cost_usd", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,34 +4,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
-    from ..models.current_checkpoint_storage_usage_item import (
-        CurrentCheckpointStorageUsageItem,
-    )
+    from ..models.current_checkpoint_storage_usage_item import CurrentCheckpointStorageUsageItem
 
 
-@_attrs_define
-class CurrentCheckpointStorageUsageResponse(Model, OwnFuture):
+@define
+class CurrentCheckpointStorageUsageResponse(OpenModel, OwnFuture):
     """What checkpoints take at present.
 
     Example:
-        {'effective_rate_usd_per_gigabyte_month': 0.1, 'data': [{'checkpoint_count': 2, 'size_bytes': 12582912}]}
+        storage = admin.get_current_checkpoint_storage_usage()
+        print(sum(item.size_bytes for item in storage.data))
+        print(storage.effective_rate_usd_per_gigabyte_month)
 
     Attributes:
-        data (list[CurrentCheckpointStorageUsageItem]): By project and user.
-        effective_rate_usd_per_gigabyte_month (float | None): US dollars for a gigabyte and month.
+        data: By project and user.
+        effective_rate_usd_per_gigabyte_month: US dollars for a gigabyte and month.
     """
 
     data: list[CurrentCheckpointStorageUsageItem]
     effective_rate_usd_per_gigabyte_month: float | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,32 +41,10 @@ class CurrentCheckpointStorageUsageResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.current_checkpoint_storage_usage_item import (
-            CurrentCheckpointStorageUsageItem,  # noqa: PLC0415
-        )
-
         rest = dict(src_dict)
-        data = rest.pop("data")
-        effective_rate_usd_per_gigabyte_month = rest.pop("effective_rate_usd_per_gigabyte_month", None)
         self = cls(
-            data=[CurrentCheckpointStorageUsageItem.from_dict(item) for item in data],
-            effective_rate_usd_per_gigabyte_month=effective_rate_usd_per_gigabyte_month,
+            data=[models.CurrentCheckpointStorageUsageItem.from_dict(item) for item in rest.pop("data")],
+            effective_rate_usd_per_gigabyte_month=rest.pop("effective_rate_usd_per_gigabyte_month", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

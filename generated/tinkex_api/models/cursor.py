@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class Cursor(Model):
+@define
+class Cursor(OpenModel):
     """Where a page stands in the whole.
 
     Example:
-        {'offset': 0, 'limit': 20, 'total_count': 1}
+        page = rest.list_training_runs(limit=10, offset=0)
+        cursor = page.cursor
+        has_more = cursor.offset + len(page.training_runs) < cursor.total_count
 
     Attributes:
-        offset (int): How many come before it.
-        limit (int): How long it may be.
-        total_count (int): How many there are in all.
+        offset: How many come before it.
+        limit: How long it may be.
+        total_count: How many there are in all.
     """
 
     offset: int
     limit: int
     total_count: int
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,29 +40,6 @@ class Cursor(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        offset = rest.pop("offset")
-        limit = rest.pop("limit")
-        total_count = rest.pop("total_count")
-        self = cls(
-            offset=offset,
-            limit=limit,
-            total_count=total_count,
-        )
+        self = cls(offset=rest.pop("offset"), limit=rest.pop("limit"), total_count=rest.pop("total_count"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

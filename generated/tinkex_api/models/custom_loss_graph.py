@@ -4,34 +4,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.custom_loss_node import CustomLossNode
 
 
-@_attrs_define
-class CustomLossGraph(Model):
+@define
+class CustomLossGraph(OpenModel):
     """A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
     `custom/<name>:mean`.
 
-        Example:
-            {'format': 1, 'nodes': [{'op': 'placeholder', 'name': 'logprobs', 'target': 'logprobs'}, {'op': 'output',
-                'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
+    Example:
+        {'format': 1, 'nodes': [{'op': 'placeholder', 'name': 'logprobs', 'target': 'logprobs'}, {'op': 'output',
+            'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
 
-        Attributes:
-            format (int): The form's version. Default: 1.
-            nodes (list[CustomLossNode]): In the order in which they run.
+    Attributes:
+        format: The form's version.
+        nodes: In the order in which they run.
     """
 
     nodes: list[CustomLossNode]
     format: int = 1
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -41,30 +40,9 @@ class CustomLossGraph(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.custom_loss_node import CustomLossNode  # noqa: PLC0415
-
         rest = dict(src_dict)
-        format = rest.pop("format", 1)
-        nodes = rest.pop("nodes")
         self = cls(
-            format=format,
-            nodes=[CustomLossNode.from_dict(item) for item in nodes],
+            format=rest.pop("format", 1), nodes=[models.CustomLossNode.from_dict(item) for item in rest.pop("nodes")]
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,32 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs
 
 
-@_attrs_define
-class CustomLossNode(Model):
-    """A step of a custom loss. Arguments are JSON scalars and lists, or an object of one key: `{"ref": node}`, `{"tuple":
-    []}`, `{"dict": {}}`,
-    `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float": "inf" | "-inf" | "nan"}`, `{"dtype": "float32"}`,
-    `{"device": "cpu"}`,
-    `{"layout": "strided"}`, `{"memory_format": "..."}`.
+@define
+class CustomLossNode(OpenModel):
+    """A step of a custom loss. Arguments are JSON scalars and lists, or an object of one key: `{"ref": node}`,
+    `{"tuple": []}`, `{"dict": {}}`, `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float": "inf" |
+    "-inf" | "nan"}`, `{"dtype": "float32"}`, `{"device": "cpu"}`, `{"layout": "strided"}`, `{"memory_format":
+    "..."}`.
 
-        Example:
-            {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
+    Example:
+        {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
 
-        Attributes:
-            op (str): What it does.
-            name (str): What the others refer to it by.
-            target (str): What is called or read; a function by its qualified name, such as `torch.exp`.
-            args (list[Any] | None): Arguments by position.
-            kwargs (CustomLossNodeKwargs | None): Arguments by name.
+    Attributes:
+        op: What it does.
+        name: What the others refer to it by.
+        target: What is called or read; a function by its qualified name, such as `torch.exp`.
+        args: Arguments by position.
+        kwargs: Arguments by name.
     """
 
     op: str
@@ -37,9 +36,8 @@ class CustomLossNode(Model):
     target: str
     args: list[Any] | None = None
     kwargs: CustomLossNodeKwargs | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -54,36 +52,15 @@ class CustomLossNode(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs  # noqa: PLC0415
-
         rest = dict(src_dict)
-        op = rest.pop("op")
-        name = rest.pop("name")
-        target = rest.pop("target")
-        args = rest.pop("args", None)
-        kwargs = rest.pop("kwargs", None)
         self = cls(
-            op=op,
-            name=name,
-            target=target,
-            args=args,
-            kwargs=CustomLossNodeKwargs.from_dict(kwargs) if kwargs is not None else None,
+            op=rest.pop("op"),
+            name=rest.pop("name"),
+            target=rest.pop("target"),
+            args=rest.pop("args", None),
+            kwargs=models.CustomLossNodeKwargs.from_dict(value)
+            if (value := rest.pop("kwargs", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

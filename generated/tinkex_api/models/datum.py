@@ -4,18 +4,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.loss_fn_inputs import LossFnInputs
     from ..models.model_input import ModelInput
 
 
-@_attrs_define
-class Datum(Model):
+@define
+class Datum(OpenModel):
     """One training example.
 
     Example:
@@ -23,20 +23,17 @@ class Datum(Model):
             {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}
 
     Attributes:
-        model_input (ModelInput): What a model reads.
-        loss_fn_inputs (LossFnInputs): Arrays by name, each with one row a token of the model input. A loss reads
-            `target_tokens` (int64); `weights`, `advantages`,
-            `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
-            They are of shape (N,),
-            or (N, K) for K targets a position, each with a weight: soft targets. The logprobs of the result have the shape
-            of `target_tokens`.
+        model_input: What a model reads.
+        loss_fn_inputs: Arrays by name, each with one row a token of the model input. A loss reads `target_tokens`
+            (int64); `weights`, `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold`,
+            `sequence_ratio_mask` (all float32); or a server's own. They are of shape (N,), or (N, K) for K targets a
+            position, each with a weight: soft targets. The logprobs of the result have the shape of `target_tokens`.
     """
 
     model_input: ModelInput
     loss_fn_inputs: LossFnInputs
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -46,31 +43,10 @@ class Datum(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
-        from ..models.model_input import ModelInput  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_input = rest.pop("model_input")
-        loss_fn_inputs = rest.pop("loss_fn_inputs")
         self = cls(
-            model_input=ModelInput.from_dict(model_input),
-            loss_fn_inputs=LossFnInputs.from_dict(loss_fn_inputs),
+            model_input=models.ModelInput.from_dict(rest.pop("model_input")),
+            loss_fn_inputs=models.LossFnInputs.from_dict(rest.pop("loss_fn_inputs")),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,38 +4,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class DimuonParams(Model):
-    """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about the
-    Frobenius norm
-    `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1
-    - beta1)·gradient, and the
-    weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+@define
+class DimuonParams(OpenModel):
+    """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about
+    the Frobenius norm `learning_rate`·√rank. The embedded server takes Muon
+    (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient, and the weights less
+    `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
 
-        Example:
-            {'type': 'dimuon', 'learning_rate': 0.001, 'grad_clip_norm': 0.0, 'beta1': 0.9}
+    Example:
+        optimizer = OptimizerConfig(type="dimuon", version=1)
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=optimizer)
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(DimuonParams(learning_rate=1e-3)).result()
 
-        Attributes:
-            type (str): The optimizer's name. Default: 'dimuon'.
-            learning_rate (float): The learning rate, 0 or more.
-            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
-                off. Default: 0.0.
-            beta1 (float): The decay rate of the running mean of the gradient. Default: 0.9.
+    Attributes:
+        type: The optimizer's name.
+        learning_rate: The learning rate, 0 or more.
+        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
+        beta1: The decay rate of the running mean of the gradient.
     """
 
     learning_rate: float
     type: str = "dimuon"
     grad_clip_norm: float = 0.0
     beta1: float = 0.9
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -48,31 +47,11 @@ class DimuonParams(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", "dimuon")
-        learning_rate = rest.pop("learning_rate")
-        grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
-        beta1 = rest.pop("beta1", 0.9)
         self = cls(
-            type=type,
-            learning_rate=learning_rate,
-            grad_clip_norm=grad_clip_norm,
-            beta1=beta1,
+            type=rest.pop("type", "dimuon"),
+            learning_rate=rest.pop("learning_rate"),
+            grad_clip_norm=rest.pop("grad_clip_norm", 0.0),
+            beta1=rest.pop("beta1", 0.9),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,34 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class ErrorResponse(Model, OwnFuture):
-    """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few write
-    `error` or `error_message` instead. A proxy may answer with no JSON at all.
+@define
+class ErrorResponse(OpenModel, OwnFuture):
+    """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few
+    write `error` or `error_message` instead. A proxy may answer with no JSON at all.
 
-        Example:
-            {'detail': 'unknown model S1:train:7'}
+    Example:
+        {'detail': 'unknown model S1:train:7'}
 
-        Attributes:
-            detail (Any): A text, a list of problems `{loc, msg, type}`, or an object.
-            error (str | None): The text, on servers that do not write `detail`.
-            error_message (str | None): The text, on a few servers more.
-            category (str | None): Whose fault it is; any case.
+    Attributes:
+        detail: A text, a list of problems `{loc, msg, type}`, or an object.
+        error: The text, on servers that do not write `detail`.
+        error_message: The text, on a few servers more.
+        category: Whose fault it is; any case.
     """
 
     detail: Any = None
     error: str | None = None
     error_message: str | None = None
     category: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -48,31 +46,11 @@ class ErrorResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        detail = rest.pop("detail", None)
-        error = rest.pop("error", None)
-        error_message = rest.pop("error_message", None)
-        category = rest.pop("category", None)
         self = cls(
-            detail=detail,
-            error=error,
-            error_message=error_message,
-            category=category,
+            detail=rest.pop("detail", None),
+            error=rest.pop("error", None),
+            error_message=rest.pop("error_message", None),
+            category=rest.pop("category", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,17 +4,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
 
 
-@_attrs_define
-class ExternalWeightsUploadStartRequest(Model):
+@define
+class ExternalWeightsUploadStartRequest(OpenModel):
     """Begins to upload an adapter.
 
     Example:
@@ -22,17 +22,16 @@ class ExternalWeightsUploadStartRequest(Model):
             'train_attn': True}}
 
     Attributes:
-        base_model (str): The base model that it is for.
-        lora_config (LoraConfig): The shape of a LoRA adapter. At least one `train_*` must be true.
-        destination_project_id (str | None): The project that the checkpoint is to be in.
+        base_model: The base model that it is for.
+        lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
+        destination_project_id: The project that the checkpoint is to be in.
     """
 
     base_model: str
     lora_config: LoraConfig
     destination_project_id: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -44,32 +43,11 @@ class ExternalWeightsUploadStartRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.lora_config import LoraConfig  # noqa: PLC0415
-
         rest = dict(src_dict)
-        base_model = rest.pop("base_model")
-        lora_config = rest.pop("lora_config")
-        destination_project_id = rest.pop("destination_project_id", None)
         self = cls(
-            base_model=base_model,
-            lora_config=LoraConfig.from_dict(lora_config),
-            destination_project_id=destination_project_id,
+            base_model=rest.pop("base_model"),
+            lora_config=models.LoraConfig.from_dict(rest.pop("lora_config")),
+            destination_project_id=rest.pop("destination_project_id", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

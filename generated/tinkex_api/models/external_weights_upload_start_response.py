@@ -5,36 +5,34 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, OwnFuture, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.upload_urls import UploadUrls
 
 
-@_attrs_define
-class ExternalWeightsUploadStartResponse(Model, OwnFuture):
+@define
+class ExternalWeightsUploadStartResponse(OpenModel, OwnFuture):
     """An upload that has begun.
 
     Example:
-        {'upload_id': 'U1', 'urls': {'adapter_model.safetensors': {'url': 'https://storage.example.org/1?signature=abc',
-            'headers': {}}}, 'expires': '2026-01-01T01:00:00Z'}
+        {'upload_id': 'U1', 'urls': {'adapter_model.safetensors': {'url':
+            'https://storage.example.org/1?signature=abc', 'headers': {}}}, 'expires': '2026-01-01T01:00:00Z'}
 
     Attributes:
-        upload_id (str): Names the upload when it is finished.
-        urls (UploadUrls): Where each file goes, by its name. Since 0.40 with headers; before that a bare URL.
-        expires (datetime.datetime): Until when the URLs hold.
+        upload_id: Names the upload when it is finished.
+        urls: Where each file goes, by its name. Since 0.40 with headers; before that a bare URL.
+        expires: Until when the URLs hold.
     """
 
     upload_id: str
     urls: UploadUrls
     expires: datetime.datetime
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -45,32 +43,11 @@ class ExternalWeightsUploadStartResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.upload_urls import UploadUrls  # noqa: PLC0415
-
         rest = dict(src_dict)
-        upload_id = rest.pop("upload_id")
-        urls = rest.pop("urls")
-        expires = rest.pop("expires")
         self = cls(
-            upload_id=upload_id,
-            urls=UploadUrls.from_dict(urls),
-            expires=read_time(expires),
+            upload_id=rest.pop("upload_id"),
+            urls=models.UploadUrls.from_dict(rest.pop("urls")),
+            expires=read_time(rest.pop("expires")),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

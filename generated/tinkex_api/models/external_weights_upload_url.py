@@ -4,32 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.upload_headers import UploadHeaders
 
 
-@_attrs_define
-class ExternalWeightsUploadURL(Model):
+@define
+class ExternalWeightsUploadURL(OpenModel):
     """Where one file goes: a signed URL that takes a PUT without a key.
 
     Example:
-        {'url': 'https://storage.example.org/1?signature=abc', 'headers': {'Content-Type': 'application/octet-stream'}}
+        {'url': 'https://storage.example.org/1?signature=abc', 'headers': {'Content-Type': 'application/octet-
+            stream'}}
 
     Attributes:
-        url (str): The URL.
-        headers (UploadHeaders | None): Headers that the PUT must have, by name.
+        url: The URL.
+        headers: Headers that the PUT must have, by name.
     """
 
     url: str
     headers: UploadHeaders | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,30 +40,10 @@ class ExternalWeightsUploadURL(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.upload_headers import UploadHeaders  # noqa: PLC0415
-
         rest = dict(src_dict)
-        url = rest.pop("url")
-        headers = rest.pop("headers", None)
         self = cls(
-            url=url,
-            headers=UploadHeaders.from_dict(headers) if headers is not None else None,
+            url=rest.pop("url"),
+            headers=models.UploadHeaders.from_dict(value) if (value := rest.pop("headers", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

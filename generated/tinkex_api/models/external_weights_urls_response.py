@@ -5,34 +5,34 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, OwnFuture, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.signed_urls import SignedUrls
 
 
-@_attrs_define
-class ExternalWeightsUrlsResponse(Model, OwnFuture):
+@define
+class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
     """Where a checkpoint's files can be fetched.
 
     Example:
-        {'urls': {'adapter_model.safetensors': 'https://storage.example.org/1?signature=abc'}, 'expires':
-            '2026-01-01T01:00:00Z'}
+        saved = trainer.save_weights_external("for-sglang").result()
+        files = rest.get_external_weights_urls(saved.path)
+        for name, url in files.urls.items():
+            print(name, url, files.expires)  # the URLs need no API key
 
     Attributes:
-        urls (SignedUrls): URLs by file name, which can be fetched without a key.
-        expires (datetime.datetime): Until when.
+        urls: URLs by file name, which can be fetched without a key.
+        expires: Until when.
     """
 
     urls: SignedUrls
     expires: datetime.datetime
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,30 +42,7 @@ class ExternalWeightsUrlsResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.signed_urls import SignedUrls  # noqa: PLC0415
-
         rest = dict(src_dict)
-        urls = rest.pop("urls")
-        expires = rest.pop("expires")
-        self = cls(
-            urls=SignedUrls.from_dict(urls),
-            expires=read_time(expires),
-        )
+        self = cls(urls=models.SignedUrls.from_dict(rest.pop("urls")), expires=read_time(rest.pop("expires")))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,32 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.finish_reason import FinishReason
 
 
-@_attrs_define
-class FinishSessionRequest(Model):
+@define
+class FinishSessionRequest(OpenModel):
     """Ends a session.
 
     Example:
         {'reason': {'type': 'errored'}, 'detail': 'ValueError'}
 
     Attributes:
-        reason (FinishReason): How a session ended.
-        detail (str | None): More on the reason. Null is sent when there is none.
+        reason: How a session ended.
+        detail: More on the reason. Null is sent when there is none.
     """
 
     reason: FinishReason
     detail: str | None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -39,30 +38,7 @@ class FinishSessionRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.finish_reason import FinishReason  # noqa: PLC0415
-
         rest = dict(src_dict)
-        reason = rest.pop("reason")
-        detail = rest.pop("detail")
-        self = cls(
-            reason=FinishReason.from_dict(reason),
-            detail=detail,
-        )
+        self = cls(reason=models.FinishReason.from_dict(rest.pop("reason")), detail=rest.pop("detail"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

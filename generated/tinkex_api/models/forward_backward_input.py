@@ -4,61 +4,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.datum import Datum
     from ..models.loss_fn_config import LossFnConfig
 
 
-@_attrs_define
-class ForwardBackwardInput(Model):
-    """A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w = `weights` (1 where not
-    given), r = exp(p - q),
-    sg(x) = x with no gradient through it, and clip(x) = x held within `clip_low_threshold` and `clip_high_threshold`,
-    the loss is the sum,
-    over all targets of all positions, of w times
+@define
+class ForwardBackwardInput(OpenModel):
+    """A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w = `weights` (1 where
+    not given), r = exp(p - q), sg(x) = x with no gradient through it, and clip(x) = x held within
+    `clip_low_threshold` and `clip_high_threshold`, the loss is the sum, over all targets of all positions, of w
+    times
 
-    | loss_fn | needs `target_tokens` and | loss of a target | from |
-    | --- | --- | --- | --- |
-    | cross_entropy | | -p | |
-    | importance_sampling | `logprobs`, `advantages` | -r·A | |
-    | ppo | the same | -min(r·A, clip(r)·A) | arXiv:1707.06347 |
-    | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 |
-    | dro | the same | -(p·A - beta/2·(p - q)²) | arXiv:2405.19107 |
-    | gspo | and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where s = exp(m + p - sg(p)) and m = sg(the mean of p - q
-    over the datum's positions whose mask is not 0) | arXiv:2507.18071, GSPO-token |
-    | stable_reinforce | what `record_stability_info` kept of the samples | not published | |
-    | custom | what the loss names | as uploaded by create_custom_loss | |
+    | loss_fn | needs `target_tokens` and | loss of a target | from | | --- | --- | --- | --- | | cross_entropy | |
+    -p | | | importance_sampling | `logprobs`, `advantages` | -r·A | | | ppo | the same | -min(r·A, clip(r)·A) |
+    arXiv:1707.06347 | | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 | | dro | the same | -(p·A -
+    beta/2·(p - q)²) | arXiv:2405.19107 | | gspo | and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where s = exp(m
+    + p - sg(p)) and m = sg(the mean of p - q over the datum's positions whose mask is not 0) | arXiv:2507.18071,
+    GSPO-token | | stable_reinforce | what `record_stability_info` kept of the samples | not published | | | custom
+    | what the loss names | as uploaded by create_custom_loss | |
 
-    The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about the
-    service. That w scales
-    them, too, is ours. Servers differ in weighting and normalisation.
+    The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about
+    the service. That w scales them, too, is ours. Servers differ in weighting and normalisation.
 
-        Example:
-            {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
-                {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
-                'loss_fn': 'cross_entropy'}
+    Example:
+        {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
+            {'target_tokens': {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}],
+            'loss_fn': 'cross_entropy'}
 
-        Attributes:
-            data (list[Datum]): The batch, not empty.
-            loss_fn (str): The loss.
-            loss_fn_config (LossFnConfig | None): A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and
-                gspo: `clip_low_threshold` and `clip_high_threshold`, bounds of the
-                ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where
-                neither is given. dro: `beta`;
-                the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
+    Attributes:
+        data: The batch, not empty.
+        loss_fn: The loss.
+        loss_fn_config: A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and gspo:
+            `clip_low_threshold` and `clip_high_threshold`, bounds of the ratio, which inputs of the same names replace
+            for each token; the embedded server takes 0.8 and 1.2 where neither is given. dro: `beta`; the embedded
+            server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
     """
 
     data: list[Datum]
     loss_fn: str
     loss_fn_config: LossFnConfig | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -70,33 +62,13 @@ class ForwardBackwardInput(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.datum import Datum  # noqa: PLC0415
-        from ..models.loss_fn_config import LossFnConfig  # noqa: PLC0415
-
         rest = dict(src_dict)
-        data = rest.pop("data")
-        loss_fn = rest.pop("loss_fn")
-        loss_fn_config = rest.pop("loss_fn_config", None)
         self = cls(
-            data=[Datum.from_dict(item) for item in data],
-            loss_fn=loss_fn,
-            loss_fn_config=LossFnConfig.from_dict(loss_fn_config) if loss_fn_config is not None else None,
+            data=[models.Datum.from_dict(item) for item in rest.pop("data")],
+            loss_fn=rest.pop("loss_fn"),
+            loss_fn_config=models.LossFnConfig.from_dict(value)
+            if (value := rest.pop("loss_fn_config", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,37 +4,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.loss_fn_inputs import LossFnInputs
     from ..models.metrics import Metrics
 
 
-@_attrs_define
-class ForwardBackwardOutput(Model):
-    """The result of forward and forward_backward in JSON. Clients since 0.25 read the protobuf one of tinker.proto only.
+@define
+class ForwardBackwardOutput(OpenModel):
+    """The result of forward and forward_backward in JSON. Clients since 0.25 read the protobuf one of tinker.proto
+    only.
 
     Example:
         {'loss_fn_output_type': 'ArrayRecord', 'loss_fn_outputs': [{'logprobs': {'data': [-1.5], 'dtype': 'float32',
             'shape': [1]}}], 'metrics': {'loss:sum': 1.5}}
 
     Attributes:
-        loss_fn_outputs (list[LossFnInputs]): Arrays by name for each datum in order: usually `logprobs`, maybe
-            `elementwise_loss`.
-        loss_fn_output_type (str | None): The outputs' type; what follows the last `:` counts.
-        metrics (Metrics | None): See its type.
+        loss_fn_outputs: Arrays by name for each datum in order: usually `logprobs`, maybe `elementwise_loss`.
+        loss_fn_output_type: The outputs' type; what follows the last `:` counts.
     """
 
     loss_fn_outputs: list[LossFnInputs]
     loss_fn_output_type: str | None = None
     metrics: Metrics | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -47,33 +45,11 @@ class ForwardBackwardOutput(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.loss_fn_inputs import LossFnInputs  # noqa: PLC0415
-        from ..models.metrics import Metrics  # noqa: PLC0415
-
         rest = dict(src_dict)
-        loss_fn_outputs = rest.pop("loss_fn_outputs")
-        loss_fn_output_type = rest.pop("loss_fn_output_type", None)
-        metrics = rest.pop("metrics", None)
         self = cls(
-            loss_fn_outputs=[LossFnInputs.from_dict(item) for item in loss_fn_outputs],
-            loss_fn_output_type=loss_fn_output_type,
-            metrics=Metrics.from_dict(metrics) if metrics is not None else None,
+            loss_fn_outputs=[models.LossFnInputs.from_dict(item) for item in rest.pop("loss_fn_outputs")],
+            loss_fn_output_type=rest.pop("loss_fn_output_type", None),
+            metrics=models.Metrics.from_dict(value) if (value := rest.pop("metrics", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,17 +4,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.forward_backward_input import ForwardBackwardInput
 
 
-@_attrs_define
-class ForwardRequest(Model):
+@define
+class ForwardRequest(OpenModel):
     """A loss without gradients.
 
     Example:
@@ -23,37 +23,27 @@ class ForwardRequest(Model):
             'weights': {'data': [1.0], 'dtype': 'float32'}}}], 'loss_fn': 'cross_entropy'}}
 
     Attributes:
-        model_id (str): The model.
-        seq_id (int): Counts the model's requests from 1.
-        forward_input (ForwardBackwardInput): A batch and its loss. With p = the logprob of a target, q = `logprobs`, A
-            = `advantages`, w = `weights` (1 where not given), r = exp(p - q),
-            sg(x) = x with no gradient through it, and clip(x) = x held within `clip_low_threshold` and
-            `clip_high_threshold`, the loss is the sum,
-            over all targets of all positions, of w times
-
-            | loss_fn | needs `target_tokens` and | loss of a target | from |
-            | --- | --- | --- | --- |
-            | cross_entropy | | -p | |
-            | importance_sampling | `logprobs`, `advantages` | -r·A | |
-            | ppo | the same | -min(r·A, clip(r)·A) | arXiv:1707.06347 |
-            | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 |
-            | dro | the same | -(p·A - beta/2·(p - q)²) | arXiv:2405.19107 |
-            | gspo | and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where s = exp(m + p - sg(p)) and m = sg(the mean of p
-            - q over the datum's positions whose mask is not 0) | arXiv:2507.18071, GSPO-token |
-            | stable_reinforce | what `record_stability_info` kept of the samples | not published | |
-            | custom | what the loss names | as uploaded by create_custom_loss | |
-
-            The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about
-            the service. That w scales
-            them, too, is ours. Servers differ in weighting and normalisation.
+        model_id: The model.
+        seq_id: Counts the model's requests from 1.
+        forward_input: A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w =
+            `weights` (1 where not given), r = exp(p - q), sg(x) = x with no gradient through it, and clip(x) = x held
+            within `clip_low_threshold` and `clip_high_threshold`, the loss is the sum, over all targets of all
+            positions, of w times  | loss_fn | needs `target_tokens` and | loss of a target | from | | --- | --- | --- |
+            --- | | cross_entropy | | -p | | | importance_sampling | `logprobs`, `advantages` | -r·A | | | ppo | the
+            same | -min(r·A, clip(r)·A) | arXiv:1707.06347 | | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 |
+            | dro | the same | -(p·A - beta/2·(p - q)²) | arXiv:2405.19107 | | gspo | and `sequence_ratio_mask` |
+            -min(s·A, clip(s)·A), where s = exp(m + p - sg(p)) and m = sg(the mean of p - q over the datum's positions
+            whose mask is not 0) | arXiv:2507.18071, GSPO-token | | stable_reinforce | what `record_stability_info` kept
+            of the samples | not published | | | custom | what the loss names | as uploaded by create_custom_loss | |
+            The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts
+            about the service. That w scales them, too, is ours. Servers differ in weighting and normalisation.
     """
 
     model_id: str
     seq_id: int
     forward_input: ForwardBackwardInput
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -64,32 +54,11 @@ class ForwardRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.forward_backward_input import ForwardBackwardInput  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        seq_id = rest.pop("seq_id")
-        forward_input = rest.pop("forward_input")
         self = cls(
-            model_id=model_id,
-            seq_id=seq_id,
-            forward_input=ForwardBackwardInput.from_dict(forward_input),
+            model_id=rest.pop("model_id"),
+            seq_id=rest.pop("seq_id"),
+            forward_input=models.ForwardBackwardInput.from_dict(rest.pop("forward_input")),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class FutureCompletion(Model):
+@define
+class FutureCompletion(OpenModel):
     """That one request is done.
 
     Example:
         {'state': 'finished', 'request_id': '17', 'response_payload_uncompressed_size': 2048}
 
     Attributes:
-        state (str): How it ended.
-        request_id (str): The promise's.
-        response_payload_uncompressed_size (int | None): Bytes of the result.
+        state: How it ended.
+        request_id: The promise's.
+        response_payload_uncompressed_size: Bytes of the result.
     """
 
     state: str
     request_id: str
     response_payload_uncompressed_size: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -41,29 +39,10 @@ class FutureCompletion(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        state = rest.pop("state")
-        request_id = rest.pop("request_id")
-        response_payload_uncompressed_size = rest.pop("response_payload_uncompressed_size", None)
         self = cls(
-            state=state,
-            request_id=request_id,
-            response_payload_uncompressed_size=response_payload_uncompressed_size,
+            state=rest.pop("state"),
+            request_id=rest.pop("request_id"),
+            response_payload_uncompressed_size=rest.pop("response_payload_uncompressed_size", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

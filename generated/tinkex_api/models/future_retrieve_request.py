@@ -4,31 +4,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class FutureRetrieveRequest(Model):
+@define
+class FutureRetrieveRequest(OpenModel):
     """Waits for the result of a request.
 
     Example:
         {'request_id': '17', 'allow_metadata_only': True}
 
     Attributes:
-        request_id (str): The promise's.
-        allow_metadata_only (bool | None): Whether the size of a large result may come first, so that room for it can be
-            made. A client that says true asks again
-            with false after it got the size. Older servers ignore it.
+        request_id: The promise's.
+        allow_metadata_only: Whether the size of a large result may come first, so that room for it can be made. A
+            client that says true asks again with false after it got the size. Older servers ignore it.
     """
 
     request_id: str
     allow_metadata_only: bool | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,27 +37,6 @@ class FutureRetrieveRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        request_id = rest.pop("request_id")
-        allow_metadata_only = rest.pop("allow_metadata_only", None)
-        self = cls(
-            request_id=request_id,
-            allow_metadata_only=allow_metadata_only,
-        )
+        self = cls(request_id=rest.pop("request_id"), allow_metadata_only=rest.pop("allow_metadata_only", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

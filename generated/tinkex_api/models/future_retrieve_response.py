@@ -4,39 +4,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class FutureRetrieveResponse(Model, OwnFuture):
+@define
+class FutureRetrieveResponse(OpenModel, OwnFuture):
     """One of four, told apart by their fields:
     - not yet: `type` is `try_again`;
     - done, but large: `status` is `complete_metadata`, and `response_payload_size` says how large;
     - failed: `error` or `error_message`, with `category`;
-    - done: none of these. The result's own fields are then the object's additional properties, since they depend on the
-    request.
+    - done: none of these. The result's own fields are then the object's additional properties, since they depend on
+    the request.
 
     So no result may have a field `error`, a `type` of `try_again` or a `status` of `complete_metadata`.
 
-        Example:
-            {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
+    Example:
+        {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
-        Attributes:
-            type (str | None): `try_again`, or the name of the result.
-            status (str | None): `complete_metadata`, or absent.
-            request_id (str | None): The promise's, once more.
-            queue_state (str | None): Why it is not yet done.
-            queue_state_reason (str | None): The same for people.
-            response_payload_size (int | None): Bytes of the result.
-            error (str | None): Why the request failed.
-            error_message (str | None): The same, on some servers.
-            category (str | None): Whose fault the failure is; any case.
-            state_loss (int | None): The request failed since its model lost what it learned since it was saved, or this
-                very request. All that fails by one loss has the same number.
-            detail (Any): Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
+    Attributes:
+        type: `try_again`, or the name of the result.
+        status: `complete_metadata`, or absent.
+        request_id: The promise's, once more.
+        queue_state: Why it is not yet done.
+        queue_state_reason: The same for people.
+        response_payload_size: Bytes of the result.
+        error: Why the request failed.
+        error_message: The same, on some servers.
+        category: Whose fault the failure is; any case.
+        state_loss: The request failed since its model lost what it learned since it was saved, or this very
+            request. All that fails by one loss has the same number.
+        detail: Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
     """
 
     type: str | None = None
@@ -50,9 +49,8 @@ class FutureRetrieveResponse(Model, OwnFuture):
     category: str | None = None
     state_loss: int | None = None
     detail: Any = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -83,45 +81,18 @@ class FutureRetrieveResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", None)
-        status = rest.pop("status", None)
-        request_id = rest.pop("request_id", None)
-        queue_state = rest.pop("queue_state", None)
-        queue_state_reason = rest.pop("queue_state_reason", None)
-        response_payload_size = rest.pop("response_payload_size", None)
-        error = rest.pop("error", None)
-        error_message = rest.pop("error_message", None)
-        category = rest.pop("category", None)
-        state_loss = rest.pop("state_loss", None)
-        detail = rest.pop("detail", None)
         self = cls(
-            type=type,
-            status=status,
-            request_id=request_id,
-            queue_state=queue_state,
-            queue_state_reason=queue_state_reason,
-            response_payload_size=response_payload_size,
-            error=error,
-            error_message=error_message,
-            category=category,
-            state_loss=state_loss,
-            detail=detail,
+            type=rest.pop("type", None),
+            status=rest.pop("status", None),
+            request_id=rest.pop("request_id", None),
+            queue_state=rest.pop("queue_state", None),
+            queue_state_reason=rest.pop("queue_state_reason", None),
+            response_payload_size=rest.pop("response_payload_size", None),
+            error=rest.pop("error", None),
+            error_message=rest.pop("error_message", None),
+            category=rest.pop("category", None),
+            state_loss=rest.pop("state_loss", None),
+            detail=rest.pop("detail", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,17 +4,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.sampling_session_futures_target import SamplingSessionFuturesTarget
 
 
-@_attrs_define
-class FuturesRetrieveRequest(Model):
+@define
+class FuturesRetrieveRequest(OpenModel):
     """Waits for whichever of many samples is done next. The results themselves are then fetched by retrieve_future.
 
     Example:
@@ -22,20 +22,19 @@ class FuturesRetrieveRequest(Model):
             'prev_cursor': 0, 'retrieved_request_ids': ['17']}
 
     Attributes:
-        target (SamplingSessionFuturesTarget): All samples of one sampling client.
-        prev_cursor (int): The cursor of the last answer; what came at or before it may be forgotten. Default: 0.
-        timeout (float | None): Seconds to hold the answer while nothing is done; 0 for an answer at once. By default a
-            long poll of the server's choice.
-        retrieved_request_ids (list[str] | None): Results that were fetched and may be forgotten.
+        target: All samples of one sampling client.
+        prev_cursor: The cursor of the last answer; what came at or before it may be forgotten.
+        timeout: Seconds to hold the answer while nothing is done; 0 for an answer at once. By default a long poll
+            of the server's choice.
+        retrieved_request_ids: Results that were fetched and may be forgotten.
     """
 
     target: SamplingSessionFuturesTarget
     prev_cursor: int = 0
     timeout: float | None = None
     retrieved_request_ids: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -49,36 +48,12 @@ class FuturesRetrieveRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.sampling_session_futures_target import (
-            SamplingSessionFuturesTarget,  # noqa: PLC0415
-        )
-
         rest = dict(src_dict)
-        target = rest.pop("target")
-        prev_cursor = rest.pop("prev_cursor", 0)
-        timeout = rest.pop("timeout", None)
-        retrieved_request_ids = rest.pop("retrieved_request_ids", None)
         self = cls(
-            target=SamplingSessionFuturesTarget.from_dict(target),
-            prev_cursor=prev_cursor,
-            timeout=timeout,
-            retrieved_request_ids=retrieved_request_ids,
+            target=models.SamplingSessionFuturesTarget.from_dict(rest.pop("target")),
+            prev_cursor=rest.pop("prev_cursor", 0),
+            timeout=rest.pop("timeout", None),
+            retrieved_request_ids=rest.pop("retrieved_request_ids", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

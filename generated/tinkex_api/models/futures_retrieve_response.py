@@ -4,32 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.future_completion import FutureCompletion
 
 
-@_attrs_define
-class FuturesRetrieveResponse(Model, OwnFuture):
+@define
+class FuturesRetrieveResponse(OpenModel, OwnFuture):
     """What was done since the cursor that was asked for.
 
     Example:
         {'cursor': 1, 'completions': [{'state': 'finished', 'request_id': '17'}]}
 
     Attributes:
-        cursor (int): To be sent as prev_cursor next time.
-        completions (list[FutureCompletion]): In the order in which they were done; empty when the time was up.
+        cursor: To be sent as prev_cursor next time.
+        completions: In the order in which they were done; empty when the time was up.
     """
 
     cursor: int
     completions: list[FutureCompletion]
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -39,30 +38,10 @@ class FuturesRetrieveResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.future_completion import FutureCompletion  # noqa: PLC0415
-
         rest = dict(src_dict)
-        cursor = rest.pop("cursor")
-        completions = rest.pop("completions")
         self = cls(
-            cursor=cursor,
-            completions=[FutureCompletion.from_dict(item) for item in completions],
+            cursor=rest.pop("cursor"),
+            completions=[models.FutureCompletion.from_dict(item) for item in rest.pop("completions")],
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

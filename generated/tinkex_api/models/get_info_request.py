@@ -4,29 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class GetInfoRequest(Model):
+@define
+class GetInfoRequest(OpenModel):
     """Asks what a model is.
 
     Example:
         {'model_id': 'S1:train:0', 'type': 'get_info'}
 
     Attributes:
-        model_id (str): The model.
-        type (str): The request's name. Default: 'get_info'.
+        model_id: The model.
+        type: The request's name.
     """
 
     model_id: str
     type: str = "get_info"
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,27 +35,6 @@ class GetInfoRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        type = rest.pop("type", "get_info")
-        self = cls(
-            model_id=model_id,
-            type=type,
-        )
+        self = cls(model_id=rest.pop("model_id"), type=rest.pop("type", "get_info"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,32 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.model_data import ModelData
     from ..models.optimizer_config import OptimizerConfig
 
 
-@_attrs_define
-class GetInfoResponse(Model, OwnFuture):
+@define
+class GetInfoResponse(OpenModel, OwnFuture):
     """What a model is. Several servers say it in `model_data` only.
 
     Example:
-        {'model_id': 'S1:train:0', 'model_data': {'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'},
-            'is_lora': True, 'lora_rank': 32}
+        info = trainer.get_info()
+        print(info.model_id, info.lora_rank)
+        print(info.model_data.model_name)  # the base model
 
     Attributes:
-        model_id (str): The model.
-        model_data (ModelData): Of a base model.
-        model_name (str | None): The base model's name.
-        is_lora (bool | None): Whether it is an adapter.
-        lora_rank (int | None): The adapter's rank.
-        optimizer_config (OptimizerConfig | None): See its type.
-        type (str | None): The answer's name.
+        model_id: The model.
+        model_data: Of a base model.
+        model_name: The base model's name.
+        is_lora: Whether it is an adapter.
+        lora_rank: The adapter's rank.
+        type: The answer's name.
     """
 
     model_id: str
@@ -39,9 +39,8 @@ class GetInfoResponse(Model, OwnFuture):
     lora_rank: int | None = None
     optimizer_config: OptimizerConfig | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -61,41 +60,17 @@ class GetInfoResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.model_data import ModelData  # noqa: PLC0415
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        model_data = rest.pop("model_data")
-        model_name = rest.pop("model_name", None)
-        is_lora = rest.pop("is_lora", None)
-        lora_rank = rest.pop("lora_rank", None)
-        optimizer_config = rest.pop("optimizer_config", None)
-        type = rest.pop("type", None)
         self = cls(
-            model_id=model_id,
-            model_data=ModelData.from_dict(model_data),
-            model_name=model_name,
-            is_lora=is_lora,
-            lora_rank=lora_rank,
-            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
-            type=type,
+            model_id=rest.pop("model_id"),
+            model_data=models.ModelData.from_dict(rest.pop("model_data")),
+            model_name=rest.pop("model_name", None),
+            is_lora=rest.pop("is_lora", None),
+            lora_rank=rest.pop("lora_rank", None),
+            optimizer_config=models.OptimizerConfig.from_dict(value)
+            if (value := rest.pop("optimizer_config", None)) is not None
+            else None,
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

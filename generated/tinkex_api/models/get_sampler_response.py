@@ -4,32 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class GetSamplerResponse(Model, OwnFuture):
+@define
+class GetSamplerResponse(OpenModel, OwnFuture):
     """What a sampling session samples from.
 
     Example:
-        {'sampler_id': 'S1:sample:0', 'base_model': 'tinkex/tiny', 'model_path':
-            'tinker://S1:train:0/sampler_weights/0001'}
+        session = rest.get_session(rest.list_sessions().sessions[-1])
+        for sampler_id in session.sampler_ids:
+            described = rest.get_sampler(sampler_id)
+            print(described.base_model, described.model_path)
 
     Attributes:
-        sampler_id (str): The sampling session.
-        base_model (str): The base model's name.
-        model_path (str | None): The saved weights, if any.
+        sampler_id: The sampling session.
+        base_model: The base model's name.
+        model_path: The saved weights, if any.
     """
 
     sampler_id: str
     base_model: str
     model_path: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,29 +42,10 @@ class GetSamplerResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        sampler_id = rest.pop("sampler_id")
-        base_model = rest.pop("base_model")
-        model_path = rest.pop("model_path", None)
         self = cls(
-            sampler_id=sampler_id,
-            base_model=base_model,
-            model_path=model_path,
+            sampler_id=rest.pop("sampler_id"),
+            base_model=rest.pop("base_model"),
+            model_path=rest.pop("model_path", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

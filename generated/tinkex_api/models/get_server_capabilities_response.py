@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.supported_model import SupportedModel
 
 
-@_attrs_define
-class GetServerCapabilitiesResponse(Model, OwnFuture):
+@define
+class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
     """What a server offers.
 
     Example:
-        {'supported_models': [{'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable':
-            True}]}
+        capabilities = service.get_server_capabilities()
+        for model in capabilities.supported_models:
+            print(model.model_name, model.max_context_length)
 
     Attributes:
-        supported_models (list[SupportedModel]): The base models; on some servers only those that are loaded.
+        supported_models: The base models; on some servers only those that are loaded.
     """
 
     supported_models: list[SupportedModel]
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,28 +37,7 @@ class GetServerCapabilitiesResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.supported_model import SupportedModel  # noqa: PLC0415
-
         rest = dict(src_dict)
-        supported_models = rest.pop("supported_models")
-        self = cls(
-            supported_models=[SupportedModel.from_dict(item) for item in supported_models],
-        )
+        self = cls(supported_models=[models.SupportedModel.from_dict(item) for item in rest.pop("supported_models")])
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,36 +4,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class GetSessionResponse(Model, OwnFuture):
+@define
+class GetSessionResponse(OpenModel, OwnFuture):
     """What belongs to a session.
 
     Example:
-        {'training_run_ids': ['S1:train:0'], 'sampler_ids': ['S1:sample:0'], 'user_metadata': {'experiment': '7'}}
+        session_id = rest.list_sessions(limit=1).sessions[0]
+        session = rest.get_session(session_id)
+        print(session.training_run_ids, session.sampler_ids)
 
     Attributes:
-        training_run_ids (list[str]): Its models.
-        sampler_ids (list[str]): Its sampling sessions.
-        user_metadata (UserMetadata | None): See its type.
-        display_name (str | None): A name for people.
+        training_run_ids: Its models.
+        sampler_ids: Its sampling sessions.
+        display_name: A name for people.
     """
 
     training_run_ids: list[str]
     sampler_ids: list[str]
     user_metadata: UserMetadata | None = None
     display_name: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -47,34 +47,14 @@ class GetSessionResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        training_run_ids = rest.pop("training_run_ids")
-        sampler_ids = rest.pop("sampler_ids")
-        user_metadata = rest.pop("user_metadata", None)
-        display_name = rest.pop("display_name", None)
         self = cls(
-            training_run_ids=training_run_ids,
-            sampler_ids=sampler_ids,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            display_name=display_name,
+            training_run_ids=rest.pop("training_run_ids"),
+            sampler_ids=rest.pop("sampler_ids"),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            display_name=rest.pop("display_name", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

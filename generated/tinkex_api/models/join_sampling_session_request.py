@@ -4,29 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class JoinSamplingSessionRequest(Model):
+@define
+class JoinSamplingSessionRequest(OpenModel):
     """Asks for a number for a copied sampling client, so that its seq_ids meet no other's.
 
     Example:
         {'sampling_session_id': 'S1:sample:0', 'type': 'join_sampling_session'}
 
     Attributes:
-        sampling_session_id (str): The sampling session.
-        type (str): The request's name. Default: 'join_sampling_session'.
+        sampling_session_id: The sampling session.
+        type: The request's name.
     """
 
     sampling_session_id: str
     type: str = "join_sampling_session"
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,27 +35,6 @@ class JoinSamplingSessionRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        sampling_session_id = rest.pop("sampling_session_id")
-        type = rest.pop("type", "join_sampling_session")
-        self = cls(
-            sampling_session_id=sampling_session_id,
-            type=type,
-        )
+        self = cls(sampling_session_id=rest.pop("sampling_session_id"), type=rest.pop("type", "join_sampling_session"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class JoinSamplingSessionResponse(Model, OwnFuture):
+@define
+class JoinSamplingSessionResponse(OpenModel, OwnFuture):
     """The copy's number.
 
     Example:
         {'client_counter': 1}
 
     Attributes:
-        client_counter (int): The copy's samples count from this times 1e9.
-        type (str | None): The answer's name.
+        client_counter: The copy's samples count from this times 1e9.
+        type: The answer's name.
     """
 
     client_counter: int
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -38,27 +36,6 @@ class JoinSamplingSessionResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        client_counter = rest.pop("client_counter")
-        type = rest.pop("type", None)
-        self = cls(
-            client_counter=client_counter,
-            type=type,
-        )
+        self = cls(client_counter=rest.pop("client_counter"), type=rest.pop("type", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,27 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class ListSessionsResponse(Model, OwnFuture):
+@define
+class ListSessionsResponse(OpenModel, OwnFuture):
     """A page of sessions.
 
     Example:
-        {'sessions': ['S1']}
+        page = rest.list_sessions(limit=10)
+        for session_id in page.sessions:
+            print(session_id)
 
     Attributes:
-        sessions (list[str]): Their ids.
+        sessions: Their ids.
     """
 
     sessions: list[str]
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -34,25 +34,6 @@ class ListSessionsResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        sessions = rest.pop("sessions")
-        self = cls(
-            sessions=sessions,
-        )
+        self = cls(sessions=rest.pop("sessions"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,40 +4,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class LoadWeightsRequest(Model):
-    """Loads saved weights, either into a model (`model_id` and `seq_id`; only as its first request on some servers, the
-    hosted one included), or into
-    a new one (`session_id` and `model_seq_id`; since 0.24), whose LoRA shape is the checkpoint's.
+@define
+class LoadWeightsRequest(OpenModel):
+    """Loads saved weights, either into a model (`model_id` and `seq_id`; only as its first request on some servers,
+    the hosted one included), or into a new one (`session_id` and `model_seq_id`; since 0.24), whose LoRA shape is
+    the checkpoint's.
 
-        Example:
-            {'model_id': 'S1:train:0', 'seq_id': 1, 'path': 'tinker://S1:train:0/weights/0001', 'optimizer': True, 'type':
-                'load_weights'}
+    Example:
+        {'model_id': 'S1:train:0', 'seq_id': 1, 'path': 'tinker://S1:train:0/weights/0001', 'optimizer': True,
+            'type': 'load_weights'}
 
-        Attributes:
-            path (str): `tinker://<run>/weights/<name>`.
-            optimizer (bool): Whether the optimizer's state is loaded too. Some servers always load it.
-            type (str): The request's name. Default: 'load_weights'.
-            model_id (str | None): The model to load into.
-            seq_id (int | None): With model_id: counts the model's requests from 1.
-            session_id (str | None): The session of the new model.
-            model_seq_id (int | None): With session_id: counts the session's models from 0.
-            base_model (str | None): With session_id: another base model that the weights fit.
-            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
-            optimizer_config (OptimizerConfig | None): The kind of optimizer that a model is trained with; each of its steps
-                must be of the same kind: adamw, by `adam_params`; dimuon, by
-                `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
-            weights_access_token (str | None): A right to read weights of others.
+    Attributes:
+        path: `tinker://<run>/weights/<name>`.
+        optimizer: Whether the optimizer's state is loaded too. Some servers always load it.
+        type: The request's name.
+        model_id: The model to load into.
+        seq_id: With model_id: counts the model's requests from 1.
+        session_id: The session of the new model.
+        model_seq_id: With session_id: counts the session's models from 0.
+        base_model: With session_id: another base model that the weights fit.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
+        optimizer_config: The kind of optimizer that a model is trained with; each of its steps must be of the same
+            kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
+            Others have fields of their own.
+        weights_access_token: A right to read weights of others.
     """
 
     path: str
@@ -51,9 +51,8 @@ class LoadWeightsRequest(Model):
     user_metadata: UserMetadata | None = None
     optimizer_config: OptimizerConfig | None = None
     weights_access_token: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -80,49 +79,23 @@ class LoadWeightsRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        path = rest.pop("path")
-        optimizer = rest.pop("optimizer")
-        type = rest.pop("type", "load_weights")
-        model_id = rest.pop("model_id", None)
-        seq_id = rest.pop("seq_id", None)
-        session_id = rest.pop("session_id", None)
-        model_seq_id = rest.pop("model_seq_id", None)
-        base_model = rest.pop("base_model", None)
-        user_metadata = rest.pop("user_metadata", None)
-        optimizer_config = rest.pop("optimizer_config", None)
-        weights_access_token = rest.pop("weights_access_token", None)
         self = cls(
-            path=path,
-            optimizer=optimizer,
-            type=type,
-            model_id=model_id,
-            seq_id=seq_id,
-            session_id=session_id,
-            model_seq_id=model_seq_id,
-            base_model=base_model,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
-            weights_access_token=weights_access_token,
+            path=rest.pop("path"),
+            optimizer=rest.pop("optimizer"),
+            type=rest.pop("type", "load_weights"),
+            model_id=rest.pop("model_id", None),
+            seq_id=rest.pop("seq_id", None),
+            session_id=rest.pop("session_id", None),
+            model_seq_id=rest.pop("model_seq_id", None),
+            base_model=rest.pop("base_model", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            optimizer_config=models.OptimizerConfig.from_dict(value)
+            if (value := rest.pop("optimizer_config", None)) is not None
+            else None,
+            weights_access_token=rest.pop("weights_access_token", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,33 +4,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class LoadWeightsResponse(Model, OwnFuture):
+@define
+class LoadWeightsResponse(OpenModel, OwnFuture):
     """What was loaded, and into which model.
 
     Example:
-        {'path': 'tinker://S1:train:0/weights/0001', 'model_id': 'S2:train:0'}
+        saved = trainer.save_state("step-200").result()
+        loaded = trainer.load_state_with_optimizer(saved.path).result()
+        print(loaded.path)
 
     Attributes:
-        path (str | None): The weights.
-        model_id (str | None): The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
-        type (str | None): The answer's name.
-        warnings (list[str] | None): What whoever made a model by it should know of such a one, for people.
+        path: The weights.
+        model_id: The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
+        type: The answer's name.
+        warnings: What whoever made a model by it should know of such a one, for people.
     """
 
     path: str | None = None
     model_id: str | None = None
     type: str | None = None
     warnings: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -47,31 +47,11 @@ class LoadWeightsResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        path = rest.pop("path", None)
-        model_id = rest.pop("model_id", None)
-        type = rest.pop("type", None)
-        warnings = rest.pop("warnings", None)
         self = cls(
-            path=path,
-            model_id=model_id,
-            type=type,
-            warnings=warnings,
+            path=rest.pop("path", None),
+            model_id=rest.pop("model_id", None),
+            type=rest.pop("type", None),
+            warnings=rest.pop("warnings", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,25 +4,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class LoraConfig(Model):
+@define
+class LoraConfig(OpenModel):
     """The shape of a LoRA adapter. At least one `train_*` must be true.
 
     Example:
-        {'rank': 32, 'seed': 7, 'train_unembed': True, 'train_mlp': True, 'train_attn': True}
+        adapter = LoraConfig(rank=8, train_unembed=False)
+        start = rest.external_weights_upload_start("Qwen/Qwen3-8B", adapter)
+        print(list(start.urls))  # the files to send
 
     Attributes:
-        rank (int): The rank of the adapter. A few servers train the full weights when it is 0. Default: 32.
-        train_unembed (bool): Train the output layer. Default: True.
-        train_mlp (bool): Train the MLP layers. Default: True.
-        train_attn (bool): Train the attention layers. Default: True.
-        seed (int | None): Fixes the adapter's initial weights. Omitted when null.
+        rank: The rank of the adapter. A few servers train the full weights when it is 0.
+        train_unembed: Train the output layer.
+        train_mlp: Train the MLP layers.
+        train_attn: Train the attention layers.
+        seed: Fixes the adapter's initial weights. Omitted when null.
     """
 
     rank: int = 32
@@ -30,9 +31,8 @@ class LoraConfig(Model):
     train_mlp: bool = True
     train_attn: bool = True
     seed: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -47,33 +47,12 @@ class LoraConfig(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        rank = rest.pop("rank", 32)
-        train_unembed = rest.pop("train_unembed", True)
-        train_mlp = rest.pop("train_mlp", True)
-        train_attn = rest.pop("train_attn", True)
-        seed = rest.pop("seed", None)
         self = cls(
-            rank=rank,
-            train_unembed=train_unembed,
-            train_mlp=train_mlp,
-            train_attn=train_attn,
-            seed=seed,
+            rank=rest.pop("rank", 32),
+            train_unembed=rest.pop("train_unembed", True),
+            train_mlp=rest.pop("train_mlp", True),
+            train_attn=rest.pop("train_attn", True),
+            seed=rest.pop("seed", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -7,14 +7,12 @@ from typing import Any, Self
 
 class LossFnConfig(dict[str, Any]):
     """A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and gspo: `clip_low_threshold` and
-    `clip_high_threshold`, bounds of the
-    ratio, which inputs of the same names replace for each token; the embedded server takes 0.8 and 1.2 where neither is
-    given. dro: `beta`;
-    the embedded server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
+    `clip_high_threshold`, bounds of the ratio, which inputs of the same names replace for each token; the embedded
+    server takes 0.8 and 1.2 where neither is given. dro: `beta`; the embedded server takes 0.05. custom: `loss_id`.
+    Strict servers refuse a setting that the loss has not.
 
-        Example:
-            {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
-
+    Example:
+        {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from .. import models
+
 if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
 class LossFnInputs(dict[str, "TensorData"]):
     """Arrays by name, each with one row a token of the model input. A loss reads `target_tokens` (int64); `weights`,
-    `advantages`,
-    `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a server's own.
-    They are of shape (N,),
-    or (N, K) for K targets a position, each with a weight: soft targets. The logprobs of the result have the shape of
-    `target_tokens`.
+    `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a
+    server's own. They are of shape (N,), or (N, K) for K targets a position, each with a weight: soft targets. The
+    logprobs of the result have the shape of `target_tokens`.
 
-        Example:
-            {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
-                'float32', 'shape': [1]}}
-
+    Example:
+        {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':
+            'float32', 'shape': [1]}}
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -27,6 +26,4 @@ class LossFnInputs(dict[str, "TensorData"]):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.tensor_data import TensorData  # noqa: PLC0415
-
-        return cls({name: TensorData.from_dict(value) for name, value in src_dict.items()})
+        return cls({name: models.TensorData.from_dict(value) for name, value in src_dict.items()})

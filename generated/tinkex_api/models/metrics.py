@@ -6,15 +6,13 @@ from typing import Any, Self
 
 
 class Metrics(dict[str, float]):
-    """Numbers by name. Those of forward and forward_backward are named `name:reduction`; the reduction says how those of a
-    batch's requests are
-    put together: sum, min, max, mean and slack (max - mean) weighted by the numbers of outputs, unique (each distinct
-    value, numbered),
-    hash_unordered and hash2 (sums of integers mod 2^64). The loss is `loss:sum`.
+    """Numbers by name. Those of forward and forward_backward are named `name:reduction`; the reduction says how those
+    of a batch's requests are put together: sum, min, max, mean and slack (max - mean) weighted by the numbers of
+    outputs, unique (each distinct value, numbered), hash_unordered and hash2 (sums of integers mod 2^64). The loss
+    is `loss:sum`.
 
-        Example:
-            {'loss:sum': 1.5}
-
+    Example:
+        {'loss:sum': 1.5}
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class ModelData(Model):
+@define
+class ModelData(OpenModel):
     """Of a base model.
 
     Example:
-        {'arch': 'Qwen3ForCausalLM', 'model_name': 'tinkex/tiny', 'tokenizer_id': 'tinkex/tiny'}
+        model_data = trainer.get_info().model_data
+        print(model_data.model_name)  # the base model
+        print(model_data.tokenizer_id)
 
     Attributes:
-        arch (str | None): Its architecture.
-        model_name (str | None): Its name.
-        tokenizer_id (str | None): Where its tokenizer is found; what follows a `:` does not count.
+        arch: Its architecture.
+        model_name: Its name.
+        tokenizer_id: Where its tokenizer is found; what follows a `:` does not count.
     """
 
     arch: str | None = None
     model_name: str | None = None
     tokenizer_id: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +43,10 @@ class ModelData(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        arch = rest.pop("arch", None)
-        model_name = rest.pop("model_name", None)
-        tokenizer_id = rest.pop("tokenizer_id", None)
         self = cls(
-            arch=arch,
-            model_name=model_name,
-            tokenizer_id=tokenizer_id,
+            arch=rest.pop("arch", None),
+            model_name=rest.pop("model_name", None),
+            tokenizer_id=rest.pop("tokenizer_id", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,30 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.model_input_chunk import ModelInputChunk
 
 
-@_attrs_define
-class ModelInput(Model):
+@define
+class ModelInput(OpenModel):
     """What a model reads.
 
     Example:
         {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}
 
     Attributes:
-        chunks (list[ModelInputChunk]): In order.
+        chunks: In order.
     """
 
     chunks: list[ModelInputChunk]
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -36,28 +35,7 @@ class ModelInput(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.model_input_chunk import ModelInputChunk  # noqa: PLC0415
-
         rest = dict(src_dict)
-        chunks = rest.pop("chunks")
-        self = cls(
-            chunks=[ModelInputChunk.from_dict(item) for item in chunks],
-        )
+        self = cls(chunks=[models.ModelInputChunk.from_dict(item) for item in rest.pop("chunks")])
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,33 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class ModelInputChunk(Model):
+@define
+class ModelInputChunk(OpenModel):
     """A piece of what a model reads, of the kind that `type` names: encoded_text with `tokens`; image with `data` and
-    `format`;
-    image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all kinds rather than a
-    union, so that
-    reading long inputs tries no alternatives, and a kind that is still unknown is kept.
+    `format`; image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all kinds
+    rather than a union, so that reading long inputs tries no alternatives, and a kind that is still unknown is
+    kept.
 
-        Example:
-            {'type': 'encoded_text', 'tokens': [104, 105]}
+    Example:
+        {'type': 'encoded_text', 'tokens': [104, 105]}
 
-        Attributes:
-            type (str): The kind. Old clients leave it out of texts. Default: 'encoded_text'.
-            tokens (list[int] | None): encoded_text: token ids. Some servers sample from the first chunk only, so adjacent
-                ones are best merged.
-            data (str | None): image: the file, in base64.
-            format (str | None): image, image_asset_pointer: the file's format.
-            location (str | None): image_asset_pointer: where the server finds the image. Has no protobuf form.
-            dmel (str | None): dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its
-                length in tokens.
-            expected_tokens (int | None): image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
+    Attributes:
+        type: The kind. Old clients leave it out of texts.
+        tokens: encoded_text: token ids. Some servers sample from the first chunk only, so adjacent ones are best
+            merged.
+        data: image: the file, in base64.
+        format: image, image_asset_pointer: the file's format.
+        location: image_asset_pointer: where the server finds the image. Has no protobuf form.
+        dmel: dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its length in
+            tokens.
+        expected_tokens: image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
     """
 
     type: str = "encoded_text"
@@ -40,9 +38,8 @@ class ModelInputChunk(Model):
     location: str | None = None
     dmel: str | None = None
     expected_tokens: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -64,37 +61,14 @@ class ModelInputChunk(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", "encoded_text")
-        tokens = rest.pop("tokens", None)
-        data = rest.pop("data", None)
-        format = rest.pop("format", None)
-        location = rest.pop("location", None)
-        dmel = rest.pop("dmel", None)
-        expected_tokens = rest.pop("expected_tokens", None)
         self = cls(
-            type=type,
-            tokens=tokens,
-            data=data,
-            format=format,
-            location=location,
-            dmel=dmel,
-            expected_tokens=expected_tokens,
+            type=rest.pop("type", "encoded_text"),
+            tokens=rest.pop("tokens", None),
+            data=rest.pop("data", None),
+            format=rest.pop("format", None),
+            location=rest.pop("location", None),
+            dmel=rest.pop("dmel", None),
+            expected_tokens=rest.pop("expected_tokens", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

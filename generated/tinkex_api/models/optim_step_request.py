@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.adam_params import AdamParams
@@ -15,26 +15,25 @@ if TYPE_CHECKING:
     from ..models.sgd_params import SgdParams
 
 
-@_attrs_define
-class OptimStepRequest(Model):
+@define
+class OptimStepRequest(OpenModel):
     """An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Example:
-        {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2': 0.95,
-            'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}
+        {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2':
+            0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}
 
     Attributes:
-        model_id (str): The model.
-        seq_id (int): Counts the model's requests from 1.
-        type (str): The request's name. Default: 'optim_step'.
-        adam_params (AdamParams | None): The settings of one AdamW step.
-        optimizer_params (DimuonParams | None): One step of Dimuon, a Muon for LoRA. The service tells no more of it
-            than that the step of a matrix has about the Frobenius norm
-            `learning_rate`·√rank. The embedded server takes Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m +
-            (1 - beta1)·gradient, and the
-            weights less `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
-        sgd_params (SgdParams | None): One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights,
-            beginning with b = 0, and the weights less `learning_rate`·b.
+        model_id: The model.
+        seq_id: Counts the model's requests from 1.
+        type: The request's name.
+        adam_params: The settings of one AdamW step.
+        optimizer_params: One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of
+            a matrix has about the Frobenius norm `learning_rate`·√rank. The embedded server takes Muon
+            (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient, and the weights less
+            `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+        sgd_params: One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b
+            = 0, and the weights less `learning_rate`·b.
     """
 
     model_id: str
@@ -43,9 +42,8 @@ class OptimStepRequest(Model):
     adam_params: AdamParams | None = None
     optimizer_params: DimuonParams | None = None
     sgd_params: SgdParams | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -62,40 +60,20 @@ class OptimStepRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.adam_params import AdamParams  # noqa: PLC0415
-        from ..models.dimuon_params import DimuonParams  # noqa: PLC0415
-        from ..models.sgd_params import SgdParams  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        seq_id = rest.pop("seq_id")
-        type = rest.pop("type", "optim_step")
-        adam_params = rest.pop("adam_params", None)
-        optimizer_params = rest.pop("optimizer_params", None)
-        sgd_params = rest.pop("sgd_params", None)
         self = cls(
-            model_id=model_id,
-            seq_id=seq_id,
-            type=type,
-            adam_params=AdamParams.from_dict(adam_params) if adam_params is not None else None,
-            optimizer_params=DimuonParams.from_dict(optimizer_params) if optimizer_params is not None else None,
-            sgd_params=SgdParams.from_dict(sgd_params) if sgd_params is not None else None,
+            model_id=rest.pop("model_id"),
+            seq_id=rest.pop("seq_id"),
+            type=rest.pop("type", "optim_step"),
+            adam_params=models.AdamParams.from_dict(value)
+            if (value := rest.pop("adam_params", None)) is not None
+            else None,
+            optimizer_params=models.DimuonParams.from_dict(value)
+            if (value := rest.pop("optimizer_params", None)) is not None
+            else None,
+            sgd_params=models.SgdParams.from_dict(value)
+            if (value := rest.pop("sgd_params", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,32 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.metrics import Metrics
 
 
-@_attrs_define
-class OptimStepResponse(Model, OwnFuture):
+@define
+class OptimStepResponse(OpenModel, OwnFuture):
     """What the step did. An empty object is a valid one.
 
     Example:
-        {'metrics': {'grad_norm': 0.5}}
+        trainer.forward_backward(data, "cross_entropy")
+        done = trainer.optim_step(AdamParams(learning_rate=1e-4)).result()
+        print(done.metrics)  # None where the server sends none
 
     Attributes:
-        metrics (Metrics | None): See its type.
-        type (str | None): The answer's name.
+        type: The answer's name.
     """
 
     metrics: Metrics | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -41,30 +41,10 @@ class OptimStepResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.metrics import Metrics  # noqa: PLC0415
-
         rest = dict(src_dict)
-        metrics = rest.pop("metrics", None)
-        type = rest.pop("type", None)
         self = cls(
-            metrics=Metrics.from_dict(metrics) if metrics is not None else None,
-            type=type,
+            metrics=models.Metrics.from_dict(value) if (value := rest.pop("metrics", None)) is not None else None,
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

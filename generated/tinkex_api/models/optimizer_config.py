@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class OptimizerConfig(Model):
+@define
+class OptimizerConfig(OpenModel):
     """The kind of optimizer that a model is trained with; each of its steps must be of the same kind: adamw, by
-    `adam_params`; dimuon, by
-    `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields of their own.
+    `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields
+    of their own.
 
-        Example:
-            {'type': 'adamw'}
+    Example:
+        sgd = OptimizerConfig(type="sgd")
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=sgd)
+        print(trainer.get_info().optimizer_config.type)  # sgd
 
-        Attributes:
-            type (str): The name of the optimizer. Default: 'adamw'.
-            version (int | None): dimuon: 1.
+    Attributes:
+        type: The name of the optimizer.
+        version: dimuon: 1.
     """
 
     type: str = "adamw"
     version: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,27 +40,6 @@ class OptimizerConfig(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", "adamw")
-        version = rest.pop("version", None)
-        self = cls(
-            type=type,
-            version=version,
-        )
+        self = cls(type=rest.pop("type", "adamw"), version=rest.pop("version", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

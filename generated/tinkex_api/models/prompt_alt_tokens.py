@@ -4,39 +4,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@_attrs_define
-class PromptAltTokens(Model):
+@define
+class PromptAltTokens(OpenModel):
     """Tokens drawn at each of the prompt's positions but the first, with replacement and at the request's temperature:
-    both
-    arrays are of shape [prompt length - 1, k].
+    both arrays are of shape [prompt length - 1, k].
 
-        Example:
-            {'tokens': {'data': [105, 97], 'dtype': 'int64', 'shape': [1, 2]}, 'logprobs': {'data': [-0.2, -1.9], 'dtype':
-                'float32', 'shape': [1, 2]}}
+    Example:
+        {'tokens': {'data': [105, 97], 'dtype': 'int64', 'shape': [1, 2]}, 'logprobs': {'data': [-0.2, -1.9],
+            'dtype': 'float32', 'shape': [1, 2]}}
 
-        Attributes:
-            tokens (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
-                only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
-            logprobs (TensorData): An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions
-                only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+    Attributes:
+        tokens: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
+            `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all
+            come with it.
+        logprobs: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
+            `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all
+            come with it.
     """
 
     tokens: TensorData
     logprobs: TensorData
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -46,30 +44,10 @@ class PromptAltTokens(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.tensor_data import TensorData  # noqa: PLC0415
-
         rest = dict(src_dict)
-        tokens = rest.pop("tokens")
-        logprobs = rest.pop("logprobs")
         self = cls(
-            tokens=TensorData.from_dict(tokens),
-            logprobs=TensorData.from_dict(logprobs),
+            tokens=models.TensorData.from_dict(rest.pop("tokens")),
+            logprobs=models.TensorData.from_dict(rest.pop("logprobs")),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.model_input import ModelInput
@@ -15,39 +15,38 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@_attrs_define
-class SampleRequest(Model):
-    """Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from `base_model` or
-    `model_path`.
-    The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+@define
+class SampleRequest(OpenModel):
+    """Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from `base_model`
+    or `model_path`. The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
 
-        Example:
-            {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
-                'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params': {'max_tokens': 16, 'temperature': 1.0, 'top_k': -1,
-                'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
+    Example:
+        {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
+            'encoded_text', 'tokens': [104, 105]}]}, 'sampling_params': {'max_tokens': 16, 'temperature': 1.0, 'top_k':
+            -1, 'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
-        Attributes:
-            prompt (ModelInput): What a model reads.
-            sampling_params (SamplingParams): The settings of sampling.
-            num_samples (int): How many. Default: 1.
-            prompt_logprobs (bool): Give the logprobs of the prompt's tokens. Default: False.
-            topk_prompt_logprobs (int): Give so many likeliest tokens at each of the prompt's positions. Default: 0.
-            type (str): The request's name. Default: 'sample'.
-            sampling_session_id (str | None): The sampling session.
-            seq_id (int | None): Counts the sampling client's requests from 0, and a copied client's from its number times
-                1e9, so it passes 2^53. A repeat gives the same promise.
-            base_model (str | None): Without a sampling session: the base model.
-            model_path (str | None): Without a sampling session: the saved weights.
-            topk_sample_logprobs (int | None): Give so many likeliest tokens at each of the sample's positions. Strict
-                servers refuse the field.
-            target_prompt_logprobs (TensorData | None): An array. Dense: `data` holds all values, flat and row-major.
-                Sparse, for two dimensions only: `data` holds the values of a CSR
-                matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
-            prompt_alt_tokens_k (int | None): Draw so many tokens, with replacement and at the request's temperature, at
-                each of the prompt's positions. Strict servers refuse the field.
-            prompt_logprobs_last_n (int | None): Give prompt logprobs for the last n tokens only, 1 to the prompt's length -
-                1; needs prompt_logprobs.
-            record_stability_info (bool | None): Keep what the loss stable_reinforce needs. Strict servers refuse the field.
+    Attributes:
+        prompt: What a model reads.
+        sampling_params: The settings of sampling.
+        num_samples: How many.
+        prompt_logprobs: Give the logprobs of the prompt's tokens.
+        topk_prompt_logprobs: Give so many likeliest tokens at each of the prompt's positions.
+        type: The request's name.
+        sampling_session_id: The sampling session.
+        seq_id: Counts the sampling client's requests from 0, and a copied client's from its number times 1e9, so it
+            passes 2^53. A repeat gives the same promise.
+        base_model: Without a sampling session: the base model.
+        model_path: Without a sampling session: the saved weights.
+        topk_sample_logprobs: Give so many likeliest tokens at each of the sample's positions. Strict servers refuse
+            the field.
+        target_prompt_logprobs: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two
+            dimensions only: `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices`
+            and `shape` all come with it.
+        prompt_alt_tokens_k: Draw so many tokens, with replacement and at the request's temperature, at each of the
+            prompt's positions. Strict servers refuse the field.
+        prompt_logprobs_last_n: Give prompt logprobs for the last n tokens only, 1 to the prompt's length - 1; needs
+            prompt_logprobs.
+        record_stability_info: Keep what the loss stable_reinforce needs. Strict servers refuse the field.
     """
 
     prompt: ModelInput
@@ -65,9 +64,8 @@ class SampleRequest(Model):
     prompt_alt_tokens_k: int | None = None
     prompt_logprobs_last_n: int | None = None
     record_stability_info: bool | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -99,60 +97,25 @@ class SampleRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.model_input import ModelInput  # noqa: PLC0415
-        from ..models.sampling_params import SamplingParams  # noqa: PLC0415
-        from ..models.tensor_data import TensorData  # noqa: PLC0415
-
         rest = dict(src_dict)
-        prompt = rest.pop("prompt")
-        sampling_params = rest.pop("sampling_params")
-        num_samples = rest.pop("num_samples", 1)
-        prompt_logprobs = rest.pop("prompt_logprobs", False)
-        topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", 0)
-        type = rest.pop("type", "sample")
-        sampling_session_id = rest.pop("sampling_session_id", None)
-        seq_id = rest.pop("seq_id", None)
-        base_model = rest.pop("base_model", None)
-        model_path = rest.pop("model_path", None)
-        topk_sample_logprobs = rest.pop("topk_sample_logprobs", None)
-        target_prompt_logprobs = rest.pop("target_prompt_logprobs", None)
-        prompt_alt_tokens_k = rest.pop("prompt_alt_tokens_k", None)
-        prompt_logprobs_last_n = rest.pop("prompt_logprobs_last_n", None)
-        record_stability_info = rest.pop("record_stability_info", None)
         self = cls(
-            prompt=ModelInput.from_dict(prompt),
-            sampling_params=SamplingParams.from_dict(sampling_params),
-            num_samples=num_samples,
-            prompt_logprobs=prompt_logprobs,
-            topk_prompt_logprobs=topk_prompt_logprobs,
-            type=type,
-            sampling_session_id=sampling_session_id,
-            seq_id=seq_id,
-            base_model=base_model,
-            model_path=model_path,
-            topk_sample_logprobs=topk_sample_logprobs,
-            target_prompt_logprobs=TensorData.from_dict(target_prompt_logprobs)
-            if target_prompt_logprobs is not None
+            prompt=models.ModelInput.from_dict(rest.pop("prompt")),
+            sampling_params=models.SamplingParams.from_dict(rest.pop("sampling_params")),
+            num_samples=rest.pop("num_samples", 1),
+            prompt_logprobs=rest.pop("prompt_logprobs", False),
+            topk_prompt_logprobs=rest.pop("topk_prompt_logprobs", 0),
+            type=rest.pop("type", "sample"),
+            sampling_session_id=rest.pop("sampling_session_id", None),
+            seq_id=rest.pop("seq_id", None),
+            base_model=rest.pop("base_model", None),
+            model_path=rest.pop("model_path", None),
+            topk_sample_logprobs=rest.pop("topk_sample_logprobs", None),
+            target_prompt_logprobs=models.TensorData.from_dict(value)
+            if (value := rest.pop("target_prompt_logprobs", None)) is not None
             else None,
-            prompt_alt_tokens_k=prompt_alt_tokens_k,
-            prompt_logprobs_last_n=prompt_logprobs_last_n,
-            record_stability_info=record_stability_info,
+            prompt_alt_tokens_k=rest.pop("prompt_alt_tokens_k", None),
+            prompt_logprobs_last_n=rest.pop("prompt_logprobs_last_n", None),
+            record_stability_info=rest.pop("record_stability_info", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.prompt_alt_tokens import PromptAltTokens
@@ -15,28 +15,25 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@_attrs_define
-class SampleResponse(Model, OwnFuture):
+@define
+class SampleResponse(OpenModel, OwnFuture):
     """The result of sample in JSON. Clients since 0.25 read the protobuf one of tinker.proto only;
-    `topk_sampled_logprobs`,
-    `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under that one's names.
+    `topk_sampled_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under
+    that one's names.
 
-        Example:
-            {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs': [None,
-                -2.5], 'topk_prompt_logprobs': [None, [[105, -0.2], [97, -1.9]]]}
+    Example:
+        {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs':
+            [None, -2.5], 'topk_prompt_logprobs': [None, [[105, -0.2], [97, -1.9]]]}
 
-        Attributes:
-            sequences (list[SampledSequence]): The samples, in the order of the promise's sample_sequence_ids; fewer than
-                asked for on some servers.
-            prompt_logprobs (list[float | None] | None): One a token of the prompt; null for the first, which nothing comes
-                before. Some servers leave the first out.
-            topk_prompt_logprobs (list[list[list[float]] | None] | None): One list a token of the prompt, of pairs [token
-                id, logprob], the likeliest first; null for the first token.
-            target_prompt_logprobs (TensorData | None): See its type.
-            prompt_alt_tokens (PromptAltTokens | None): See its type.
-            prompt_cache_hit_tokens (int | None): Tokens of the prompt that were not computed anew; not multiplied by the
-                samples.
-            type (str | None): The answer's name.
+    Attributes:
+        sequences: The samples, in the order of the promise's sample_sequence_ids; fewer than asked for on some
+            servers.
+        prompt_logprobs: One a token of the prompt; null for the first, which nothing comes before. Some servers
+            leave the first out.
+        topk_prompt_logprobs: One list a token of the prompt, of pairs [token id, logprob], the likeliest first;
+            null for the first token.
+        prompt_cache_hit_tokens: Tokens of the prompt that were not computed anew; not multiplied by the samples.
+        type: The answer's name.
     """
 
     sequences: list[SampledSequence]
@@ -46,9 +43,8 @@ class SampleResponse(Model, OwnFuture):
     prompt_alt_tokens: PromptAltTokens | None = None
     prompt_cache_hit_tokens: int | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -69,44 +65,19 @@ class SampleResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.prompt_alt_tokens import PromptAltTokens  # noqa: PLC0415
-        from ..models.sampled_sequence import SampledSequence  # noqa: PLC0415
-        from ..models.tensor_data import TensorData  # noqa: PLC0415
-
         rest = dict(src_dict)
-        sequences = rest.pop("sequences")
-        prompt_logprobs = rest.pop("prompt_logprobs", None)
-        topk_prompt_logprobs = rest.pop("topk_prompt_logprobs", None)
-        target_prompt_logprobs = rest.pop("target_prompt_logprobs", None)
-        prompt_alt_tokens = rest.pop("prompt_alt_tokens", None)
-        prompt_cache_hit_tokens = rest.pop("prompt_cache_hit_tokens", None)
-        type = rest.pop("type", None)
         self = cls(
-            sequences=[SampledSequence.from_dict(item) for item in sequences],
-            prompt_logprobs=prompt_logprobs,
-            topk_prompt_logprobs=topk_prompt_logprobs,
-            target_prompt_logprobs=TensorData.from_dict(target_prompt_logprobs)
-            if target_prompt_logprobs is not None
+            sequences=[models.SampledSequence.from_dict(item) for item in rest.pop("sequences")],
+            prompt_logprobs=rest.pop("prompt_logprobs", None),
+            topk_prompt_logprobs=rest.pop("topk_prompt_logprobs", None),
+            target_prompt_logprobs=models.TensorData.from_dict(value)
+            if (value := rest.pop("target_prompt_logprobs", None)) is not None
             else None,
-            prompt_alt_tokens=PromptAltTokens.from_dict(prompt_alt_tokens) if prompt_alt_tokens is not None else None,
-            prompt_cache_hit_tokens=prompt_cache_hit_tokens,
-            type=type,
+            prompt_alt_tokens=models.PromptAltTokens.from_dict(value)
+            if (value := rest.pop("prompt_alt_tokens", None)) is not None
+            else None,
+            prompt_cache_hit_tokens=rest.pop("prompt_cache_hit_tokens", None),
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,25 +4,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SampleStreamEvent(Model):
+@define
+class SampleStreamEvent(OpenModel):
     """A piece of a sample, or how it ended.
 
     Example:
         {'tokens': [33], 'logprobs': [-0.5]}
 
     Attributes:
-        tokens (list[int] | None): The next token ids.
-        logprobs (list[float] | None): Each one's logprob under the model.
-        stop_reason (str | None): In the last event alone: why it ended.
-        error (str | None): In the last event alone: why it failed.
-        category (str | None): With an error: whose fault it is.
+        tokens: The next token ids.
+        logprobs: Each one's logprob under the model.
+        stop_reason: In the last event alone: why it ended.
+        error: In the last event alone: why it failed.
+        category: With an error: whose fault it is.
     """
 
     tokens: list[int] | None = None
@@ -30,9 +29,8 @@ class SampleStreamEvent(Model):
     stop_reason: str | None = None
     error: str | None = None
     category: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -51,33 +49,12 @@ class SampleStreamEvent(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        tokens = rest.pop("tokens", None)
-        logprobs = rest.pop("logprobs", None)
-        stop_reason = rest.pop("stop_reason", None)
-        error = rest.pop("error", None)
-        category = rest.pop("category", None)
         self = cls(
-            tokens=tokens,
-            logprobs=logprobs,
-            stop_reason=stop_reason,
-            error=error,
-            category=category,
+            tokens=rest.pop("tokens", None),
+            logprobs=rest.pop("logprobs", None),
+            stop_reason=rest.pop("stop_reason", None),
+            error=rest.pop("error", None),
+            category=rest.pop("category", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,34 +4,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SampledSequence(Model):
+@define
+class SampledSequence(OpenModel):
     """One sample.
 
     Example:
         {'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}
 
     Attributes:
-        tokens (list[int]): Token ids.
-        logprobs (list[float] | None): Each token's logprob under the model.
-        stop_reason (str | None): `length` when max_tokens were sampled. Some servers say `stop` always, or `eos`.
-        topk_sampled_logprobs (list[list[list[float]] | None] | None): One list a token of the sample, of pairs [token
-            id, logprob], the likeliest first; null for one without any.
+        tokens: Token ids.
+        logprobs: Each token's logprob under the model.
+        stop_reason: `length` when max_tokens were sampled. Some servers say `stop` always, or `eos`.
+        topk_sampled_logprobs: One list a token of the sample, of pairs [token id, logprob], the likeliest first;
+            null for one without any.
     """
 
     tokens: list[int]
     logprobs: list[float] | None = None
     stop_reason: str | None = None
     topk_sampled_logprobs: list[list[list[float]] | None] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -47,31 +45,11 @@ class SampledSequence(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        tokens = rest.pop("tokens")
-        logprobs = rest.pop("logprobs", None)
-        stop_reason = rest.pop("stop_reason", None)
-        topk_sampled_logprobs = rest.pop("topk_sampled_logprobs", None)
         self = cls(
-            tokens=tokens,
-            logprobs=logprobs,
-            stop_reason=stop_reason,
-            topk_sampled_logprobs=topk_sampled_logprobs,
+            tokens=rest.pop("tokens"),
+            logprobs=rest.pop("logprobs", None),
+            stop_reason=rest.pop("stop_reason", None),
+            topk_sampled_logprobs=rest.pop("topk_sampled_logprobs", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,30 +4,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SamplingParams(Model):
+@define
+class SamplingParams(OpenModel):
     """The settings of sampling.
 
     Example:
-        {'max_tokens': 16, 'seed': 7, 'stop': ['\\n'], 'temperature': 1.0, 'top_k': -1, 'top_p': 1.0}
+        params = SamplingParams(max_tokens=8, temperature=0.7, seed=7, stop=["\\n"])
+        response = sampler.sample([1, 2, 3], num_samples=2, sampling_params=params).result()
+        print(response.sequences[0].tokens)
 
     Attributes:
-        temperature (float): The number that divides the logits; 0 selects the likeliest token. Default: 1.0.
-        top_k (int): The number of likeliest tokens to sample from; -1 for all. Default: -1.
-        top_p (float): The probability of the nucleus: tokens are drawn from the smallest set of likeliest tokens that
-            together reach it. Default: 1.0.
-        max_tokens (int | None): The maximum number of tokens to sample. Without it, sampling goes on to the end of the
-            model's context, or to a limit of the server. Omitted when null.
-        seed (int | None): The random seed: on servers that support it, the same seed gives the same tokens. Omitted
-            when null.
-        stop (Any): The stop sequences: a string, strings, or token ids. Without it, sampling stops at the end-of-
-            sequence token; an empty list turns all stops off. Some servers refuse a bare string. Omitted when null.
+        temperature: The number that divides the logits; 0 selects the likeliest token.
+        top_k: The number of likeliest tokens to sample from; -1 for all.
+        top_p: The probability of the nucleus: tokens are drawn from the smallest set of likeliest tokens that
+            together reach it.
+        max_tokens: The maximum number of tokens to sample. Without it, sampling goes on to the end of the model's
+            context, or to a limit of the server. Omitted when null.
+        seed: The random seed: on servers that support it, the same seed gives the same tokens. Omitted when null.
+        stop: The stop sequences: a string, strings, or token ids. Without it, sampling stops at the end-of-sequence
+            token; an empty list turns all stops off. Some servers refuse a bare string. Omitted when null.
     """
 
     temperature: float = 1.0
@@ -36,9 +36,8 @@ class SamplingParams(Model):
     max_tokens: int | None = None
     seed: int | None = None
     stop: Any = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -56,35 +55,13 @@ class SamplingParams(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        temperature = rest.pop("temperature", 1.0)
-        top_k = rest.pop("top_k", -1)
-        top_p = rest.pop("top_p", 1.0)
-        max_tokens = rest.pop("max_tokens", None)
-        seed = rest.pop("seed", None)
-        stop = rest.pop("stop", None)
         self = cls(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            max_tokens=max_tokens,
-            seed=seed,
-            stop=stop,
+            temperature=rest.pop("temperature", 1.0),
+            top_k=rest.pop("top_k", -1),
+            top_p=rest.pop("top_p", 1.0),
+            max_tokens=rest.pop("max_tokens", None),
+            seed=rest.pop("seed", None),
+            stop=rest.pop("stop", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,32 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SamplingSessionFuturesTarget(Model):
+@define
+class SamplingSessionFuturesTarget(OpenModel):
     """All samples of one sampling client.
 
     Example:
         {'type': 'sampling_session', 'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0}
 
     Attributes:
-        type (str): What kind of target this is. Default: 'sampling_session'.
-        sampling_session_id (str): The sampling session.
-        cloned_sampler_id (int): Which copy of the sampling client: its samples' seq_id divided by 1e9, rounded down.
-            Default: 0.
+        type: What kind of target this is.
+        sampling_session_id: The sampling session.
+        cloned_sampler_id: Which copy of the sampling client: its samples' seq_id divided by 1e9, rounded down.
     """
 
     sampling_session_id: str
     type: str = "sampling_session"
     cloned_sampler_id: int = 0
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -41,29 +38,10 @@ class SamplingSessionFuturesTarget(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", "sampling_session")
-        sampling_session_id = rest.pop("sampling_session_id")
-        cloned_sampler_id = rest.pop("cloned_sampler_id", 0)
         self = cls(
-            type=type,
-            sampling_session_id=sampling_session_id,
-            cloned_sampler_id=cloned_sampler_id,
+            type=rest.pop("type", "sampling_session"),
+            sampling_session_id=rest.pop("sampling_session_id"),
+            cloned_sampler_id=rest.pop("cloned_sampler_id", 0),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,14 +4,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SaveWeightsExternalRequest(Model):
+@define
+class SaveWeightsExternalRequest(OpenModel):
     """Saves weights as files to be fetched.
 
     Example:
@@ -19,13 +18,12 @@ class SaveWeightsExternalRequest(Model):
             'save_weights_external'}
 
     Attributes:
-        model_id (str): The model.
-        path (str): A name without `/`.
-        seq_id (int): Counts the model's requests from 1.
-        type (str): The request's name. Default: 'save_weights_external'.
-        ttl_seconds (int | None): How long it is kept, in seconds; for ever without it.
-        age_encryption_recipients (list[str] | None): Public keys of age to encrypt the files for; their names then end
-            in `.age`.
+        model_id: The model.
+        path: A name without `/`.
+        seq_id: Counts the model's requests from 1.
+        type: The request's name.
+        ttl_seconds: How long it is kept, in seconds; for ever without it.
+        age_encryption_recipients: Public keys of age to encrypt the files for; their names then end in `.age`.
     """
 
     model_id: str
@@ -34,9 +32,8 @@ class SaveWeightsExternalRequest(Model):
     type: str = "save_weights_external"
     ttl_seconds: int | None = None
     age_encryption_recipients: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -53,35 +50,13 @@ class SaveWeightsExternalRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        path = rest.pop("path")
-        seq_id = rest.pop("seq_id")
-        type = rest.pop("type", "save_weights_external")
-        ttl_seconds = rest.pop("ttl_seconds", None)
-        age_encryption_recipients = rest.pop("age_encryption_recipients", None)
         self = cls(
-            model_id=model_id,
-            path=path,
-            seq_id=seq_id,
-            type=type,
-            ttl_seconds=ttl_seconds,
-            age_encryption_recipients=age_encryption_recipients,
+            model_id=rest.pop("model_id"),
+            path=rest.pop("path"),
+            seq_id=rest.pop("seq_id"),
+            type=rest.pop("type", "save_weights_external"),
+            ttl_seconds=rest.pop("ttl_seconds", None),
+            age_encryption_recipients=rest.pop("age_encryption_recipients", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

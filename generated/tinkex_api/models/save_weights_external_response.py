@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class SaveWeightsExternalResponse(Model, OwnFuture):
+@define
+class SaveWeightsExternalResponse(OpenModel, OwnFuture):
     """Where the files are.
 
     Example:
-        {'path': 'tinker://S1:train:0/external_weights/download', 'size_bytes': 6291456}
+        saved = trainer.save_weights_external("for-vllm").result()
+        print(saved.path)
+        urls = rest.get_external_weights_urls(saved.path).urls
 
     Attributes:
-        path (str | None): `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
-        size_bytes (int | None): Bytes of all files.
-        type (str | None): The answer's name.
+        path: `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
+        size_bytes: Bytes of all files.
+        type: The answer's name.
     """
 
     path: str | None = None
     size_bytes: int | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +43,6 @@ class SaveWeightsExternalResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        path = rest.pop("path", None)
-        size_bytes = rest.pop("size_bytes", None)
-        type = rest.pop("type", None)
-        self = cls(
-            path=path,
-            size_bytes=size_bytes,
-            type=type,
-        )
+        self = cls(path=rest.pop("path", None), size_bytes=rest.pop("size_bytes", None), type=rest.pop("type", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

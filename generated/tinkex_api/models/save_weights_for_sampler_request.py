@@ -4,35 +4,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class SaveWeightsForSamplerRequest(Model):
+@define
+class SaveWeightsForSamplerRequest(OpenModel):
     """Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`, which opens a
     sampling session.
 
-        Example:
-            {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
+    Example:
+        {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
 
-        Attributes:
-            model_id (str): The model.
-            seq_id (int): Counts the model's requests from 1.
-            type (str): The request's name. Default: 'save_weights_for_sampler'.
-            path (str | None): A name without `/`.
-            sampling_session_seq_id (int | None): Instead of a path. Counts the session's sampling sessions from 0.
-            kind (str | None): `snapshot` for weights that stay as they are; `inflight` for weights that all inflight
-                sampling clients of the model share, and that each
-                save replaces, also for samples that are under way.
-            ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it. Not with inflight
-                weights.
-            user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+    Attributes:
+        model_id: The model.
+        seq_id: Counts the model's requests from 1.
+        type: The request's name.
+        path: A name without `/`.
+        sampling_session_seq_id: Instead of a path. Counts the session's sampling sessions from 0.
+        kind: `snapshot` for weights that stay as they are; `inflight` for weights that all inflight sampling
+            clients of the model share, and that each save replaces, also for samples that are under way.
+        ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it. Not with inflight weights.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
     """
 
     model_id: str
@@ -43,9 +41,8 @@ class SaveWeightsForSamplerRequest(Model):
     kind: str | None = None
     ttl_seconds: int | None = None
     user_metadata: UserMetadata | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -66,42 +63,18 @@ class SaveWeightsForSamplerRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        seq_id = rest.pop("seq_id")
-        type = rest.pop("type", "save_weights_for_sampler")
-        path = rest.pop("path", None)
-        sampling_session_seq_id = rest.pop("sampling_session_seq_id", None)
-        kind = rest.pop("kind", None)
-        ttl_seconds = rest.pop("ttl_seconds", None)
-        user_metadata = rest.pop("user_metadata", None)
         self = cls(
-            model_id=model_id,
-            seq_id=seq_id,
-            type=type,
-            path=path,
-            sampling_session_seq_id=sampling_session_seq_id,
-            kind=kind,
-            ttl_seconds=ttl_seconds,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            model_id=rest.pop("model_id"),
+            seq_id=rest.pop("seq_id"),
+            type=rest.pop("type", "save_weights_for_sampler"),
+            path=rest.pop("path", None),
+            sampling_session_seq_id=rest.pop("sampling_session_seq_id", None),
+            kind=rest.pop("kind", None),
+            ttl_seconds=rest.pop("ttl_seconds", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class SaveWeightsForSamplerResponse(Model, OwnFuture):
+@define
+class SaveWeightsForSamplerResponse(OpenModel, OwnFuture):
     """A path for named weights, a sampling session for ephemeral ones, or both on some servers.
 
     Example:
-        {'path': 'tinker://S1:train:0/sampler_weights/0001', 'type': 'save_weights_for_sampler'}
+        saved = trainer.save_weights_for_sampler("step-100").result()
+        print(saved.path)
+        sampler = service.create_sampling_client(model_path=saved.path)
 
     Attributes:
-        path (str | None): `tinker://<run>/sampler_weights/<name>`.
-        sampling_session_id (str | None): The opened sampling session.
-        type (str | None): The answer's name.
+        path: `tinker://<run>/sampler_weights/<name>`.
+        sampling_session_id: The opened sampling session.
+        type: The answer's name.
     """
 
     path: str | None = None
     sampling_session_id: str | None = None
     type: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +43,10 @@ class SaveWeightsForSamplerResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        path = rest.pop("path", None)
-        sampling_session_id = rest.pop("sampling_session_id", None)
-        type = rest.pop("type", None)
         self = cls(
-            path=path,
-            sampling_session_id=sampling_session_id,
-            type=type,
+            path=rest.pop("path", None),
+            sampling_session_id=rest.pop("sampling_session_id", None),
+            type=rest.pop("type", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,30 +4,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class SaveWeightsRequest(Model):
+@define
+class SaveWeightsRequest(OpenModel):
     """Saves weights and optimizer state, to go on training from.
 
     Example:
         {'model_id': 'S1:train:0', 'path': '0001', 'seq_id': 3, 'overwrite': False, 'type': 'save_weights'}
 
     Attributes:
-        model_id (str): The model.
-        path (str): A name without `/`; some servers take letters, digits, `-` and `_` only.
-        seq_id (int): Counts the model's requests from 1.
-        type (str): The request's name. Default: 'save_weights'.
-        overwrite (bool | None): Whether a checkpoint of the same name may be replaced.
-        ttl_seconds (int | None): How long it is kept, 3600 s to ten years; for ever without it.
-        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
+        model_id: The model.
+        path: A name without `/`; some servers take letters, digits, `-` and `_` only.
+        seq_id: Counts the model's requests from 1.
+        type: The request's name.
+        overwrite: Whether a checkpoint of the same name may be replaced.
+        ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
     """
 
     model_id: str
@@ -37,9 +37,8 @@ class SaveWeightsRequest(Model):
     overwrite: bool | None = None
     ttl_seconds: int | None = None
     user_metadata: UserMetadata | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -57,40 +56,17 @@ class SaveWeightsRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        model_id = rest.pop("model_id")
-        path = rest.pop("path")
-        seq_id = rest.pop("seq_id")
-        type = rest.pop("type", "save_weights")
-        overwrite = rest.pop("overwrite", None)
-        ttl_seconds = rest.pop("ttl_seconds", None)
-        user_metadata = rest.pop("user_metadata", None)
         self = cls(
-            model_id=model_id,
-            path=path,
-            seq_id=seq_id,
-            type=type,
-            overwrite=overwrite,
-            ttl_seconds=ttl_seconds,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            model_id=rest.pop("model_id"),
+            path=rest.pop("path"),
+            seq_id=rest.pop("seq_id"),
+            type=rest.pop("type", "save_weights"),
+            overwrite=rest.pop("overwrite", None),
+            ttl_seconds=rest.pop("ttl_seconds", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SearchOwner(Model):
+@define
+class SearchOwner(OpenModel):
     """Whose sessions or checkpoints to search.
 
     Example:
-        {'type': 'user', 'owner_urns': ['tml:user:ada']}
+        readable = SearchOwner(type="accessible")  # also what others have published
+        request = CheckpointSearchRequest(owner=readable, checkpoint_type="sampler")
+        for checkpoint in rest.iter_search_checkpoints(request):
+            print(checkpoint.tinker_path)
 
     Attributes:
-        type (str): `own`, all that are `accessible`, or those of a `user`. Default: 'own'.
-        owner_urns (list[str] | None): With `user`: 1 to 10 of them.
+        type: `own`, all that are `accessible`, or those of a `user`.
+        owner_urns: With `user`: 1 to 10 of them.
     """
 
     type: str = "own"
     owner_urns: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -38,27 +39,6 @@ class SearchOwner(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type", "own")
-        owner_urns = rest.pop("owner_urns", None)
-        self = cls(
-            type=type,
-            owner_urns=owner_urns,
-        )
+        self = cls(type=rest.pop("type", "own"), owner_urns=rest.pop("owner_urns", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

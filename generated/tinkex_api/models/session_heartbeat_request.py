@@ -4,29 +4,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SessionHeartbeatRequest(Model):
+@define
+class SessionHeartbeatRequest(OpenModel):
     """Says that the client is still there.
 
     Example:
         {'session_id': 'S1', 'type': 'session_heartbeat'}
 
     Attributes:
-        session_id (str): The session.
-        type (str): The request's name. Default: 'session_heartbeat'.
+        session_id: The session.
+        type: The request's name.
     """
 
     session_id: str
     type: str = "session_heartbeat"
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -37,27 +35,6 @@ class SessionHeartbeatRequest(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        type = rest.pop("type", "session_heartbeat")
-        self = cls(
-            session_id=session_id,
-            type=type,
-        )
+        self = cls(session_id=rest.pop("session_id"), type=rest.pop("type", "session_heartbeat"))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.search_owner import SearchOwner
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class SessionSearchRequest(Model):
+@define
+class SessionSearchRequest(OpenModel):
     """Searches sessions. All conditions must hold, but of session_id and display_name either is enough.
 
     Example:
-        {'user_metadata': {'experiment': '7'}, 'owner': {'type': 'own'}, 'statuses': [{'type': 'active'}], 'limit': 50}
+        {'user_metadata': {'experiment': '7'}, 'owner': {'type': 'own'}, 'statuses': [{'type': 'active'}], 'limit':
+            50}
 
     Attributes:
-        session_id (str | None): The session's id.
-        project_ids (list[str] | None): Of any of these projects.
-        user_metadata (UserMetadata | None): Facts of the user's own, kept with what they are sent for.
-        display_name (str | None): Words of its name, in any case.
-        owner (SearchOwner | None): Whose sessions or checkpoints to search.
-        statuses (list[SessionStatusQuery] | None): In any of these states; not empty.
-        limit (int | None): Longest page, 1 to 200.
-        cursor (SessionSearchCursor | None): Where the last page of a search ended.
+        session_id: The session's id.
+        project_ids: Of any of these projects.
+        user_metadata: Facts of the user's own, kept with what they are sent for.
+        display_name: Words of its name, in any case.
+        owner: Whose sessions or checkpoints to search.
+        statuses: In any of these states; not empty.
+        limit: Longest page, 1 to 200.
+        cursor: Where the last page of a search ended.
     """
 
     session_id: str | None = None
@@ -42,9 +43,8 @@ class SessionSearchRequest(Model):
     statuses: list[SessionStatusQuery] | None = None
     limit: int | None = None
     cursor: SessionSearchCursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -68,45 +68,22 @@ class SessionSearchRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.search_owner import SearchOwner  # noqa: PLC0415
-        from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
-        from ..models.session_status_query import SessionStatusQuery  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        session_id = rest.pop("session_id", None)
-        project_ids = rest.pop("project_ids", None)
-        user_metadata = rest.pop("user_metadata", None)
-        display_name = rest.pop("display_name", None)
-        owner = rest.pop("owner", None)
-        statuses = rest.pop("statuses", None)
-        limit = rest.pop("limit", None)
-        cursor = rest.pop("cursor", None)
         self = cls(
-            session_id=session_id,
-            project_ids=project_ids,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            display_name=display_name,
-            owner=SearchOwner.from_dict(owner) if owner is not None else None,
-            statuses=[SessionStatusQuery.from_dict(item) for item in statuses] if statuses is not None else None,
-            limit=limit,
-            cursor=SessionSearchCursor.from_dict(cursor) if cursor is not None else None,
+            session_id=rest.pop("session_id", None),
+            project_ids=rest.pop("project_ids", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            display_name=rest.pop("display_name", None),
+            owner=models.SearchOwner.from_dict(value) if (value := rest.pop("owner", None)) is not None else None,
+            statuses=[models.SessionStatusQuery.from_dict(item) for item in value]
+            if (value := rest.pop("statuses", None)) is not None
+            else None,
+            limit=rest.pop("limit", None),
+            cursor=models.SessionSearchCursor.from_dict(value)
+            if (value := rest.pop("cursor", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

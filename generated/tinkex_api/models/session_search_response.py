@@ -4,33 +4,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.session_search_cursor import SessionSearchCursor
     from ..models.session_summary import SessionSummary
 
 
-@_attrs_define
-class SessionSearchResponse(Model, OwnFuture):
+@define
+class SessionSearchResponse(OpenModel, OwnFuture):
     """A page of what a search found, newest first.
 
     Example:
-        {'sessions': [{'session_id': 'S1', 'created_at': '2026-01-01T00:00:00Z'}], 'next_cursor': None}
+        page = rest.search_sessions(SessionSearchRequest(limit=10))
+        for session in page.sessions:
+            print(session.session_id, session.status)
+        print(page.next_cursor)  # None on the last page
 
     Attributes:
-        sessions (list[SessionSummary]): The page.
-        next_cursor (SessionSearchCursor | None): See its type.
+        sessions: The page.
     """
 
     sessions: list[SessionSummary]
     next_cursor: SessionSearchCursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -41,31 +42,12 @@ class SessionSearchResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.session_search_cursor import SessionSearchCursor  # noqa: PLC0415
-        from ..models.session_summary import SessionSummary  # noqa: PLC0415
-
         rest = dict(src_dict)
-        sessions = rest.pop("sessions")
-        next_cursor = rest.pop("next_cursor", None)
         self = cls(
-            sessions=[SessionSummary.from_dict(item) for item in sessions],
-            next_cursor=SessionSearchCursor.from_dict(next_cursor) if next_cursor is not None else None,
+            sessions=[models.SessionSummary.from_dict(item) for item in rest.pop("sessions")],
+            next_cursor=models.SessionSearchCursor.from_dict(value)
+            if (value := rest.pop("next_cursor", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

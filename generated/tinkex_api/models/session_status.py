@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.session_status_reason import SessionStatusReason
 
 
-@_attrs_define
-class SessionStatus(Model):
-    """A session's state. One open schema for all kinds, by `type`: active; cancelled with `detail`; client_finished with
-    `reason` and
-    `detail`; failed with `category`, `message` and `reason`.
+@define
+class SessionStatus(OpenModel):
+    """A session's state. One open schema for all kinds, by `type`: active; cancelled with `detail`; client_finished
+    with `reason` and `detail`; failed with `category`, `message` and `reason`.
 
-        Example:
-            {'type': 'failed', 'category': 'user', 'message': 'token out of range', 'reason': {'type': 'request',
-                'request_id': '17', 'request_type': 'ForwardBackward'}}
+    Example:
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            status = session.status
+            if status is not None and status.type == "failed":
+                print(status.category, status.message)
 
-        Attributes:
-            type (str): The kind.
-            detail (str | None): More on it.
-            reason (SessionStatusReason | None): See its type.
-            category (str | None): failed: whose fault it is.
-            message (str | None): failed: what went wrong.
+    Attributes:
+        type: The kind.
+        detail: More on it.
+        category: failed: whose fault it is.
+        message: failed: what went wrong.
     """
 
     type: str
@@ -36,9 +36,8 @@ class SessionStatus(Model):
     reason: SessionStatusReason | None = None
     category: str | None = None
     message: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -55,36 +54,15 @@ class SessionStatus(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.session_status_reason import SessionStatusReason  # noqa: PLC0415
-
         rest = dict(src_dict)
-        type = rest.pop("type")
-        detail = rest.pop("detail", None)
-        reason = rest.pop("reason", None)
-        category = rest.pop("category", None)
-        message = rest.pop("message", None)
         self = cls(
-            type=type,
-            detail=detail,
-            reason=SessionStatusReason.from_dict(reason) if reason is not None else None,
-            category=category,
-            message=message,
+            type=rest.pop("type"),
+            detail=rest.pop("detail", None),
+            reason=models.SessionStatusReason.from_dict(value)
+            if (value := rest.pop("reason", None)) is not None
+            else None,
+            category=rest.pop("category", None),
+            message=rest.pop("message", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,29 +4,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SessionStatusQuery(Model):
+@define
+class SessionStatusQuery(OpenModel):
     """A state to search for.
 
     Example:
-        {'type': 'client_finished', 'reasons': ['success']}
+        failed = SessionStatusQuery(type="failed")
+        request = SessionSearchRequest(statuses=[failed])
+        for session in rest.iter_search_sessions(request):
+            print(session.session_id)
 
     Attributes:
-        type (str): The state.
-        reasons (list[str] | None): With `client_finished`: how it ended.
+        type: The state.
+        reasons: With `client_finished`: how it ended.
     """
 
     type: str
     reasons: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -38,27 +39,6 @@ class SessionStatusQuery(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type")
-        reasons = rest.pop("reasons", None)
-        self = cls(
-            type=type,
-            reasons=reasons,
-        )
+        self = cls(type=rest.pop("type"), reasons=rest.pop("reasons", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

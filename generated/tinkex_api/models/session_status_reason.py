@@ -4,27 +4,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SessionStatusReason(Model):
-    """Why a session is in its state. One open schema for all kinds, by `type`: how the client ended it (success, errored,
-    interrupted), or
-    what failed, with its id (request, training_run, sampling_session).
+@define
+class SessionStatusReason(OpenModel):
+    """Why a session is in its state. One open schema for all kinds, by `type`: how the client ended it (success,
+    errored, interrupted), or what failed, with its id (request, training_run, sampling_session).
 
-        Example:
-            {'type': 'request', 'request_id': '17', 'request_type': 'ForwardBackward'}
+    Example:
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            reason = session.status.reason if session.status is not None else None
+            if reason is not None and reason.type == "request":
+                print(session.session_id, reason.request_id, reason.request_type)
 
-        Attributes:
-            type (str): The kind.
-            request_id (str | None): request: the promise's.
-            request_type (str | None): request: what was asked.
-            training_run_id (str | None): training_run: the run.
-            sampling_session_id (str | None): sampling_session: the session.
+    Attributes:
+        type: The kind.
+        request_id: request: the promise's.
+        request_type: request: what was asked.
+        training_run_id: training_run: the run.
+        sampling_session_id: sampling_session: the session.
     """
 
     type: str
@@ -32,9 +33,8 @@ class SessionStatusReason(Model):
     request_type: str | None = None
     training_run_id: str | None = None
     sampling_session_id: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -52,33 +52,12 @@ class SessionStatusReason(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        type = rest.pop("type")
-        request_id = rest.pop("request_id", None)
-        request_type = rest.pop("request_type", None)
-        training_run_id = rest.pop("training_run_id", None)
-        sampling_session_id = rest.pop("sampling_session_id", None)
         self = cls(
-            type=type,
-            request_id=request_id,
-            request_type=request_type,
-            training_run_id=training_run_id,
-            sampling_session_id=sampling_session_id,
+            type=rest.pop("type"),
+            request_id=rest.pop("request_id", None),
+            request_type=rest.pop("request_type", None),
+            training_run_id=rest.pop("training_run_id", None),
+            sampling_session_id=rest.pop("sampling_session_id", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

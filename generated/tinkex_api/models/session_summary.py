@@ -5,35 +5,34 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.session_status import SessionStatus
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class SessionSummary(Model):
+@define
+class SessionSummary(OpenModel):
     """A session that a search found.
 
     Example:
-        {'session_id': 'S1', 'created_at': '2026-01-01T00:00:00Z', 'owner': 'tml:user:ada', 'project_id': 'proj-1',
-            'checkpoints_count': 2, 'status': {'type': 'active'}}
+        for session in rest.iter_search_sessions(SessionSearchRequest()):
+            print(session.session_id, session.created_at, session.checkpoints_count)
+            if session.status is not None and session.status.type == "failed":
+                print(session.status.message)
 
     Attributes:
-        session_id (str): The session.
-        created_at (datetime.datetime): When it was begun.
-        owner (str | None): Whose it is.
-        project_id (str | None): The project it belongs to.
-        checkpoints_count (int | None): How many checkpoints it has.
-        status (SessionStatus | None): See its type.
-        display_name (str | None): A name for people.
-        user_metadata (UserMetadata | None): See its type.
-        checkpoint_storage_bytes (int | None): Bytes of its checkpoints.
+        session_id: The session.
+        created_at: When it was begun.
+        owner: Whose it is.
+        project_id: The project it belongs to.
+        checkpoints_count: How many checkpoints it has.
+        display_name: A name for people.
+        checkpoint_storage_bytes: Bytes of its checkpoints.
     """
 
     session_id: str
@@ -45,9 +44,8 @@ class SessionSummary(Model):
     display_name: str | None = None
     user_metadata: UserMetadata | None = None
     checkpoint_storage_bytes: int | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -71,45 +69,19 @@ class SessionSummary(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.session_status import SessionStatus  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        session_id = rest.pop("session_id")
-        created_at = rest.pop("created_at")
-        owner = rest.pop("owner", None)
-        project_id = rest.pop("project_id", None)
-        checkpoints_count = rest.pop("checkpoints_count", None)
-        status = rest.pop("status", None)
-        display_name = rest.pop("display_name", None)
-        user_metadata = rest.pop("user_metadata", None)
-        checkpoint_storage_bytes = rest.pop("checkpoint_storage_bytes", None)
         self = cls(
-            session_id=session_id,
-            created_at=read_time(created_at),
-            owner=owner,
-            project_id=project_id,
-            checkpoints_count=checkpoints_count,
-            status=SessionStatus.from_dict(status) if status is not None else None,
-            display_name=display_name,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
-            checkpoint_storage_bytes=checkpoint_storage_bytes,
+            session_id=rest.pop("session_id"),
+            created_at=read_time(rest.pop("created_at")),
+            owner=rest.pop("owner", None),
+            project_id=rest.pop("project_id", None),
+            checkpoints_count=rest.pop("checkpoints_count", None),
+            status=models.SessionStatus.from_dict(value) if (value := rest.pop("status", None)) is not None else None,
+            display_name=rest.pop("display_name", None),
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
+            checkpoint_storage_bytes=rest.pop("checkpoint_storage_bytes", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class SessionTraceExportResponse(Model, OwnFuture):
+@define
+class SessionTraceExportResponse(OpenModel, OwnFuture):
     """How far a trace is.
 
     Example:
         {'status': 'ready', 'url': 'https://storage.example.org/S1.pftrace?signature=abc'}
 
     Attributes:
-        status (str): While it is pending, ask again every 5 s.
-        url (str | None): Where a Perfetto file can be fetched without a key, for about an hour.
-        error (str | None): Why it failed.
+        status: While it is pending, ask again every 5 s.
+        url: Where a Perfetto file can be fetched without a key, for about an hour.
+        error: Why it failed.
     """
 
     status: str
     url: str | None = None
     error: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,29 +40,6 @@ class SessionTraceExportResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        status = rest.pop("status")
-        url = rest.pop("url", None)
-        error = rest.pop("error", None)
-        self = cls(
-            status=status,
-            url=url,
-            error=error,
-        )
+        self = cls(status=rest.pop("status"), url=rest.pop("url", None), error=rest.pop("error", None))
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

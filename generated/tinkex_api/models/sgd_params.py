@@ -4,35 +4,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SgdParams(Model):
+@define
+class SgdParams(OpenModel):
     """One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b = 0, and the
     weights less `learning_rate`·b.
 
-        Example:
-            {'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}
+    Example:
+        trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=OptimizerConfig("sgd"))
+        trainer.forward_backward(data, "cross_entropy")
+        trainer.optim_step(SgdParams(learning_rate=0.1, momentum=0.9)).result()
 
-        Attributes:
-            learning_rate (float): The learning rate.
-            momentum (float): The momentum, 0 or more and less than 1. Default: 0.0.
-            weight_decay (float): The weight decay: weight_decay * weight is added to the gradient. Default: 0.0.
-            grad_clip_norm (float): The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping
-                off. Default: 0.0.
+    Attributes:
+        learning_rate: The learning rate.
+        momentum: The momentum, 0 or more and less than 1.
+        weight_decay: The weight decay: weight_decay * weight is added to the gradient.
+        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
     """
 
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
     grad_clip_norm: float = 0.0
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -45,31 +44,11 @@ class SgdParams(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        learning_rate = rest.pop("learning_rate")
-        momentum = rest.pop("momentum", 0.0)
-        weight_decay = rest.pop("weight_decay", 0.0)
-        grad_clip_norm = rest.pop("grad_clip_norm", 0.0)
         self = cls(
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            grad_clip_norm=grad_clip_norm,
+            learning_rate=rest.pop("learning_rate"),
+            momentum=rest.pop("momentum", 0.0),
+            weight_decay=rest.pop("weight_decay", 0.0),
+            grad_clip_norm=rest.pop("grad_clip_norm", 0.0),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -10,7 +10,6 @@ class SignedUrls(dict[str, str]):
 
     Example:
         {'adapter_model.safetensors': 'https://storage.example.org/1?signature=abc'}
-
     """
 
     def to_dict(self) -> dict[str, Any]:

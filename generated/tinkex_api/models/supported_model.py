@@ -4,34 +4,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class SupportedModel(Model):
+@define
+class SupportedModel(OpenModel):
     """A base model.
 
     Example:
-        {'model_name': 'tinkex/tiny', 'max_context_length': 1024, 'trainable': True, 'sampleable': True}
+        models = service.get_server_capabilities().supported_models
+        trainable = [model.model_name for model in models if model.trainable]
+        trainer = service.create_lora_training_client(trainable[0], rank=8)
 
     Attributes:
-        model_name (str | None): What create_model and create_sampling_session take as base_model. One server says
-            `model_id` instead.
-        max_context_length (int | None): Tokens, prompt and sample together.
-        trainable (bool | None): Whether it can be trained.
-        sampleable (bool | None): Whether it can be sampled from as it is.
+        model_name: What create_model and create_sampling_session take as base_model. One server says `model_id`
+            instead.
+        max_context_length: Tokens, prompt and sample together.
+        trainable: Whether it can be trained.
+        sampleable: Whether it can be sampled from as it is.
     """
 
     model_name: str | None = None
     max_context_length: int | None = None
     trainable: bool | None = None
     sampleable: bool | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -48,31 +48,11 @@ class SupportedModel(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        model_name = rest.pop("model_name", None)
-        max_context_length = rest.pop("max_context_length", None)
-        trainable = rest.pop("trainable", None)
-        sampleable = rest.pop("sampleable", None)
         self = cls(
-            model_name=model_name,
-            max_context_length=max_context_length,
-            trainable=trainable,
-            sampleable=sampleable,
+            model_name=rest.pop("model_name", None),
+            max_context_length=rest.pop("max_context_length", None),
+            trainable=rest.pop("trainable", None),
+            sampleable=rest.pop("sampleable", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,37 +4,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.telemetry_event_event_data import TelemetryEventEventData
 
 
-@_attrs_define
-class TelemetryEvent(Model):
+@define
+class TelemetryEvent(OpenModel):
     """Something that happened in a client. One open schema for all kinds, by `event`: SESSION_START; SESSION_END with
-    `duration`;
-    UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with `event_name`, `event_data`.
+    `duration`; UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with
+    `event_name`, `event_data`.
 
-        Example:
-            {'event': 'GENERIC_EVENT', 'event_id': 'e1', 'event_session_index': 1, 'severity': 'INFO', 'timestamp':
-                '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
+    Example:
+        {'event': 'GENERIC_EVENT', 'event_id': 'e1', 'event_session_index': 1, 'severity': 'INFO', 'timestamp':
+            '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
 
-        Attributes:
-            event (str): The kind.
-            event_id (str): Its own id.
-            event_session_index (int): Counts the events of the client from 0.
-            severity (str): How bad it is.
-            timestamp (str): When, in ISO 8601.
-            duration (str | None): SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
-            error_type (str | None): UNHANDLED_EXCEPTION: the exception's class.
-            error_message (str | None): UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
-            traceback (str | None): UNHANDLED_EXCEPTION: where it was raised.
-            event_name (str | None): GENERIC_EVENT: what happened.
-            event_data (TelemetryEventEventData | None): GENERIC_EVENT: facts of its own.
+    Attributes:
+        event: The kind.
+        event_id: Its own id.
+        event_session_index: Counts the events of the client from 0.
+        severity: How bad it is.
+        timestamp: When, in ISO 8601.
+        duration: SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
+        error_type: UNHANDLED_EXCEPTION: the exception's class.
+        error_message: UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
+        traceback: UNHANDLED_EXCEPTION: where it was raised.
+        event_name: GENERIC_EVENT: what happened.
+        event_data: GENERIC_EVENT: facts of its own.
     """
 
     event: str
@@ -48,9 +48,8 @@ class TelemetryEvent(Model):
     traceback: str | None = None
     event_name: str | None = None
     event_data: TelemetryEventEventData | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -75,48 +74,21 @@ class TelemetryEvent(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.telemetry_event_event_data import TelemetryEventEventData  # noqa: PLC0415
-
         rest = dict(src_dict)
-        event = rest.pop("event")
-        event_id = rest.pop("event_id")
-        event_session_index = rest.pop("event_session_index")
-        severity = rest.pop("severity")
-        timestamp = rest.pop("timestamp")
-        duration = rest.pop("duration", None)
-        error_type = rest.pop("error_type", None)
-        error_message = rest.pop("error_message", None)
-        traceback = rest.pop("traceback", None)
-        event_name = rest.pop("event_name", None)
-        event_data = rest.pop("event_data", None)
         self = cls(
-            event=event,
-            event_id=event_id,
-            event_session_index=event_session_index,
-            severity=severity,
-            timestamp=timestamp,
-            duration=duration,
-            error_type=error_type,
-            error_message=error_message,
-            traceback=traceback,
-            event_name=event_name,
-            event_data=TelemetryEventEventData.from_dict(event_data) if event_data is not None else None,
+            event=rest.pop("event"),
+            event_id=rest.pop("event_id"),
+            event_session_index=rest.pop("event_session_index"),
+            severity=rest.pop("severity"),
+            timestamp=rest.pop("timestamp"),
+            duration=rest.pop("duration", None),
+            error_type=rest.pop("error_type", None),
+            error_message=rest.pop("error_message", None),
+            traceback=rest.pop("traceback", None),
+            event_name=rest.pop("event_name", None),
+            event_data=models.TelemetryEventEventData.from_dict(value)
+            if (value := rest.pop("event_data", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

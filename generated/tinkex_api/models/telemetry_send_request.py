@@ -4,17 +4,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from .. import models
+from ..types import OpenModel
 
 if TYPE_CHECKING:
     from ..models.telemetry_event import TelemetryEvent
 
 
-@_attrs_define
-class TelemetrySendRequest(Model):
+@define
+class TelemetrySendRequest(OpenModel):
     """A batch of events, 100 at most from the official client.
 
     Example:
@@ -22,11 +22,11 @@ class TelemetrySendRequest(Model):
             '5b3f4a52-7d5e-4a3e-9c59-0c8f8e7a1b2d'}
 
     Attributes:
-        events (list[TelemetryEvent]): In order.
-        platform (str): The client's operating system.
-        sdk_version (str): The client's version.
-        session_id (str): The session; `sessionless-<uuid>` for a client without one.
-        process_uuid (str): The same for all clients of a process.
+        events: In order.
+        platform: The client's operating system.
+        sdk_version: The client's version.
+        session_id: The session; `sessionless-<uuid>` for a client without one.
+        process_uuid: The same for all clients of a process.
     """
 
     events: list[TelemetryEvent]
@@ -34,9 +34,8 @@ class TelemetrySendRequest(Model):
     sdk_version: str
     session_id: str
     process_uuid: str
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -49,36 +48,13 @@ class TelemetrySendRequest(Model):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.telemetry_event import TelemetryEvent  # noqa: PLC0415
-
         rest = dict(src_dict)
-        events = rest.pop("events")
-        platform = rest.pop("platform")
-        sdk_version = rest.pop("sdk_version")
-        session_id = rest.pop("session_id")
-        process_uuid = rest.pop("process_uuid")
         self = cls(
-            events=[TelemetryEvent.from_dict(item) for item in events],
-            platform=platform,
-            sdk_version=sdk_version,
-            session_id=session_id,
-            process_uuid=process_uuid,
+            events=[models.TelemetryEvent.from_dict(item) for item in rest.pop("events")],
+            platform=rest.pop("platform"),
+            sdk_version=rest.pop("sdk_version"),
+            session_id=rest.pop("session_id"),
+            process_uuid=rest.pop("process_uuid"),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,27 +4,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class TensorData(Model):
+@define
+class TensorData(OpenModel):
     """An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only: `data` holds the
-    values of a CSR
-    matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+    values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
 
-        Example:
-            {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
+    Example:
+        {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
 
-        Attributes:
-            data (list[float]): The values. Some servers write NaN as null.
-            dtype (str | None): The values' type. Clients always send it; some servers leave it out of results.
-            shape (list[int] | None): The dimensions; one-dimensional without it.
-            sparse_crow_indices (list[int] | None): Where each row begins in `data`, one more than there are rows.
-            sparse_col_indices (list[int] | None): The column of each value.
+    Attributes:
+        data: The values. Some servers write NaN as null.
+        dtype: The values' type. Clients always send it; some servers leave it out of results.
+        shape: The dimensions; one-dimensional without it.
+        sparse_crow_indices: Where each row begins in `data`, one more than there are rows.
+        sparse_col_indices: The column of each value.
     """
 
     data: list[float]
@@ -32,9 +30,8 @@ class TensorData(Model):
     shape: list[int] | None = None
     sparse_crow_indices: list[int] | None = None
     sparse_col_indices: list[int] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -52,33 +49,12 @@ class TensorData(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        data = rest.pop("data")
-        dtype = rest.pop("dtype", None)
-        shape = rest.pop("shape", None)
-        sparse_crow_indices = rest.pop("sparse_crow_indices", None)
-        sparse_col_indices = rest.pop("sparse_col_indices", None)
         self = cls(
-            data=data,
-            dtype=dtype,
-            shape=shape,
-            sparse_crow_indices=sparse_crow_indices,
-            sparse_col_indices=sparse_col_indices,
+            data=rest.pop("data"),
+            dtype=rest.pop("dtype", None),
+            shape=rest.pop("shape", None),
+            sparse_crow_indices=rest.pop("sparse_crow_indices", None),
+            sparse_col_indices=rest.pop("sparse_col_indices", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

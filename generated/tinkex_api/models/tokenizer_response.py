@@ -4,14 +4,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from ..types import OpenModel, OwnFuture
 
 
-@_attrs_define
-class TokenizerResponse(Model, OwnFuture):
+@define
+class TokenizerResponse(OpenModel, OwnFuture):
     """A tokenizer, as the library tokenizers keeps it.
 
     Example:
@@ -19,16 +18,14 @@ class TokenizerResponse(Model, OwnFuture):
             'tokenizer_config_json': '{"eos_token": "<|endoftext|>"}'}
 
     Attributes:
-        tokenizer_json (str): The text of its tokenizer.json.
-        tokenizer_config_json (str | None): The text of its tokenizer_config.json, which says what its special tokens
-            are for.
+        tokenizer_json: The text of its tokenizer.json.
+        tokenizer_config_json: The text of its tokenizer_config.json, which says what its special tokens are for.
     """
 
     tokenizer_json: str
     tokenizer_config_json: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -40,27 +37,8 @@ class TokenizerResponse(Model, OwnFuture):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        tokenizer_json = rest.pop("tokenizer_json")
-        tokenizer_config_json = rest.pop("tokenizer_config_json", None)
         self = cls(
-            tokenizer_json=tokenizer_json,
-            tokenizer_config_json=tokenizer_config_json,
+            tokenizer_json=rest.pop("tokenizer_json"), tokenizer_config_json=rest.pop("tokenizer_config_json", None)
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -5,36 +5,34 @@ import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
-from . import read_time, write_time
+from .. import models
+from ..types import OpenModel, OwnFuture, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
     from ..models.user_metadata import UserMetadata
 
 
-@_attrs_define
-class TrainingRun(Model, OwnFuture):
+@define
+class TrainingRun(OpenModel, OwnFuture):
     """A model that is, or was, in training.
 
     Example:
-        {'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny', 'model_owner': 'ada', 'is_lora': True,
-            'lora_rank': 32, 'corrupted': False, 'last_request_time': '2026-01-01T00:00:00Z'}
+        run = rest.get_training_run(trainer.model_id)
+        print(run.base_model, run.lora_rank, run.last_request_time)
+        if run.last_checkpoint is not None:
+            print(run.last_checkpoint.tinker_path)
 
     Attributes:
-        training_run_id (str): The run; hosted, the model's id. May hold `:`.
-        base_model (str): The base model's name.
-        model_owner (str | None): Whose it is.
-        is_lora (bool | None): Whether it is an adapter.
-        lora_rank (int | None): The adapter's rank.
-        corrupted (bool | None): Whether its state was lost.
-        last_request_time (datetime.datetime | None): When it was last used.
-        last_checkpoint (Checkpoint | None): See its type.
-        last_sampler_checkpoint (Checkpoint | None): See its type.
-        user_metadata (UserMetadata | None): See its type.
+        training_run_id: The run; hosted, the model's id. May hold `:`.
+        base_model: The base model's name.
+        model_owner: Whose it is.
+        is_lora: Whether it is an adapter.
+        lora_rank: The adapter's rank.
+        corrupted: Whether its state was lost.
+        last_request_time: When it was last used.
     """
 
     training_run_id: str
@@ -47,9 +45,8 @@ class TrainingRun(Model, OwnFuture):
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
     user_metadata: UserMetadata | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -75,49 +72,24 @@ class TrainingRun(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.checkpoint import Checkpoint  # noqa: PLC0415
-        from ..models.user_metadata import UserMetadata  # noqa: PLC0415
-
         rest = dict(src_dict)
-        training_run_id = rest.pop("training_run_id")
-        base_model = rest.pop("base_model")
-        model_owner = rest.pop("model_owner", None)
-        is_lora = rest.pop("is_lora", None)
-        lora_rank = rest.pop("lora_rank", None)
-        corrupted = rest.pop("corrupted", None)
-        last_request_time = rest.pop("last_request_time", None)
-        last_checkpoint = rest.pop("last_checkpoint", None)
-        last_sampler_checkpoint = rest.pop("last_sampler_checkpoint", None)
-        user_metadata = rest.pop("user_metadata", None)
         self = cls(
-            training_run_id=training_run_id,
-            base_model=base_model,
-            model_owner=model_owner,
-            is_lora=is_lora,
-            lora_rank=lora_rank,
-            corrupted=corrupted,
-            last_request_time=read_time(last_request_time) if last_request_time is not None else None,
-            last_checkpoint=Checkpoint.from_dict(last_checkpoint) if last_checkpoint is not None else None,
-            last_sampler_checkpoint=Checkpoint.from_dict(last_sampler_checkpoint)
-            if last_sampler_checkpoint is not None
+            training_run_id=rest.pop("training_run_id"),
+            base_model=rest.pop("base_model"),
+            model_owner=rest.pop("model_owner", None),
+            is_lora=rest.pop("is_lora", None),
+            lora_rank=rest.pop("lora_rank", None),
+            corrupted=rest.pop("corrupted", None),
+            last_request_time=read_time(value) if (value := rest.pop("last_request_time", None)) is not None else None,
+            last_checkpoint=models.Checkpoint.from_dict(value)
+            if (value := rest.pop("last_checkpoint", None)) is not None
             else None,
-            user_metadata=UserMetadata.from_dict(user_metadata) if user_metadata is not None else None,
+            last_sampler_checkpoint=models.Checkpoint.from_dict(value)
+            if (value := rest.pop("last_sampler_checkpoint", None)) is not None
+            else None,
+            user_metadata=models.UserMetadata.from_dict(value)
+            if (value := rest.pop("user_metadata", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

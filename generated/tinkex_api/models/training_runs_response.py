@@ -4,34 +4,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.cursor import Cursor
     from ..models.training_run import TrainingRun
 
 
-@_attrs_define
-class TrainingRunsResponse(Model, OwnFuture):
+@define
+class TrainingRunsResponse(OpenModel, OwnFuture):
     """A page of training runs.
 
     Example:
-        {'training_runs': [{'training_run_id': 'S1:train:0', 'base_model': 'tinkex/tiny'}], 'cursor': {'offset': 0,
-            'limit': 20, 'total_count': 1}}
+        page = rest.list_training_runs(limit=10)
+        for run in page.training_runs:
+            print(run.training_run_id, run.base_model)
+        print(page.cursor.total_count)
 
     Attributes:
-        training_runs (list[TrainingRun]): The page, newest first.
-        cursor (Cursor | None): See its type.
+        training_runs: The page, newest first.
     """
 
     training_runs: list[TrainingRun]
     cursor: Cursor | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -42,31 +42,10 @@ class TrainingRunsResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.cursor import Cursor  # noqa: PLC0415
-        from ..models.training_run import TrainingRun  # noqa: PLC0415
-
         rest = dict(src_dict)
-        training_runs = rest.pop("training_runs")
-        cursor = rest.pop("cursor", None)
         self = cls(
-            training_runs=[TrainingRun.from_dict(item) for item in training_runs],
-            cursor=Cursor.from_dict(cursor) if cursor is not None else None,
+            training_runs=[models.TrainingRun.from_dict(item) for item in rest.pop("training_runs")],
+            cursor=models.Cursor.from_dict(value) if (value := rest.pop("cursor", None)) is not None else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

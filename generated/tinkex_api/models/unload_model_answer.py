@@ -4,31 +4,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class UnloadModelAnswer(Model):
+@define
+class UnloadModelAnswer(OpenModel):
     """The promise of an UnloadModelResponse; or, without a request id, that the model is freed.
 
     Example:
         {'request_id': '17', 'model_id': 'S1:train:0'}
 
     Attributes:
-        request_id (str | None): What to retrieve the result by; some servers are done at once, and give none.
-        model_id (str | None): The model.
-        status (str | None): `unloaded`, of a server that is done at once.
+        request_id: What to retrieve the result by; some servers are done at once, and give none.
+        model_id: The model.
+        status: `unloaded`, of a server that is done at once.
     """
 
     request_id: str | None = None
     model_id: str | None = None
     status: str | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -43,29 +41,10 @@ class UnloadModelAnswer(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        request_id = rest.pop("request_id", None)
-        model_id = rest.pop("model_id", None)
-        status = rest.pop("status", None)
         self = cls(
-            request_id=request_id,
-            model_id=model_id,
-            status=status,
+            request_id=rest.pop("request_id", None),
+            model_id=rest.pop("model_id", None),
+            status=rest.pop("status", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

@@ -4,33 +4,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model
+from ..types import OpenModel
 
 
-@_attrs_define
-class UntypedAPIFuture(Model):
-    """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request:
-    see `x-tinker-results` of FutureRetrieveResponse.
+@define
+class UntypedAPIFuture(OpenModel):
+    """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request: see
+    `x-tinker-results` of FutureRetrieveResponse.
 
-        Example:
-            {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
+    Example:
+        {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
 
-        Attributes:
-            request_id (str): What to retrieve the result by. Always a string, never a number.
-            model_id (str | None): The model concerned.
-            sample_sequence_ids (list[str] | None): Of `sample` only, the ids of the sequences to come, one a sample and in
-                their order.
+    Attributes:
+        request_id: What to retrieve the result by. Always a string, never a number.
+        model_id: The model concerned.
+        sample_sequence_ids: Of `sample` only, the ids of the sequences to come, one a sample and in their order.
     """
 
     request_id: str
     model_id: str | None = None
     sample_sequence_ids: list[str] | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -44,29 +41,10 @@ class UntypedAPIFuture(Model):
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        request_id = rest.pop("request_id")
-        model_id = rest.pop("model_id", None)
-        sample_sequence_ids = rest.pop("sample_sequence_ids", None)
         self = cls(
-            request_id=request_id,
-            model_id=model_id,
-            sample_sequence_ids=sample_sequence_ids,
+            request_id=rest.pop("request_id"),
+            model_id=rest.pop("model_id", None),
+            sample_sequence_ids=rest.pop("sample_sequence_ids", None),
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

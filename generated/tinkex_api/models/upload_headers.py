@@ -10,7 +10,6 @@ class UploadHeaders(dict[str, str]):
 
     Example:
         {'Content-Type': 'application/octet-stream'}
-
     """
 
     def to_dict(self) -> dict[str, Any]:

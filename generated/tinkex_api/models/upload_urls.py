@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from .. import models
+
 if TYPE_CHECKING:
     from ..models.external_weights_upload_url import ExternalWeightsUploadURL
 
@@ -13,7 +15,6 @@ class UploadUrls(dict[str, "ExternalWeightsUploadURL | str"]):
 
     Example:
         {'adapter_model.safetensors': {'url': 'https://storage.example.org/1?signature=abc', 'headers': {}}}
-
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -21,11 +22,9 @@ class UploadUrls(dict[str, "ExternalWeightsUploadURL | str"]):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.external_weights_upload_url import ExternalWeightsUploadURL  # noqa: PLC0415
-
         return cls(
             {
-                name: value if isinstance(value, str) else ExternalWeightsUploadURL.from_dict(value)
+                name: value if isinstance(value, str) else models.ExternalWeightsUploadURL.from_dict(value)
                 for name, value in src_dict.items()
             }
         )

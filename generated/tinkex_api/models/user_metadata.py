@@ -10,7 +10,6 @@ class UserMetadata(dict[str, str]):
 
     Example:
         {'experiment': '7'}
-
     """
 
     def to_dict(self) -> dict[str, Any]:

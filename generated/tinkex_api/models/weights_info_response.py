@@ -4,31 +4,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define as _attrs_define
-from attrs import field as _attrs_field
+from attrs import define, field
 
-from ..types import Model, OwnFuture
+from .. import models
+from ..types import OpenModel, OwnFuture
 
 if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
 
 
-@_attrs_define
-class WeightsInfoResponse(Model, OwnFuture):
+@define
+class WeightsInfoResponse(OpenModel, OwnFuture):
     """What is needed to create a model that the weights fit.
 
     Example:
-        {'base_model': 'tinkex/tiny', 'is_lora': True, 'lora_rank': 32, 'train_unembed': True, 'train_mlp': True,
-            'train_attn': True}
+        info = rest.get_weights_info_by_tinker_path(path)
+        print(info.base_model, info.lora_rank)
+        print(info.train_mlp, info.train_attn, info.train_unembed)
 
     Attributes:
-        base_model (str): The base model's name.
-        is_lora (bool): Whether they are an adapter's.
-        lora_rank (int | None): The adapter's rank.
-        train_unembed (bool | None): The output layer was trained.
-        train_mlp (bool | None): The MLP layers were trained.
-        train_attn (bool | None): The attention layers were trained.
-        optimizer_config (OptimizerConfig | None): See its type.
+        base_model: The base model's name.
+        is_lora: Whether they are an adapter's.
+        lora_rank: The adapter's rank.
+        train_unembed: The output layer was trained.
+        train_mlp: The MLP layers were trained.
+        train_attn: The attention layers were trained.
     """
 
     base_model: str
@@ -38,9 +38,8 @@ class WeightsInfoResponse(Model, OwnFuture):
     train_mlp: bool | None = None
     train_attn: bool | None = None
     optimizer_config: OptimizerConfig | None = None
-    additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
-
-    __hash__ = Model.__hash__
+    additional_properties: dict[str, Any] = field(init=False, factory=dict)
+    __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
@@ -60,40 +59,17 @@ class WeightsInfoResponse(Model, OwnFuture):
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
-        from ..models.optimizer_config import OptimizerConfig  # noqa: PLC0415
-
         rest = dict(src_dict)
-        base_model = rest.pop("base_model")
-        is_lora = rest.pop("is_lora")
-        lora_rank = rest.pop("lora_rank", None)
-        train_unembed = rest.pop("train_unembed", None)
-        train_mlp = rest.pop("train_mlp", None)
-        train_attn = rest.pop("train_attn", None)
-        optimizer_config = rest.pop("optimizer_config", None)
         self = cls(
-            base_model=base_model,
-            is_lora=is_lora,
-            lora_rank=lora_rank,
-            train_unembed=train_unembed,
-            train_mlp=train_mlp,
-            train_attn=train_attn,
-            optimizer_config=OptimizerConfig.from_dict(optimizer_config) if optimizer_config is not None else None,
+            base_model=rest.pop("base_model"),
+            is_lora=rest.pop("is_lora"),
+            lora_rank=rest.pop("lora_rank", None),
+            train_unembed=rest.pop("train_unembed", None),
+            train_mlp=rest.pop("train_mlp", None),
+            train_attn=rest.pop("train_attn", None),
+            optimizer_config=models.OptimizerConfig.from_dict(value)
+            if (value := rest.pop("optimizer_config", None)) is not None
+            else None,
         )
         self.additional_properties = rest
         return self
-
-    @property
-    def additional_keys(self) -> list[str]:
-        return list(self.additional_properties.keys())
-
-    def __getitem__(self, key: str) -> Any:
-        return self.additional_properties[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.additional_properties[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self.additional_properties[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.additional_properties

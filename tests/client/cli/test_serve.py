@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click.testing
 import httpx
 import pytest
+
+from tinkex.cli import main
 
 
 @pytest.mark.parametrize("module", ["tinkex", "tinkex.cli"])
@@ -52,3 +57,44 @@ def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
     assert said[7:] == [f"export TINKER_BASE_URL={url}", "export TINKER_API_KEY=tml-local"]
     assert later[:3] == ["", "The engine is starting; requests wait until it is ready.", ""]
     assert re.fullmatch(r"Ready after \d+\.\d s: torch on \w+, (float32|bfloat16)", later[3])
+
+
+@pytest.fixture
+def same_sigterm() -> Iterator[None]:
+    """Restores the handler of this process, which the command replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def serve_error(*options: str) -> str:
+    """Runs the command with the fake engine, which must fail, and returns what it prints."""
+    done = click.testing.CliRunner().invoke(main, ["serve", "--engine=fake", *options])
+    assert done.exit_code == 1
+    return done.output
+
+
+@pytest.mark.usefixtures("same_sigterm")
+def test_it_says_which_address_it_cannot_use(tmp_path: Path) -> None:
+    data_dir = f"--data-dir={tmp_path}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve_error(f"--port={port}", data_dir) == (
+            f"Error: port {port} of 127.0.0.1 is in use; choose another with --port, or 0 for a "
+            "free one\n"
+        )
+    told = serve_error("--host=no-such-host.invalid", "--port=0", data_dir)
+    assert re.fullmatch(
+        r"Error: cannot listen on no-such-host\.invalid, port 0: .+; choose others by --host and "
+        r"--port\n",
+        told,
+    )
+
+
+@pytest.mark.usefixtures("same_sigterm")
+def test_it_says_which_data_folder_it_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    folder = tmp_path / "file" / "data"
+    assert serve_error("--port=0", f"--data-dir={folder}") == (
+        f"Error: cannot use {folder}: Not a directory; choose another data folder by --data-dir\n"
+    )

@@ -24,8 +24,8 @@ from tinkex import (
     RetrySettings,
 )
 from tinkex.config import HOSTED_BASE_URL
-from tinkex.config.settings import known_names
-from tinkex.config.sources import variable
+from tinkex.config.setting import single_settings
+from tinkex.errors.hints import _SECRETS as SECRET_PARAMETERS
 
 HERE = "http://127.0.0.1:1"
 SECRETS = {
@@ -180,7 +180,29 @@ def test_the_names_that_other_clients_have_for_retries_and_waits() -> None:
 def test_the_table_in_the_docs_has_every_setting_with_its_variable() -> None:
     text = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
     table = dict(re.findall(r"^\| `([\w.]+)` \| `(\w+)` \|", text, re.MULTILINE))
-    assert table == {name: variable(name) for name in known_names()}
+    assert table == {setting.name: setting.variable for setting in single_settings(Config)}
+
+
+def test_the_variables_that_other_clients_know_keep_their_names() -> None:
+    variables = {setting.name: setting.variable for setting in single_settings(Config)}
+    assert {name: v for name, v in variables.items() if not v.startswith("TINKEX_")} == {
+        "base_url": "TINKER_BASE_URL",
+        "api_key": "TINKER_API_KEY",
+        "credential_cmd": "TINKER_CREDENTIAL_CMD",
+        "project_id": "TINKER_PROJECT_ID",
+        "tags": "TINKER_TAGS",
+        "telemetry": "TINKER_TELEMETRY",
+        "log_level": "TINKER_LOG",
+        "feature_gates": "TINKER_FEATURE_GATES",
+        "cf_access_client_id": "CLOUDFLARE_ACCESS_CLIENT_ID",
+        "cf_access_client_secret": "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+    }
+    assert variables["retry.max_wait"] == "TINKEX_RETRY_MAX_WAIT"
+
+
+def test_settings_that_are_hidden_are_hidden_in_tracebacks_too() -> None:
+    secret = {setting.name for setting in single_settings(Config) if setting.hide}
+    assert {"api_key", "credential_cmd", "proxy", "default_headers"} <= secret <= SECRET_PARAMETERS
 
 
 # ---- which key ----
@@ -227,12 +249,12 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
     ("variable", "text", "words"),
     [
         ("TINKEX_TIMEOUT", "soon", "TINKEX_TIMEOUT is 'soon', not a number"),
-        ("TINKEX_TIMEOUT", "-1", "TINKEX_TIMEOUT must be a number more than 0, not -1.0"),
+        ("TINKEX_TIMEOUT", "-1", "TINKEX_TIMEOUT must be greater than 0, not -1.0"),
         ("TINKEX_MAX_RETRIES", "1.5", "TINKEX_MAX_RETRIES is '1.5', not a whole number"),
         (
             "TINKEX_MAX_RETRIES",
             "-1",
-            "TINKEX_MAX_RETRIES must be a whole number, 0 or more, not -1",
+            "TINKEX_MAX_RETRIES must be at least 0, not -1",
         ),
         (
             "TINKER_TELEMETRY",
@@ -257,13 +279,18 @@ def test_the_hosted_service_wants_a_key_and_takes_a_command_for_one() -> None:
         (
             "TINKEX_RETRY_MAX_ATTEMPTS",
             "0",
-            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be a number more than 0, "
-            "not 0",
+            "TINKEX_RETRY_MAX_ATTEMPTS: RetrySettings.max_attempts must be greater than 0, not 0",
         ),
         (
             "TINKEX_RECOVERY_KEEP",
             "0",
-            "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be 1 or more, not 0",
+            "TINKEX_RECOVERY_KEEP: RecoveryPolicy.keep must be at least 1, not 0",
+        ),
+        (
+            "TINKEX_RECOVERY_WAIT_MINUTES",
+            "0",
+            "TINKEX_RECOVERY_WAIT_MINUTES: RecoveryPolicy.wait_minutes must be greater than 0, not "
+            "0.0",
         ),
         ("TINKEX_PROFILE", "home", "there is no profile 'home'"),
     ],
@@ -280,8 +307,10 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"timeout": "60"}, "Config.timeout must be a number more than 0, not '60'"),
-        ({"max_retries": 1.5}, "Config.max_retries must be a whole number"),
+        ({"timeout": "60"}, "Config.timeout must be a number, not '60'"),
+        ({"max_retries": 1.5}, "Config.max_retries must be a whole number, not 1.5"),
+        ({"max_retries": True}, "Config.max_retries must be a number, not True"),
+        ({"timeout": float("nan")}, "Config.timeout must be greater than 0, not nan"),
         ({"log_level": "loud"}, "Config.log_level is 'loud', not one of"),
         ({"feature_gates": ["bulk"]}, "Config.feature_gates: 'bulk' is not a feature gate"),
         ({"dialect": "skyrll"}, "dialect must be one of "),
@@ -316,7 +345,7 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(
         ("[profiles.other]", "there is no profile 'it'"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(
+def test_mistakes_in_the_file_are_named(
     profiles: Callable[[str], Path], text: str, words: str
 ) -> None:
     path = profiles(text)
@@ -329,7 +358,7 @@ def test_what_is_wrong_in_the_file_is_named(
 # ---- what must not be seen ----
 
 
-def test_no_secret_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_repr_or_description_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     config = Config(base_url=HERE, **SECRETS)  # type: ignore[arg-type]
     for text in (

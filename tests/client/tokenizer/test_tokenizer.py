@@ -8,23 +8,29 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import huggingface_hub.constants
 import numpy as np
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerBase
 
 import tinkex.local
 from tests.support.local_hub import Hub, hub_here
 from tests.support.recording_engine import RecordingEngine
-from tinkex import ModelInput, Tokenizer, TokenizerError, get_tokenizer
+from tinkex import Config, ModelInput, Tokenizer, TokenizerError, get_tokenizer
+from tinkex.dialects.dialect import Dialect
+from tinkex.session.model_tokenizer import model_tokenizer
 from tinkex.tokenizer import names_of_tokenizer
-from tinkex.tokenizer.shared_loads import Loads
+from tinkex.tokenizer.shared_loads import AbandonedLoad, Loads
 from tinkex.tokenizer.sources import SHIPPED
+from tinkex.transport.transport import Transport
 from tinkex_server.engine.interface import ModelInfo
 
 
@@ -65,12 +71,12 @@ def test_ids_are_lists_as_programs_of_the_official_sdk_expect() -> None:
     assert {type(token) for token in a} == {int}
 
 
-def test_the_array_twin_says_the_same() -> None:
+def test_encode_np_returns_the_same_ids() -> None:
     array = get_tokenizer("tinkex/tiny").encode_np("hé")
     assert (array.dtype, array.tolist()) == (np.int64, list("hé".encode()))
 
 
-def test_it_is_called_as_those_of_transformers_are() -> None:
+def test_a_tokenizer_can_be_called_like_one_of_transformers() -> None:
     tokenizer = get_tokenizer("tinkex/tiny")
     assert tokenizer("ab") == {"input_ids": [97, 98], "attention_mask": [1, 1]}
     assert (
@@ -90,6 +96,31 @@ def test_it_survives_a_pickle() -> None:
         [97],
         256,
         "tinkex/tiny",
+    )
+
+
+def test_transformers_gets_the_same_tokenizer(tmp_path: Path) -> None:
+    """It keeps its special tokens, its chat template and the name by which it was loaded."""
+    (tmp_path / "tokenizer.json").write_text(words_tokenizer("a", "b", "end"))
+    own = {"eos_token": "end", "chat_template": "{{ messages[0]['content'] }} b"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    tokenizer = get_tokenizer(str(tmp_path))
+    for given in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
+        made = given.to_transformers()
+        assert isinstance(made, PreTrainedTokenizerBase)
+        assert made.encode("b a") == tokenizer.encode("b a") == [1, 0]
+        assert (made.eos_token, made.eos_token_id, len(made)) == ("end", 2, len(tokenizer))
+        assert made.name_or_path == str(tmp_path)
+        chat = [{"role": "user", "content": "a"}]
+        assert made.apply_chat_template(chat, tokenize=False) == "a b"
+
+
+def test_transformers_gets_the_template_of_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(words_tokenizer("a"))
+    (tmp_path / "chat_template.jinja").write_text("from a file")
+    made = get_tokenizer(str(tmp_path)).to_transformers()
+    assert made.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == (
+        "from a file"
     )
 
 
@@ -126,7 +157,7 @@ def test_a_folder_or_a_file(tmp_path: Path, given: str) -> None:
     assert get_tokenizer(str(tmp_path if given == "folder" else path)).encode("b a") == [1, 0]
 
 
-def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match="cannot be read") as caught:
         get_tokenizer(str(tmp_path))
@@ -159,7 +190,7 @@ def test_a_mirror_of_the_hub_by_revision(hub: Hub) -> None:
     )
 
 
-def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files = {"/gated/model/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
     with pytest.raises(TokenizerError, match="HF_TOKEN") as caught:
         get_tokenizer("gated/model")
@@ -207,7 +238,7 @@ def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
     assert "save_pretrained" in str(caught.value)
 
 
-def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: Hub) -> None:
+def test_gated_models_use_an_open_copy_of_their_tokenizer(hub: Hub) -> None:
     path = "/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json"
     hub.files = {path: words_tokenizer("a").encode()}
     assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a") == [0]
@@ -342,7 +373,61 @@ def test_a_failure_is_remembered_for_a_minute() -> None:
     assert loads.ready("other") is None
 
 
-def test_few_are_kept() -> None:
+def test_a_load_whose_caller_is_gone_is_done_by_one_that_waits() -> None:
+    loads: Loads[str] = Loads()
+    begun, waiting = threading.Event(), threading.Event()
+
+    def abandon() -> str:
+        begun.set()
+        waiting.wait(20)
+        time.sleep(0.05)  # until the other has asked
+        raise AbandonedLoad
+
+    def ask() -> None:
+        waiting.set()
+        given.append(loads.get("name", lambda: "here"))
+
+    def give_up() -> None:
+        with suppress(AbandonedLoad):
+            loads.get("name", abandon)
+
+    given: list[str] = []
+    threads = [threading.Thread(target=give_up), threading.Thread(target=ask)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join(20)
+    assert given == ["here"]
+
+
+def test_a_client_whose_loop_ends_leaves_the_tokenizer_to_the_next(hub: Hub) -> None:
+    answers = False
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if not answers:
+            await asyncio.Event().wait()
+        return httpx.Response(200, json={"tokenizer_json": words_tokenizer("a", "b")})
+
+    async def ask() -> Tokenizer:
+        transport = Transport(
+            Config(
+                base_url="http://127.0.0.1:9",
+                api_key="k",
+                dialect=Dialect(serves_tokenizers=True),
+                http_transport=httpx.MockTransport(answer),
+            )
+        )
+        return await model_tokenizer(transport, "mine/words", ["mine/words"])
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(ask(), 0.3))
+    answers = True
+    assert asyncio.run(ask()).encode("b a") == [1, 0]
+    assert hub.asked == []
+
+
+def test_few_tokenizers_are_cached() -> None:
     loads: Loads[int] = Loads()
     for number in range(40):
         loads.get(number, lambda number=number: number)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.portal.test_closed_clients import CALLS
+from tests.support.client_calls import CALLS
 from tests.support.counting_engine import ROOT
 from tinkex import (
     AdminClient,
@@ -74,13 +74,16 @@ def test_a_client_is_closed_from_another_loop_while_its_own_runs(own_server: Ser
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    service, trainer, _ = asyncio.run_coroutine_threadsafe(made(own_server.base_url), loop).result()
-    with pytest.raises(ClientClosedError, match="runs in another thread"):
-        asyncio.run(awaited(trainer.get_info))
-    asyncio.run(service.close())
-    assert endings(own_server) == ["success"]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+    try:
+        begun = asyncio.run_coroutine_threadsafe(made(own_server.base_url), loop)
+        service, trainer, _ = begun.result()
+        with pytest.raises(ClientClosedError, match="runs in another thread"):
+            asyncio.run(awaited(trainer.get_info))
+        asyncio.run(service.close())
+        assert endings(own_server) == ["success"]
+    finally:  # or the thread keeps pytest from ending
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
     assert not asyncio.all_tasks(loop)
     loop.close()
 

@@ -28,8 +28,8 @@ def test_spans_are_sent_with_their_datum() -> None:
     datum = DATUM.with_provenance([PROMPT, SAMPLED], [ALL_SAMPLED])
     assert DATUM.model_input_spans is None
     assert (datum.model_input_spans, datum.loss_fn_input_spans) == (
-        (PROMPT, SAMPLED),
-        (ALL_SAMPLED,),
+        [PROMPT, SAMPLED],
+        [ALL_SAMPLED],
     )
     assert (
         datum
@@ -85,7 +85,7 @@ def test_spans_that_do_not_cover_the_tokens_are_refused(
 
 def test_an_image_of_unknown_length_leaves_the_covering_to_the_server() -> None:
     prompt = ModelInput([EncodedTextChunk([1]), ImageChunk(b"", "png")])
-    assert Datum(prompt).with_provenance([PROMPT], [SAMPLED]).model_input_spans == (PROMPT,)
+    assert Datum(prompt).with_provenance([PROMPT], [SAMPLED]).model_input_spans == [PROMPT]
 
 
 @pytest.mark.parametrize("kind", [PromptProvenanceSpan, SampledProvenanceSpan])

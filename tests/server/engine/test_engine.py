@@ -25,7 +25,7 @@ def engine() -> TorchEngine:
     return TorchEngine(["tinkex/tiny"])
 
 
-def test_it_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Path) -> None:
+def test_a_model_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Path) -> None:
     engine.create_model("a", "tinkex/tiny", LoraShape(rank=16, seed=1))
     engine.create_model("b", "tinkex/tiny", LoraShape(rank=4, seed=1))
     before = engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False)
@@ -64,23 +64,23 @@ def test_a_seed_fixes_the_sample(engine: TorchEngine) -> None:
 @pytest.mark.parametrize(
     ("inputs", "loss", "words"),
     [
-        ({"target_tokens": TEXT[1:] + 300}, "cross_entropy", "is not a token"),
-        ({"target_tokens": TEXT}, "cross_entropy", "of shape"),
+        ({"target_tokens": TEXT[1:] + 300}, "cross_entropy", "token ids of this model are 0 to"),
+        ({"target_tokens": TEXT}, "cross_entropy", "has the shape"),
         (
             {"target_tokens": np.zeros((len(TEXT) - 1, 0), np.int64)},
             "cross_entropy",
-            r"of shape \[15, 0\], not \[15\] or \[15, K\]",
+            r"has the shape \[15, 0\]; expected \[15\] or \[15, K\]",
         ),
         (
             {"target_tokens": np.full((len(TEXT) - 1, 2), 300)},
             "cross_entropy",
-            r"target_tokens\[0\] = 300 is not a token",
+            r"target_tokens\[0\] is 300; token ids of this model are 0 to",
         ),
         ({}, "cross_entropy", "lacks 'target_tokens'"),
         ({"target_tokens": TEXT[1:]}, "nonsense", "unknown loss_fn"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_impossible_requests_are_refused_with_a_reason(
     engine: TorchEngine, inputs: dict[str, np.ndarray], loss: str, words: str
 ) -> None:
     engine.create_model("c", "tinkex/tiny", LoraShape(rank=2))
@@ -130,7 +130,7 @@ def make(engine: TorchEngine) -> Iterator[Callable[..., str]]:
         engine.unload_model(model_id)
 
 
-def test_a_loaded_training_state_goes_on_bit_for_bit(
+def test_training_resumes_bit_for_bit_from_a_loaded_state(
     engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]
 ) -> None:
     folder, followed = saved
@@ -149,7 +149,7 @@ def test_loaded_into_a_model_that_trained_it_goes_back(
     assert train(engine, "used", 3) == followed
 
 
-def test_without_the_optimizer_adamw_starts_anew(
+def test_a_load_without_the_optimizer_resets_adamw(
     engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str], tmp_path: Path
 ) -> None:
     folder, followed = saved
@@ -181,8 +181,8 @@ def test_gradients_that_were_not_applied_are_not_saved(
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ({"rank": 8}, r"saved as \[4, .*, and is \[8, .* in the model"),
-        ({"train_mlp": False}, "have .*_proj.*, which the model does not train"),
+        ({"rank": 8}, r"the shape \[4, .* in the checkpoint, and \[8, .* in the model"),
+        ({"train_mlp": False}, "include .*_proj.*, which this model does not train"),
     ],
 )
 def test_weights_of_another_shape_are_refused_and_change_nothing(
@@ -201,7 +201,7 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(
     assert train(engine, "other", 2) == train(engine, "twin", 2)
 
 
-def test_what_was_saved_for_sampling_holds_no_optimizer(
+def test_sampler_weights_contain_no_optimizer_state(
     engine: TorchEngine, make: Callable[..., str], tmp_path: Path
 ) -> None:
     train(engine, make("a1"), 1)
@@ -210,11 +210,11 @@ def test_what_was_saved_for_sampling_holds_no_optimizer(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    with pytest.raises(InvalidRequest, match="without the optimizer"):
+    with pytest.raises(InvalidRequest, match="has no optimizer state"):
         engine.load_model("a1", tmp_path / "sampler", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_model("a1", tmp_path / "none", optimizer=False)
-    with pytest.raises(InvalidRequest, match="by another engine"):
+    with pytest.raises(InvalidRequest, match="another engine saved"):
         engine.load_sampler("s", "tinkex/tiny", tmp_path / "none")
 
 

@@ -51,9 +51,7 @@ def engine() -> FakeEngine:
     return FakeEngine(["m"])
 
 
-def test_two_engines_that_are_asked_the_same_say_the_same(
-    engine: FakeEngine, tmp_path: Path
-) -> None:
+def test_two_engines_give_the_same_results(engine: FakeEngine, tmp_path: Path) -> None:
     other = FakeEngine(["m"])
     for one in (engine, other):
         trained(one, "x", (1, 2, 3), (4, 5))
@@ -166,9 +164,9 @@ def test_a_stop_token_ends_a_sample(engine: FakeEngine) -> None:
     )
 
 
-def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(engine: FakeEngine, tmp_path: Path) -> None:
     trained(engine, "x")
-    with pytest.raises(InvalidRequest, match="unknown base model 'other'; known are m"):
+    with pytest.raises(InvalidRequest, match="unknown base model 'other'; this server has m"):
         engine.create_model("y", "other", LoraShape(4))
     with pytest.raises(InvalidRequest, match="unknown model 'y'"):
         engine.optim_step("y", AdamSettings())
@@ -180,11 +178,11 @@ def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
         )
     crooked = Example(np.arange(3), {"target_tokens": np.arange(3), "weights": np.ones(2)})
     with pytest.raises(
-        InvalidRequest, match=r"data\[1\].loss_fn_inputs\['weights'\] is of shape \[2\]"
+        InvalidRequest, match=r"data\[1\].loss_fn_inputs\['weights'\] has the shape \[2\]"
     ):
         engine.forward_backward("x", [example(1, 2), crooked], "cross_entropy", {}, backward=True)
     engine.save_model("x", tmp_path / "x", optimizer=False)
-    with pytest.raises(InvalidRequest, match="without the optimizer's state"):
+    with pytest.raises(InvalidRequest, match="has no optimizer state"):
         engine.load_model("x", tmp_path / "x", optimizer=True)
     with pytest.raises(InvalidRequest, match="deleted"):
         engine.load_sampler("s", "m", tmp_path / "gone")
@@ -209,7 +207,7 @@ def test_a_training_loop_runs_on_it(facade: str) -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_it_needs_no_torch() -> None:
+def test_the_fake_engine_does_not_import_torch() -> None:
     code = (
         "import sys, tinkex.local; tinkex.local.serve(engine='fake').close(); print([m for m in "
         "('torch', 'peft') if m in sys.modules])"

@@ -137,7 +137,7 @@ def test_only_the_layers_asked_for_are_trained(
 
 
 def test_a_model_that_would_train_nothing_is_refused(engine: TorchEngine) -> None:
-    with pytest.raises(InvalidRequest, match="nothing is to be trained"):
+    with pytest.raises(InvalidRequest, match="there are no layers to train"):
         engine.create_model("nothing", "tinkex/tiny", LoraShape(4, **NONE))
 
 

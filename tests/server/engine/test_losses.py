@@ -182,11 +182,11 @@ def test_a_missing_input_is_named(loss: str, name: str) -> None:
     [
         (
             {"advantages": np.ones(3, np.float32)},
-            r"data\[0\].loss_fn_inputs\['advantages'\] is of shape \[3\]",
+            r"data\[0\].loss_fn_inputs\['advantages'\] has the shape \[3\]",
         ),
         (
             {"weights": np.ones((2, 1), np.float32)},
-            r"\['weights'\] is of shape \[2, 1\], and the targets are of \[2\]",
+            r"\['weights'\] has the shape \[2, 1\], but the targets have \[2\]",
         ),
         ({"sequence_ratio_mask": np.zeros(2, np.float32)}, "0 everywhere"),
     ],

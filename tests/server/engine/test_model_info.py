@@ -27,7 +27,7 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
     return folder
 
 
-def test_the_shipped_one_and_its_folder_are_the_same() -> None:
+def test_the_shipped_model_and_its_folder_are_the_same() -> None:
     texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
     assert shipped == ModelInfo(
@@ -57,35 +57,39 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
     ("config", "words"),
     [
         ("{", "cannot find the model '.*': Expecting"),
-        ("[]", r"cannot find the model '.*': .*config\.json holds no JSON object"),
+        ("[]", r"cannot find the model '.*': .*config\.json is not a JSON object"),
         (
             {**CONFIG, "architectures": None},
-            "the config.json of the model '.*' has no architectures",
+            "the config.json of the model '.*' lacks architectures",
         ),
         (
             {**CONFIG, "max_position_embeddings": None},
-            "has no max_position_embeddings or n_positions or",
+            "states no context length .max_position_embeddings, n_positions,",
         ),
-        ({**CONFIG, "vocab_size": 0}, "has no vocab_size"),
+        ({**CONFIG, "vocab_size": 0}, "lacks vocab_size"),
         ({**CONFIG, "is_encoder_decoder": True}, "is an encoder-decoder"),
-        ({**CONFIG, "layer_types": ["mamba", "full_attention"]}, "has layers of the kind mamba"),
+        (
+            {**CONFIG, "layer_types": ["mamba", "full_attention"]},
+            "has mamba layers, which are not supported",
+        ),
         (
             {**CONFIG, "rope_scaling": {"type": "longrope"}},
-            "no original_max_position_embeddings to say from which length on",
+            "does not state that length .original_max_position_embeddings",
         ),
     ],
 )
-def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_path: Path) -> None:
+def test_an_incomplete_configuration_is_refused(config: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=words):
         describe(str(write(tmp_path / "model", config)))
 
 
 def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"cannot find the model .*config\.json"):
+    with pytest.raises(InvalidRequest, match="cannot find the model") as caught:
         describe(str(tmp_path))
+    assert f"there is no {tmp_path / 'config.json'}, which each" in str(caught.value)
 
 
-def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_here() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(
@@ -116,7 +120,7 @@ def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_one_of_the_hub_is_known_by_what_was_fetched_before(
+def test_a_cached_model_of_the_hub_is_found_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -130,8 +134,11 @@ def test_one_of_the_hub_is_known_by_what_was_fetched_before(
     )
     (repository / "snapshots" / COMMIT / "tokenizer.json").unlink()
     assert describe("org/model").tokenizer_json is None
-    with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match="cannot find the model 'org/other'") as caught:
         describe("org/other")
+    folder = tmp_path / "org" / "other"
+    assert f"there is no folder {folder}, and the Hugging Face hub did not" in str(caught.value)
 
 
 def test_a_name_that_the_hub_could_not_know_is_refused() -> None:

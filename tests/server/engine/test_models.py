@@ -62,17 +62,17 @@ def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
     prose = [
         line
         for line in page({}).splitlines()
-        if not re.search(r"transformers \d|\d+ of \d+ are served", line)
+        if not re.search(r"transformers \d|\d+ of \d+ are supported", line)
     ]
     assert [line for line in prose if line not in text.splitlines()] == []
-    refused = text.partition("## Refused")[2].partition("## Not tried")[0].count("\n| ") - 1
+    refused = text.partition("## Refused")[2].partition("## Not tested")[0].count("\n| ") - 1
     served = text.partition("## Refused")[0].count("\n| ") - 1
-    assert f"{served} of {served + refused} are served" in text
+    assert f"{served} of {served + refused} are supported" in text
     if OF_THIS_RELEASE:
         assert kinds().keys() <= ROWS.keys()
 
 
-def test_a_finding_of_each_sort_has_its_table() -> None:
+def test_each_kind_of_finding_has_its_table() -> None:
     text = page({"a": Finding("A", trains=("train_attn",)), "b": Finding("B", "it looks ahead")})
     assert "| a | A | yes | - | - |" in text
     assert "| b | B | it looks ahead |" in text

@@ -62,7 +62,7 @@ def test_a_folder_with_a_sign_in_its_path_needs_no_name(folder: Path) -> None:
     [
         (["=./model"], "write NAME=FOLDER"),
         ([f"{NAME}="], "write NAME=FOLDER"),
-        ([f"{NAME}=tinkex/tiny", f"{NAME}=./other"], f"several models have the name '{NAME}'"),
+        ([f"{NAME}=tinkex/tiny", f"{NAME}=./other"], f"two models have the name '{NAME}'"),
         ([f"{NAME}=./nowhere"], "cannot find the model .*there is no folder nowhere"),
     ],
 )

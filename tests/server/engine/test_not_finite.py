@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.server.routes.test_custom_losses import LOGPROBS, node, output, ref
+from tests.support.custom_loss_graphs import LOGPROBS, node, output, ref
 from tinkex import (
     AdamParams,
     AsyncServiceClient,
@@ -151,7 +151,7 @@ def test_losses_whose_sum_no_float32_holds_are_summed_all_the_same(engine: Torch
 def test_a_forward_whose_loss_is_not_finite_fails_naming_its_datum(engine: TorchEngine) -> None:
     bad = policy(logprobs=FAR, advantages=-ONES)
     with pytest.raises(
-        InvalidRequest, match=r"^the loss of data\[1\] is (inf|nan)\. Leave the datum out"
+        InvalidRequest, match=r"^the loss of data\[1\] is (inf|nan)\. Check its logprobs"
     ):
         engine.forward_backward(
             model(engine, AdamSettings()), [policy(), bad], "ppo", {}, backward=False
@@ -265,7 +265,7 @@ def test_a_blocking_client_trains_on_after_a_loss_that_was_not_finite(torch_serv
         training = service.create_lora_training_client("tinkex/tiny", rank=4)
         with pytest.raises(RequestFailedError, match=r"the loss of data\[1\] is -inf"):
             training.forward_backward([BAD_AT_0, BAD], "importance_sampling").result()
-        with pytest.raises(RequestFailedError, match=r"the loss of data\[1\] is -inf\. Leave"):
+        with pytest.raises(RequestFailedError, match=r"the loss of data\[1\] is -inf\. Check"):
             training.forward([BAD_AT_0, BAD], "importance_sampling").result()
         training.forward_backward([FINE], "cross_entropy").result()
         training.optim_step(AdamParams(learning_rate=1e-4)).result()
@@ -282,7 +282,7 @@ async def test_an_asyncio_client_trains_on_after_a_loss_that_was_not_finite(
         training = await service.create_lora_training_client("tinkex/tiny", rank=4)
         with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf"):
             await training.forward_backward([BAD], "importance_sampling")
-        with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf\. Leave"):
+        with pytest.raises(RequestFailedError, match=r"the loss of data\[0\] is -inf\. Check"):
             await training.forward([BAD], "importance_sampling")
         await training.forward_backward([BAD_AT_0], "importance_sampling")
         await training.optim_step(AdamParams(learning_rate=1e-4))

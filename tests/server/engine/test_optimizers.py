@@ -172,14 +172,15 @@ def test_a_step_or_a_state_of_another_kind_is_refused_and_changes_nothing(
         train(engine, name, kind, 1)
     for other in cast("set[OptimizerKind]", REFERENCES.keys() - {kind}):
         with pytest.raises(
-            InvalidRequest, match=f"the model is trained by {kind}, but the step is one of {other}"
+            InvalidRequest,
+            match=f"with the optimizer {kind}, but this step has settings for {other}",
         ):
             engine.optim_step(model_id, settings_of(other))
         engine.create_model("other", "tinkex/tiny", LoraShape(rank=4), other)
         train(engine, "other", other, 1)
         engine.save_model("other", tmp_path / other, optimizer=True)
         with pytest.raises(
-            InvalidRequest, match=f"state is of {other}, and the model is trained by {kind}"
+            InvalidRequest, match=f"state is of {other}, but the model was created with {kind}"
         ):
             engine.load_model(model_id, tmp_path / other, optimizer=True)
         engine.unload_model("other")

@@ -13,30 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.custom_loss_graphs import LOGPROBS, node, output, ref
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
-
-LOGPROBS = {"op": "placeholder", "name": "logprobs", "target": "logprobs", "args": [], "kwargs": {}}
-
-
-def node(op: str, name: str, target: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    return {"op": op, "name": name, "target": target, "args": list(args), "kwargs": kwargs}
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"ref": name}
-
-
-def output(loss: str, **metrics: str) -> dict[str, Any]:
-    return node(
-        "output",
-        "output",
-        "output",
-        {"tuple": [ref(loss), {"dict": {name: ref(value) for name, value in metrics.items()}}]},
-    )
-
 
 TOTAL = node("call_method", "total", "sum", ref("logprobs"))
 OUTPUT = output("total")
@@ -65,23 +46,23 @@ def run(program: LossProgram, logprobs: Sequence[float] = (-1.0, -2.0)) -> tuple
         (node("call_method", "n", "backward", ref("logprobs")), "method 'backward'"),
         (node("get_attr", "n", "weight"), "the op 'get_attr'"),
         (node("call_module", "n", "linear", ref("logprobs")), "the op 'call_module'"),
-        (node("output", "n", "output", ref("logprobs")), "the last one alone is the output"),
-        (node("placeholder", "n", "weights"), "'weights', which is not among its inputs"),
+        (node("output", "n", "output", ref("logprobs")), "only the last one is the output"),
+        (node("placeholder", "n", "weights"), "'weights', which is not an input"),
         (
             node("call_function", "n", "torch.exp", ref("total")),
-            "refers to 'total', which is no earlier node",
+            "refers to 'total', which is not an earlier node",
         ),
-        (node("call_function", "n", "torch.exp", {"ref": ["logprobs"]}), "no earlier node"),
+        (node("call_function", "n", "torch.exp", {"ref": ["logprobs"]}), "not an earlier node"),
         (
             node("call_function", "n", "torch.exp", {"ref": "logprobs", "tuple": []}),
-            "one key says what it is",
+            "expected exactly one key",
         ),
-        (node("call_function", "n", "torch.exp", {}), "one key says what it is"),
+        (node("call_function", "n", "torch.exp", {}), "expected exactly one key"),
         (
             node("call_function", "n", "torch.exp", {"code": "1"}),
-            "the argument 'code', of a form that there is not",
+            "an argument 'code' of an unknown kind",
         ),
-        (node("call_function", "n", "torch.exp", {"slice": [1]}), "the argument 'slice'"),
+        (node("call_function", "n", "torch.exp", {"slice": [1]}), "an argument 'slice'"),
         (
             node("call_method", "n", "to", ref("logprobs"), {"dtype": "Tensor"}),
             "the dtype 'Tensor'",
@@ -90,7 +71,7 @@ def run(program: LossProgram, logprobs: Sequence[float] = (-1.0, -2.0)) -> tuple
         (node("call_method", "logprobs", "exp", ref("logprobs")), "the name of an earlier one"),
     ],
 )
-def test_a_graph_that_may_not_be_run_is_refused(step: Any, words: str) -> None:
+def test_a_forbidden_graph_is_refused(step: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         compile_loss(graph(step))
 
@@ -102,18 +83,18 @@ def deep(levels: int) -> Any:
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (CustomLoss([("logprobs", 1)], []), "the last one alone is the output"),
-        (CustomLoss([("logprobs", 1)], [LOGPROBS, TOTAL]), "the last one alone is the output"),
+        (CustomLoss([("logprobs", 1)], []), "only the last one is the output"),
+        (CustomLoss([("logprobs", 1)], [LOGPROBS, TOTAL]), "only the last one is the output"),
         (
             CustomLoss([("logprobs", 1)], [LOGPROBS, node("output", "output", "output")]),
             "must have one argument",
         ),
         (
             graph(*[node("call_method", f"n{i}", "exp", ref("logprobs")) for i in range(2000)]),
-            "up to 2000 nodes",
+            "at most 2000 nodes",
         ),
         (graph(node("call_function", "n", "torch.exp", deep(20))), "nested deeper"),
-        (CustomLoss([], [TOTAL, OUTPUT]), "'logprobs' first"),
+        (CustomLoss([], [TOTAL, OUTPUT]), "the first of which is logprobs"),
         (
             CustomLoss([("logprobs", 1), ("logprobs", 1)], [LOGPROBS, TOTAL, OUTPUT]),
             "of different names",
@@ -122,10 +103,10 @@ def deep(levels: int) -> Any:
             CustomLoss(
                 [("logprobs", 1), *((f"x{i}", 1) for i in range(16))], [LOGPROBS, TOTAL, OUTPUT]
             ),
-            "up to 16 inputs",
+            "at most 16 inputs",
         ),
         (CustomLoss([("logprobs", 1), ("x", 3)], [LOGPROBS, TOTAL, OUTPUT]), "0, 1 or 2"),
-        (CustomLoss([("logprobs", 0)], [LOGPROBS, TOTAL, OUTPUT]), "logprobs are of rank 1, or"),
+        (CustomLoss([("logprobs", 0)], [LOGPROBS, TOTAL, OUTPUT]), "logprobs have rank 1, or"),
     ],
 )
 def test_a_loss_out_of_bounds_is_refused(loss: CustomLoss, words: str) -> None:
@@ -163,25 +144,25 @@ def squaring(count: int) -> list[Any]:
             [node("call_function", "n", "operator.mul", [0], 10**12)],
             "takes tensors and numbers, not list, int",
         ),
-        ([node("call_function", "n", "operator.pow", 10, 10**9)], "an exponent"),
+        ([node("call_function", "n", "operator.pow", 10, 10**9)], "to a power above"),
         (squaring(40), "an integer of more than 64 bits"),
-        ([node("call_function", "n", "torch.zeros", 10**12)], "makes more than"),
-        ([node("call_function", "n", "torch.ones", [10**6, 10**6])], "makes more than"),
-        ([node("call_function", "n", "torch.arange", 0, 1, 1e-12)], "makes more than"),
+        ([node("call_function", "n", "torch.zeros", 10**12)], "creates more than"),
+        ([node("call_function", "n", "torch.ones", [10**6, 10**6])], "creates more than"),
+        ([node("call_function", "n", "torch.arange", 0, 1, 1e-12)], "creates more than"),
         ([node("call_function", "n", "torch.arange", 0, 1, 0)], "division"),
         (
             [
                 node("call_function", "first", "operator.getitem", ref("logprobs"), 0),
                 node("call_method", "n", "expand", ref("first"), 10**12),
             ],
-            "makes more than",
+            "creates more than",
         ),
-        (doubling(40), "would take more than"),
+        (doubling(40), "need more than the allowed"),
         ([node("call_method", "n", "exp", 1)], "'n' \\(exp\\)"),
         ([node("call_function", "n", "torch.exp", ref("logprobs"), nonsense=1)], "nonsense"),
     ],
 )
-def test_a_graph_that_asks_for_too_much_fails_soon(steps: list[Any], words: str) -> None:
+def test_a_graph_beyond_the_limits_fails_quickly(steps: list[Any], words: str) -> None:
     program = compile_loss(graph(*steps))
     with pytest.raises(InvalidRequest, match=words):
         run(program)
@@ -190,12 +171,12 @@ def test_a_graph_that_asks_for_too_much_fails_soon(steps: list[Any], words: str)
 @pytest.mark.parametrize(
     ("end", "steps", "words"),
     [
-        (output("logprobs"), [], "the loss is no scalar"),
-        (node("output", "output", "output", ref("total")), [], "not a loss and a dict"),
+        (output("logprobs"), [], "the loss is not a scalar"),
+        (node("output", "output", "output", ref("total")), [], "not a pair of a loss and a dict"),
         (
             output("n"),
             [node("call_method", "n", "size", ref("logprobs"), 0)],
-            "the loss is no scalar tensor",
+            "the loss is not a scalar tensor",
         ),
         (output("total", ratio="total"), [], "'ratio' is not named"),
         (
@@ -210,7 +191,9 @@ def test_a_graph_that_asks_for_too_much_fails_soon(steps: list[Any], words: str)
         ),
     ],
 )
-def test_what_is_no_loss_is_refused_when_it_is_run(end: Any, steps: list[Any], words: str) -> None:
+def test_an_invalid_output_is_refused_when_the_loss_runs(
+    end: Any, steps: list[Any], words: str
+) -> None:
     program = compile_loss(CustomLoss([("logprobs", 1)], [LOGPROBS, TOTAL, *steps, end]))
     with pytest.raises(InvalidRequest, match=words):
         run(program)
@@ -234,9 +217,9 @@ def test_a_graph_in_place_changes_no_logprobs_but_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("inputs", "words"),
-    [({}, "lacks 'x'"), ({"x": np.ones(2)}, r"\['x'\] is of shape \[2\].*rank 2")],
+    [({}, "lacks 'x'"), ({"x": np.ones(2)}, r"\['x'\] has the shape \[2\].*rank 2")],
 )
-def test_an_input_that_is_missing_or_of_another_rank(inputs: Any, words: str) -> None:
+def test_a_missing_input_or_a_wrong_rank_is_refused(inputs: Any, words: str) -> None:
     program = compile_loss(CustomLoss([("logprobs", 1), ("x", 2)], [LOGPROBS, TOTAL, OUTPUT]))
     with pytest.raises(InvalidRequest, match=rf"data\[3\].*{words}"):
         program.check(3, Example(np.arange(2), {"target_tokens": np.arange(2), **inputs}))
@@ -273,7 +256,7 @@ def custom_step(model_id: str, seq_id: int, config: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_loss_is_taken_on_once_and_outlives_the_server(tmp_path: Path) -> None:
+def test_a_loss_is_registered_once_and_survives_a_restart(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         session_id = api.session()
         promise = api.ok("create_custom_loss", **request(session_id))
@@ -313,9 +296,7 @@ def test_a_loss_that_the_engine_refuses_is_the_senders_fault(api: Api) -> None:
         ({"loss_id": "no"}, 400),
     ],
 )
-def test_a_step_by_a_loss_that_is_not_named_as_it_should(
-    api: Api, config: Any, status: int
-) -> None:
+def test_a_step_with_a_wrongly_named_loss_is_refused(api: Api, config: Any, status: int) -> None:
     session_id = api.session()
     loss_id = api.result(api.ok("create_custom_loss", **request(session_id)))["loss_id"]
     config = {name: loss_id if value == "LOSS" else value for name, value in config.items()}
@@ -340,7 +321,7 @@ def test_a_loss_belongs_to_its_session(api: Api) -> None:
         ({"inputs": 1}, 422),
     ],
 )
-def test_a_request_that_cannot_be_is_refused(api: Api, more: Any, status: int) -> None:
+def test_an_invalid_request_is_refused(api: Api, more: Any, status: int) -> None:
     assert (
         api.send("create_custom_loss", **{**request(api.session()), **more}).status_code == status
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -43,7 +44,7 @@ _DUMP_TIME = 0.5  # seconds
 
 
 class EngineError(RuntimeError):
-    """An unexpected error in the engine's process. The text begins with the error's class there;
+    """An unexpected error in the engine process. The text begins with the error's class there;
     the notes hold its traceback.
     """
 
@@ -205,7 +206,7 @@ def _error(raised: CallFailure) -> Exception:
     if raised.invalid:
         return InvalidRequest(raised.text)
     error = EngineError(raised.text)
-    error.add_note(f"in the engine's process:\n{raised.trace}")
+    error.add_note(f"in the engine process:\n{raised.trace}")
     return error
 
 
@@ -223,6 +224,24 @@ def _spawn() -> subprocess.Popen[bytes]:
     # by default OpenMP's threads spin while they wait, which takes cores from threads that have
     # work: torch becomes many times slower beside a busy server or client
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16
-    )
+    with _interrupts_blocked():
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=1 << 16
+        )
+
+
+@contextmanager
+def _interrupts_blocked() -> Generator[None]:
+    """Blocks SIGINT in this thread, and in a process that is started meanwhile.
+
+    A terminal sends Ctrl-C to both processes. The child leaves it to the server, but would end with
+    a traceback if it came before the child could say so.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

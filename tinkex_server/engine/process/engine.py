@@ -167,15 +167,15 @@ class ProcessEngine:
         pause = pause_before_restart(failures, self._pauses)
         if pause is None and not self._closed.is_set():
             text = (
-                f"the engine's process {reason}, {failures} times in a row, and is not started "
-                "again: restart the server"
+                f"the engine process {reason}, {failures} times in a row, and is not restarted "
+                "any more: restart the server"
             )
             logger.error("%s", text)
             self._report_exit(EngineExit(text, None))
             self._child.fail(EngineDied(text))
             return False
         if not self._closed.wait(pause) and self._restart(
-            f"the engine's process {reason}; it is started again"
+            f"the engine process {reason}, and is being restarted"
         ):
             return True
         self._child.fail(EngineDied("the engine was closed"))
@@ -190,7 +190,7 @@ class ProcessEngine:
         return (
             told
             if isinstance(told, EngineDied)
-            else EngineDied(f"the engine's process {reason} before it was ready")
+            else EngineDied(f"the engine process {reason} before it was ready")
         )
 
     def _restart(self, text: str) -> bool:

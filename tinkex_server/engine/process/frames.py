@@ -1,4 +1,4 @@
-"""The framing of messages on the private pipes between the server and its engine's process:
+"""The framing of messages on the private pipes between the server and its engine process:
 pickles, with arrays beside them that are not copied.
 
 Only these two processes hold the pipes, so no foreign data is unpickled.

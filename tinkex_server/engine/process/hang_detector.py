@@ -1,4 +1,4 @@
-"""Decides when an engine's process counts as hung: plain values, without a clock, a thread or a
+"""Decides when an engine process counts as hung: plain values, without a clock, a thread or a
 process.
 
 A call may take any time, so a slow call alone proves nothing. A process is hung if it sends no
@@ -56,7 +56,7 @@ class HangDetector:
     _idle: float = 0.0
 
     def observe(self, now: Activity) -> str | None:
-        """Returns how the process hangs, as a phrase that follows "the engine's process"; None if
+        """Returns how the process hangs, as a phrase that follows "the engine process"; None if
         it does not hang.
         """
         before, self._before = self._before, now
@@ -67,12 +67,12 @@ class HangDetector:
         self._idle = self._idle + self.period if waited_for and not works else 0.0
         if self._silent >= self.hang_timeouts.silent:
             return (
-                f"gave no sign of life for {self._silent:.0f} s with calls to answer, and was "
-                "killed (it was stopped, or held up)"
+                f"sent no heartbeat for {self._silent:.0f} s while calls waited, and was "
+                "killed (it was suspended or blocked)"
             )
         if self._idle >= self.hang_timeouts.idle:
             return (
-                f"neither answered nor computed for {self._idle:.0f} s with calls to answer, and "
-                "was killed (it waited for ever)"
+                f"neither answered nor used the CPU for {self._idle:.0f} s while calls waited, "
+                "and was killed (it was probably deadlocked)"
             )
         return None

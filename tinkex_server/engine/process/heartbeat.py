@@ -1,4 +1,4 @@
-"""The heartbeat of the engine's process, sent by a thread of its own, and the stack dump before it
+"""The heartbeat of the engine process, sent by a thread of its own, and the stack dump before it
 is killed.
 """
 

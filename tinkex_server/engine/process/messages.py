@@ -1,4 +1,4 @@
-"""The messages between the server and its engine's process. `number` identifies the call."""
+"""The messages between the server and its engine process. `number` identifies the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for the restart of an engine's process: plain functions."""
+"""Rules for the restart of an engine process: plain functions."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Sequence
 PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
 # seconds; a process that lives longer resets the count of failures in a row
 _AT_ONCE = 10.0
-_MEMORY = (
-    " (as the system does when memory runs out: smaller batches, or fewer models at once, may help)"
-)
+_MEMORY = " (perhaps because memory ran out: try smaller batches, or fewer models at once)"
 
 
 def failures_in_a_row(before: int, lived: float) -> int:
@@ -26,7 +24,7 @@ def pause_before_restart(failures: int, pauses: Sequence[float]) -> float | None
 
 
 def exit_reason(exit_code: int) -> str:
-    """Returns the reason of an exit, as a phrase that follows "the engine's process"."""
+    """Returns the reason of an exit, as a phrase that follows "the engine process"."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

@@ -1,4 +1,4 @@
-"""`Watchdog`: kills an engine's process that hangs, so that it is handled like a crash."""
+"""`Watchdog`: kills an engine process that hangs, so that it is handled like a crash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Watchdog:
     """A context manager that watches a child while its `with` block reads from it."""
 
     kill_reason: str | None = None
-    """The reason for killing the child, as a phrase that follows "the engine's process"; None if it
+    """The reason for killing the child, as a phrase that follows "the engine process"; None if it
     was not killed.
     """
 

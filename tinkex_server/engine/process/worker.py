@@ -1,4 +1,4 @@
-"""The main module of the engine's process, `python -m tinkex_server.engine.process.worker`, which
+"""The main module of the engine process, `python -m tinkex_server.engine.process.worker`, which
 talks to the server over standard input and output.
 
 It exits when its input ends: the server has closed it, or has died.

@@ -58,7 +58,7 @@ def save_adapter(
     infinity.
     """
     for tensors in (adapter.named_weights(), optimizer_state or {}):
-        check_finite(tensors, "the model cannot be saved, load an earlier checkpoint into it")
+        check_finite(tensors, "the model cannot be saved; load an earlier checkpoint into it")
     folder.mkdir(parents=True)
     (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
     if model.tied_head in adapter.layers:
@@ -104,9 +104,7 @@ def read_training_state(
     if not optimizer:
         return _read(folder / _WEIGHTS_FILE), {}
     if not (folder / _OPTIMIZER_FILE).is_file():
-        raise InvalidRequest(
-            "the weights were saved without the optimizer's state; load them without it"
-        )
+        raise InvalidRequest("the checkpoint has no optimizer state; load its weights alone")
     return _read(folder / _WEIGHTS_FILE), _read(folder / _OPTIMIZER_FILE)
 
 
@@ -119,28 +117,30 @@ def _read(file: Path) -> dict[str, Tensor]:
         and not any(value.any() for value in tensors.values())
     ):
         raise InvalidRequest(
-            f"{file.name} holds nothing but zeros, so that it could not even be trained: the file "
-            "was damaged. Put it back from a "
-            "copy, or use another checkpoint"
+            f"{file.name} contains only zeros, and with such weights no training is "
+            "possible: the file is damaged. Restore it from a backup, or use another "
+            "checkpoint"
         )
     return tensors
 
 
 def _check_there(folder: Path) -> None:
     if not (folder / _WEIGHTS_FILE).is_file():
-        raise InvalidRequest("the saved weights were deleted, or saved by another engine")
+        raise InvalidRequest("the saved weights were deleted, or another engine saved them")
 
 
 def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Raises `InvalidRequest`, naming the first weight that does not fit the model."""
     for name in sorted(saved.keys() | wanted.keys()):
         if name not in saved:
-            raise InvalidRequest(f"the saved weights lack {name}, which the model trains")
+            raise InvalidRequest(f"the saved weights lack {name}, which this model trains")
         if name not in wanted:
-            raise InvalidRequest(f"the saved weights have {name}, which the model does not train")
+            raise InvalidRequest(
+                f"the saved weights include {name}, which this model does not train"
+            )
         if saved[name].shape != wanted[name].shape:
             raise InvalidRequest(
-                f"{name} was saved as {list(saved[name].shape)}, and is "
+                f"{name} has the shape {list(saved[name].shape)} in the checkpoint, and "
                 f"{list(wanted[name].shape)} in the model"
             )
 

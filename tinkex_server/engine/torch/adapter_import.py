@@ -63,7 +63,7 @@ def import_adapter_files(folder: Path, empty: Adapter) -> Adapter:
 def _config(file: Path) -> Mapping[str, Any]:
     try:
         if file.stat().st_size > _LARGEST_CONFIG:
-            raise InvalidRequest(f"{file.name} is over {_LARGEST_CONFIG} bytes")
+            raise InvalidRequest(f"{file.name} is larger than {_LARGEST_CONFIG} bytes")
         config = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InvalidRequest):
@@ -78,22 +78,24 @@ def _scaling(config: Mapping[str, Any], rank: int) -> float:
     """Returns the factor of the product of the two matrices."""
     if config.get("peft_type") != "LORA":
         raise InvalidRequest(
-            f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters are "
-            "taken"
+            f"{_CONFIG_FILE}: peft_type is {config.get('peft_type')!r}; only LORA adapters "
+            "can be uploaded"
         )
     if config.get("r") != rank:
         raise InvalidRequest(
-            f"{_CONFIG_FILE}: r is {config.get('r')!r}, and lora_config says rank {rank}"
+            f"{_CONFIG_FILE}: r is {config.get('r')!r}, but lora_config has rank {rank}"
         )
     for field, harmless in _UNSUPPORTED.items():
         if config.get(field) not in harmless:
             raise InvalidRequest(
-                f"{_CONFIG_FILE}: {field} is {config[field]!r}; this server cannot compute that. "
-                "Merge the adapter by peft and train from the merged model"
+                f"{_CONFIG_FILE}: {field} is {config[field]!r}, which this server does not "
+                "support. Merge the adapter with peft, and train from the merged model"
             )
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, int | float) or not math.isfinite(alpha) or not alpha:
-        raise InvalidRequest(f"{_CONFIG_FILE}: lora_alpha is {alpha!r}, and must be a number but 0")
+        raise InvalidRequest(
+            f"{_CONFIG_FILE}: lora_alpha is {alpha!r}; it must be a number other than 0"
+        )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -104,14 +106,14 @@ def _layers(file: Path) -> Mapping[str, Mapping[str, Tensor]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise InvalidRequest(f"{file.name} cannot be read: {error}") from error
     if not tensors:
-        raise InvalidRequest(f"{file.name} holds no weights")
+        raise InvalidRequest(f"{file.name} contains no weights")
     check_finite(tensors, f"{file.name} cannot be taken")
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         layer, _, matrix = key.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition(".lora_")
         if matrix not in ("A", "B") or key != f"{_PREFIX}{layer}.lora_{matrix}{_SUFFIX}":
             raise InvalidRequest(
-                f"{file.name}: {key} is no weight of a LoRA adapter; they are named "
+                f"{file.name}: {key} is not a weight of a LoRA adapter; such weights are named "
                 f"{_PREFIX}<layer>.lora_A{_SUFFIX} and lora_B"
             )
         layers.setdefault(layer, {})[matrix] = tensor
@@ -121,8 +123,8 @@ def _layers(file: Path) -> Mapping[str, Mapping[str, Tensor]]:
 def _check_layer(name: str, pair: Mapping[str, Tensor], empty: Adapter) -> None:
     if name not in empty.layers:
         raise InvalidRequest(
-            f"{_WEIGHTS_FILE} has weights for {name}, which is no layer of an adapter of this "
-            "lora_config: see its train_attn, train_mlp and train_unembed, and the base model"
+            f"{_WEIGHTS_FILE} has weights for {name}, which this lora_config does not "
+            "train: check its train_attn, train_mlp and train_unembed, and the base model"
         )
     for matrix, like in zip("AB", empty.layers[name], strict=True):
         if matrix not in pair:
@@ -130,5 +132,5 @@ def _check_layer(name: str, pair: Mapping[str, Tensor], empty: Adapter) -> None:
         if pair[matrix].shape != like.shape or not pair[matrix].is_floating_point():
             raise InvalidRequest(
                 f"{_WEIGHTS_FILE}: lora_{matrix} of {name} is {list(pair[matrix].shape)} of "
-                f"{pair[matrix].dtype}, and must be {list(like.shape)} of floats"
+                f"{pair[matrix].dtype}; expected {list(like.shape)} of floats"
             )

@@ -213,7 +213,7 @@ def _device(asked: str | None) -> str:
         return next(name for name, available in there.items() if available)
     if not there.get(asked):
         raise InvalidRequest(
-            f"there is no device {asked!r} here; there is "
+            f"this machine has no device {asked!r}; it has "
             f"{', '.join(name for name in there if there[name])}"
         )
     return asked
@@ -225,5 +225,5 @@ def _dtype(asked: str | None, device: str) -> torch.dtype:
             torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
         )
     if asked not in _DTYPES:
-        raise InvalidRequest(f"unknown dtype {asked!r}; known are {', '.join(_DTYPES)}")
+        raise InvalidRequest(f"unknown dtype {asked!r}; it must be one of {', '.join(_DTYPES)}")
     return _DTYPES[asked]

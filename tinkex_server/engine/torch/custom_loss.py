@@ -57,7 +57,7 @@ class LossProgram:
                 rank == 0 and shape == (1,)
             ):  # a scalar may be sent as (1,)
                 raise InvalidRequest(
-                    f"{where}[{wanted!r}] is of shape {list(shape)}, and the custom loss takes "
+                    f"{where}[{wanted!r}] has the shape {list(shape)}, but the custom loss takes "
                     f"rank {rank}"
                 )
         self._check_names(index, example)
@@ -66,10 +66,10 @@ class LossProgram:
         known = {"target_tokens", *(name for name, _ in self.loss.inputs[1:])}
         for name in example.loss_inputs:
             if name not in known:
-                hint = ": its own logprobs are those of the model now" if name == LOGPROBS else ""
+                hint = ": its logprobs are those of the current model" if name == LOGPROBS else ""
                 raise InvalidRequest(
                     f"data[{index}].loss_fn_inputs[{name!r}] has no effect: the custom loss reads "
-                    f"{', '.join(sorted(known))}{hint}. "
+                    f"only {', '.join(sorted(known))}{hint}. "
                     "Rename it, or leave it out"
                 )
 
@@ -136,7 +136,7 @@ def compile_loss(loss: CustomLoss) -> LossProgram:
     ends = [index for index, node in enumerate(loss.nodes) if node["op"] == "output"]
     if len(loss.nodes) > _MAX_NODES or ends != [len(loss.nodes) - 1]:
         raise InvalidRequest(
-            f"a custom loss has up to {_MAX_NODES} nodes, of which the last one alone is the output"
+            f"a custom loss has at most {_MAX_NODES} nodes, and only the last one is the output"
         )
     known: set[str] = set()
     for node in loss.nodes:
@@ -164,13 +164,13 @@ def _check_inputs(loss: CustomLoss) -> None:
         or len(set(names)) != len(names)
     ):
         raise InvalidRequest(
-            f"a custom loss has up to {_MAX_INPUTS} inputs of different names, {LOGPROBS!r} "
-            f"first; not {names}"
+            f"a custom loss has at most {_MAX_INPUTS} inputs of different names, the first "
+            f"of which is {LOGPROBS}; found {names}"
         )
     if any(rank not in (0, 1, 2) for _, rank in loss.inputs):
-        raise InvalidRequest("the rank of a custom loss's input is 0, 1 or 2")
+        raise InvalidRequest("the rank of an input of a custom loss must be 0, 1 or 2")
     if loss.inputs[0][1] == 0:
-        raise InvalidRequest("logprobs are of rank 1, or with several targets a position of rank 2")
+        raise InvalidRequest("logprobs have rank 1, or rank 2 with several targets per position")
 
 
 def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:
@@ -178,20 +178,22 @@ def _check_node(node: Mapping[str, Any], known: set[str], inputs: Sequence[str])
     if node["name"] in known:
         raise InvalidRequest(f"{where} has the name of an earlier one")
     if op == "placeholder" and target not in inputs:
-        raise InvalidRequest(f"{where} reads {target!r}, which is not among its inputs")
+        raise InvalidRequest(f"{where} reads {target!r}, which is not an input")
     if op == "call_function" and target not in FUNCTIONS:
         raise InvalidRequest(
-            f"{where} calls the function {target!r}, which this server does not run"
+            f"{where} calls the function {target!r}, which is not allowed in a custom loss"
         )
     if op == "call_method" and target not in METHODS:
-        raise InvalidRequest(f"{where} calls the method {target!r}, which this server does not run")
+        raise InvalidRequest(
+            f"{where} calls the method {target!r}, which is not allowed in a custom loss"
+        )
     if op not in ("placeholder", "call_function", "call_method", "output"):
         raise InvalidRequest(
-            f"{where} has the op {op!r}: a custom loss has no modules and no attributes"
+            f"{where} has the op {op!r}: a custom loss cannot use modules or attributes"
         )
     args, kwargs = node.get("args") or [], node.get("kwargs") or {}
     if op == "output" and len(args) != 1:
-        raise InvalidRequest(f"{where} must have one argument, the loss and its metrics")
+        raise InvalidRequest(f"{where} must have one argument: the loss and its metrics")
     for argument in (*args, *kwargs.values()):
         _check_argument(argument, known, where, depth=0)
 
@@ -215,7 +217,8 @@ def _parts(argument: Any, where: str) -> Sequence[Any]:
     form = cast("dict[str, Any]", argument)
     if len(form) != 1:
         raise InvalidRequest(
-            f"{where} has an argument with the keys {sorted(form)}: one key says what it is"
+            f"{where} has an argument with the keys {sorted(form)}; expected exactly one "
+            "key, which names its kind"
         )
     [(kind, value)] = form.items()
     if (kind == "tuple" and isinstance(value, list)) or (
@@ -226,12 +229,12 @@ def _parts(argument: Any, where: str) -> Sequence[Any]:
         return list(cast("dict[str, Any]", value).values())
     if kind in _LEAVES:
         return ()
-    raise InvalidRequest(f"{where} has the argument {kind!r}, of a form that there is not")
+    raise InvalidRequest(f"{where} has an argument {kind!r} of an unknown kind or form")
 
 
 def _check_leaf(kind: str, value: Any, known: set[str], where: str) -> None:
     if kind == "ref" and (not isinstance(value, str) or value not in known):
-        raise InvalidRequest(f"{where} refers to {value!r}, which is no earlier node")
+        raise InvalidRequest(f"{where} refers to {value!r}, which is not an earlier node")
     words = WORDS.get(kind)
     if words is not None and (not isinstance(value, str) or value not in words):
         raise InvalidRequest(f"{where} has the {kind} {value!r}; known are {', '.join(words)}")
@@ -307,11 +310,11 @@ def _check_result(result: Any, *, needs_grad: bool) -> tuple[Tensor, Mapping[str
     differentiable, finite scalar and the metrics are scalars with valid names.
     """
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):  # pyright: ignore[reportUnknownArgumentType]
-        raise InvalidRequest("the output is not a loss and a dict of metrics")
+        raise InvalidRequest("the output is not a pair of a loss and a dict of metrics")
     loss, metrics = cast("tuple[Any, dict[str, Any]]", result)
     for name, value in {"the loss": loss, **metrics}.items():
         if not isinstance(value, Tensor) or value.ndim != 0:
-            raise InvalidRequest(f"{name} is no scalar tensor")
+            raise InvalidRequest(f"{name} is not a scalar tensor")
     for name in metrics:
         if not _METRIC_NAME.fullmatch(name):
             raise InvalidRequest(

@@ -90,17 +90,16 @@ class CustomLossLimits(TorchDispatchMode):
         self._work_left -= work
         if self._work_left < 0:
             raise ValueError(
-                f"the loss of this datum would take longer than {MOST_WORK:.0e} multiplications, "
-                "which is the most here. Multiply "
-                "smaller matrices, or send shorter data"
+                f"the loss of this datum needs more than the allowed {MOST_WORK} "
+                "multiplications. Use smaller matrices or shorter data"
             )
 
     def _check(self, count: int) -> None:
         if count > self._left:
             raise ValueError(
-                f"the loss of this datum would take more than {MOST_BYTES >> 20} MiB with its "
-                "gradients, which is the most here. Sum "
-                "earlier, make no table of each token by each other, or send shorter data"
+                "the loss of this datum and its gradients need more than the allowed "
+                f"{MOST_BYTES >> 20} MiB. Reduce earlier, avoid token-by-token tables, or use "
+                "shorter data"
             )
 
     def _planned_bytes(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

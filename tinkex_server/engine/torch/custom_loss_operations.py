@@ -30,7 +30,7 @@ _TUPLE_ATTRIBUTES = ("values", "indices")  # of the results of torch.max and oth
 def check_count(count: float) -> None:
     """Raises `ValueError` for more elements than a tensor may have."""
     if count > MAX_ELEMENTS:
-        raise ValueError(f"makes more than {MAX_ELEMENTS} values")
+        raise ValueError(f"creates more than {MAX_ELEMENTS} values")
 
 
 def _on_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ def _power(base: Any, exponent: Any) -> Any:
         and not isinstance(exponent, Tensor)
         and abs(exponent) > _MAX_EXPONENT
     ):
-        raise OverflowError(f"an exponent of a plain number is at most {_MAX_EXPONENT}")
+        raise OverflowError(f"raises a plain number to a power above {_MAX_EXPONENT}")
     return base**exponent
 
 
@@ -97,7 +97,9 @@ def _attribute(value: Any, name: str) -> Any:
         if isinstance(value, tuple)
         else ()
     ):
-        raise TypeError(f"the attribute {name!r} of {type(value).__name__} is not to be read")
+        raise TypeError(
+            f"the attribute {name!r} of {type(value).__name__} cannot be read in a custom loss"
+        )
     return getattr(value, name)
 
 

@@ -46,11 +46,9 @@ from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, t
 from tinkex_server.engine.torch.stopping import StopRule
 
 _TIED = (
-    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed): its adapter "
-    "is exact, but peft's "
-    "merge_and_unload would change the input embeddings, too. To merge it, use python -m "
-    "tinkex.local.merge, or train with "
-    "train_unembed=False"
+    "{base_model} ties its embeddings, and the model trains lm_head (train_unembed). The adapter "
+    "is exact, but peft's merge_and_unload would change the input embeddings as well. To merge it, "
+    "use python -m tinkex.local.merge, or train with train_unembed=False"
 )
 
 
@@ -165,8 +163,8 @@ class TorchEngine:
         model = self._model(model_id)
         if settings.kind != model.optimizer_kind:
             raise InvalidRequest(
-                f"the model is trained by {model.optimizer_kind}, but the step is one of "
-                f"{settings.kind}"
+                f"the model was created with the optimizer {model.optimizer_kind}, but this "
+                f"step has settings for {settings.kind}"
             )
         try:
             norm = self._step(model, settings)
@@ -181,10 +179,9 @@ class TorchEngine:
         )
         if not torch.isfinite(norm):
             raise InvalidRequest(
-                f"the norm of the gradients is {norm.item()}, so they were dropped, and not "
-                "applied; the weights and the "
-                "optimizer's state are as before. The sum of what was gathered since the last "
-                "step is too large for a float"
+                f"the norm of the gradients is {norm.item()}: the gradients accumulated since "
+                "the last step are too large for a float. They were dropped, and the weights "
+                "and the optimizer's state are unchanged"
             )
         if settings.grad_clip_norm > 0:
             nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
@@ -251,7 +248,9 @@ class TorchEngine:
 
     def _base(self, name: str) -> LoadedBaseModel:
         if name not in self._bases:
-            raise InvalidRequest(f"unknown base model {name!r}; known are {', '.join(self._bases)}")
+            raise InvalidRequest(
+                f"unknown base model {name!r}; this server has {', '.join(self._bases)}"
+            )
         return self._bases[name]
 
     def _sampler(self, sampler_id: str) -> _Sampler:
@@ -298,8 +297,8 @@ def _check_prompt(spec: SampleSpec, base: ModelInfo) -> int:
         )
     if spec.temperature < 0 or not 0 < spec.top_p <= 1:
         raise InvalidRequest(
-            f"temperature {spec.temperature} must be 0 or more, and top_p {spec.top_p} above 0 "
-            "and at most 1"
+            f"temperature is {spec.temperature} and top_p {spec.top_p}; temperature must "
+            "be 0 or more, and top_p above 0 and at most 1"
         )
     return room if spec.max_tokens is None else min(room, spec.max_tokens)
 
@@ -316,25 +315,25 @@ def _check_example(
     loss.check(index, example)
     for name, value in example.loss_inputs.items():
         if not np.isfinite(value).all():
-            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] holds NaN or infinity")
+            raise InvalidRequest(f"data[{index}].loss_fn_inputs[{name!r}] contains NaN or infinity")
     targets = example.loss_inputs["target_tokens"]
     if targets.ndim not in (1, 2) or len(targets) != length or not targets.size:
         shape = list(targets.shape)
         raise InvalidRequest(
-            f"data[{index}].loss_fn_inputs['target_tokens'] is of shape {shape}, not [{length}] "
-            f"or [{length}, K]"
+            f"data[{index}].loss_fn_inputs['target_tokens'] has the shape {shape}; "
+            f"expected [{length}] or [{length}, K]"
         )
     _check_tokens(f"data[{index}].target_tokens", targets.ravel(), base.vocab_size)
 
 
 def _possible(base: ModelInfo, most: int) -> str:
-    return f"1 to {most} are possible" + (f": {base.context_note}" if base.context_note else "")
+    return f"it must have 1 to {most}" + (f": {base.context_note}" if base.context_note else "")
 
 
 def _check_tokens(where: str, tokens: np.typing.NDArray[Any], vocab_size: int) -> None:
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocab_size))
     if len(wrong):
         raise InvalidRequest(
-            f"{where}[{wrong[0]}] = {tokens[wrong[0]]} is not a token: the vocabulary has "
-            f"{vocab_size}"
+            f"{where}[{wrong[0]}] is {tokens[wrong[0]]}; token ids of this model are 0 to "
+            f"{vocab_size - 1}"
         )

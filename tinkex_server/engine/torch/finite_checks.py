@@ -30,7 +30,7 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     if all_finite(tensors.values()):
         return
     name = next(name for name, tensor in tensors.items() if not all_finite([tensor]))
-    raise InvalidRequest(f"{where}: {name} holds NaN or infinity")
+    raise InvalidRequest(f"{where}: {name} contains NaN or infinity")
 
 
 def check_losses(
@@ -51,15 +51,16 @@ def check_losses(
                 f"{values[place]}{_NOTHING_ADDED if gradients else _ADVICE}"
             )
         if gradients and not math.isfinite(values[len(indices) + place]):
-            text = f"the gradient of the loss of data[{index}] by its logprobs is not finite"
+            text = (
+                f"the gradient of the loss of data[{index}] with respect to its logprobs is "
+                "not finite"
+            )
             raise InvalidRequest(text + _NOTHING_ADDED)
     return math.fsum(values[: len(indices)])
 
 
-_ADVICE = (
-    ". Leave the datum out, or see whether its logprobs and advantages are those that were meant"
-)
-_NOTHING_ADDED = f": nothing of this batch was added to the model's gradients{_ADVICE}"
+_ADVICE = ". Check its logprobs and advantages, or leave the datum out"
+_NOTHING_ADDED = f": no gradient of this batch was added to the model's{_ADVICE}"
 
 
 def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) -> None:
@@ -68,7 +69,9 @@ def check_gradients(parameters: Iterable[nn.Parameter], indices: Sequence[int]) 
     """
     if not all_finite(weight.grad for weight in parameters if weight.grad is not None):
         data = ", ".join(f"data[{index}]" for index in sorted(indices))
-        raise InvalidRequest(f"the gradient of {data} is not finite in the network{_NOTHING_ADDED}")
+        raise InvalidRequest(
+            f"the gradient of {data} is not finite inside the network{_NOTHING_ADDED}"
+        )
 
 
 def weights_of(optimizer: Optimizer) -> list[Tensor]:
@@ -91,10 +94,9 @@ def rolled_back_unless_finite(optimizer: Optimizer) -> Generator[None, None, Non
         yield
         if not all_finite([*weights, *_tensors(optimizer)]):
             raise InvalidRequest(
-                "the step makes weights, or the optimizer's state, infinite or NaN, so it was not "
-                "applied; the weights and "
-                "the state are as before, and the gradients were dropped. The learning rate or "
-                "the gradients are too large"
+                "the step would make weights or the optimizer's state infinite or NaN, so it "
+                "was not applied, and the gradients were dropped: the learning rate or the "
+                "gradients are too large. The weights and the optimizer's state are unchanged"
             )
     except BaseException:
         with torch.no_grad():

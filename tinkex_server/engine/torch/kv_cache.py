@@ -186,7 +186,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
         return {_ALL_LAYERS: window}
     if unknown := unsupported_layers(list(kinds)):
         raise InvalidRequest(
-            f"layers of the kind {', '.join(unknown)} keep something else than keys and values of "
-            "each token"
+            f"layers of the kind {', '.join(unknown)} keep a state other than the keys and "
+            "values of each token"
         )
     return {_ALL_LAYERS: None} if set(kinds) == {FULL} else {FULL: None, SLIDING: window}

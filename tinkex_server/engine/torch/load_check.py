@@ -57,20 +57,23 @@ def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
     Raises `InvalidRequest` if the model does not read plain token ids from left to right, or is not
     deterministic.
     """
-    with _refusing(info, "it does not read plain token ids"), torch.inference_mode():
+    with (
+        _refusing(info, "its forward pass fails when token ids are its only input"),
+        torch.inference_mode(),
+    ):
         rows = _rows(info)
         found, again = ([_alone(model, row) for row in rows] for _ in range(2))
     if _difference(found, again) > _tolerance(model):
         raise _refusal(
             info,
-            "it finds other logprobs for the same tokens each time (it draws lots inside)",
+            "it is not deterministic: the same tokens get different logprobs in each forward pass",
         )
     short = len(rows[1]) - 1
     if _difference([found[0][:short]], [found[1]]) > _tolerance(model):
         raise _refusal(
             info,
-            "what follows changes how likely it finds a token: it reads in both directions, as "
-            "encoders do, not from left to right",
+            "its attention is bidirectional, as in an encoder: the logprob of a token "
+            "depends on the tokens after it",
         )
     return ReferenceLogprobs(rows, found)
 
@@ -82,24 +85,23 @@ def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int
     Raises `InvalidRequest` if a code path of the engine, without an adapter, differs from the
     reference.
     """
-    with _refusing(info, "several texts cannot be read at once"):
+    with _refusing(info, "its forward pass fails for a batch of several texts"):
         examples = [
             Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in found.rows
         ]
         trained = [logprobs.cpu() for logprobs in target_logprobs(model, examples)]
-    _check(info, "trained in company", trained, found.logprobs, _tolerance(model))
+    _check(info, "training", trained, found.logprobs, _tolerance(model))
     allowed = _tolerance(model, _difference(trained, found.logprobs))
     with _refusing(
         info,
-        "it cannot go on from the keys and values of the tokens before: it keeps something else "
-        "(a state, as Mamba "
-        "and linear attention do), or keeps them in a way of its own",
+        "it cannot continue from a standard KV cache: it keeps a recurrent state, as "
+        "Mamba and linear attention do, or a cache of its own format",
     ):
         read, size = _engine_logprobs(model, found.rows)
-    for way, tokens in (("scored", slice(0, 1 - _CACHED)), ("sampled", slice(1 - _CACHED, None))):
+    for way, tokens in (("scoring", slice(0, 1 - _CACHED)), ("sampling", slice(1 - _CACHED, None))):
         _check(
             info,
-            f"{way} in company",
+            way,
             [row[tokens] for row in read],
             [row[tokens] for row in found.logprobs],
             allowed,
@@ -164,7 +166,8 @@ def _check(
     if not apart <= allowed:  # also true for NaN
         raise _refusal(
             info,
-            f"a text that is {way} has other logprobs than alone, by {apart:.2g} nats a token",
+            f"{way} in a batch gives other logprobs than the model's own forward pass: "
+            f"they differ by {apart:.2g} nats per token on average",
         )
 
 
@@ -183,9 +186,7 @@ def _tolerance(model: Any, rounding: float = _FLOAT32) -> float:
 
 
 def _refusal(info: ModelInfo, why: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"the model {info.name!r} ({info.arch}) is of a kind that is not served: {why}"
-    )
+    return InvalidRequest(f"the model {info.name!r} ({info.arch}) is not supported: {why}")
 
 
 @contextmanager
@@ -199,5 +200,5 @@ def _refusing(info: ModelInfo, why: str) -> Generator[None, None, None]:
         raise
     except Exception as error:  # a model's own code may raise anything
         raise _refusal(
-            info, f"{why}. transformers said: {type(error).__name__}: {error}"
+            info, f"{why}. transformers raised {type(error).__name__}: {error}"
         ) from error

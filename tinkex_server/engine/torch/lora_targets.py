@@ -49,7 +49,8 @@ def choose_layers(
     on = [switch for switch in (*_PLACES, _UNEMBED) if getattr(shape, switch)]
     if not on:
         raise InvalidRequest(
-            "nothing is to be trained: one of train_attn, train_mlp and train_unembed must be true"
+            "there are no layers to train: at least one of train_attn, train_mlp and "
+            "train_unembed must be true"
         )
     fixed = list(_fixed_matrices(model, within, linears))
     for switch in on:
@@ -60,8 +61,8 @@ def choose_layers(
         if switch not in switches.values():
             known = ", ".join(sorted({_last(name) for name in linears}))
             raise InvalidRequest(
-                f"{switch} must be false for this model: none of its linear layers is known to be "
-                f"such a one, of {known}"
+                f"{switch} must be false for this model: none of its linear layers ({known}) "
+                "is known to be such a layer"
             )
     return {name: linears[name] for name, switch in switches.items() if switch in on}
 
@@ -86,10 +87,11 @@ def _fixed_matrices(
 
 def _why(names: Sequence[str], weights: Mapping[str, Tensor]) -> str:
     if any(weights[name].ndim > _MATRIX for name in names):
-        return "it has experts, which cannot be trained here"
+        return "it has experts (MoE), which cannot be trained here"
     layers = sorted({_last(name.removesuffix(".weight")) for name in names})
     return (
-        f"its layers {', '.join(layers)} are of a kind of their own, which cannot be trained here"
+        f"its layers {', '.join(layers)} are not linear layers of a known type, and "
+        "cannot be trained here"
     )
 
 

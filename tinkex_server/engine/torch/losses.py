@@ -131,13 +131,13 @@ class NamedLoss:
         for name, value in inputs.items():
             if value.shape != shape:
                 raise InvalidRequest(
-                    f"{where}[{name!r}] is of shape {list(value.shape)}, and the targets are of "
+                    f"{where}[{name!r}] has the shape {list(value.shape)}, but the targets have "
                     f"{list(shape)}"
                 )
         if self.name == "gspo" and not inputs["sequence_ratio_mask"].any():
             raise InvalidRequest(
-                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs one token at least "
-                "to take the ratio of"
+                f"{where}['sequence_ratio_mask'] is 0 everywhere: gspo needs at least one "
+                "token to compute the ratio from"
             )
 
     def __call__(
@@ -162,10 +162,10 @@ def _tensors(example: Example, like: Tensor) -> dict[str, Tensor]:
 def find_loss(name: str, config: Config) -> NamedLoss:
     """Returns a loss by name. Raises `InvalidRequest` for an unknown loss or an unknown setting."""
     if name not in LOSSES:
-        raise InvalidRequest(f"unknown loss_fn {name!r}; known are {', '.join(LOSSES)}")
+        raise InvalidRequest(f"unknown loss_fn {name!r}; it must be one of {', '.join(LOSSES)}")
     settings = LOSSES[name].settings
     if unknown := sorted(config.keys() - settings.keys()):
         raise InvalidRequest(
-            f"{name} has no setting {unknown[0]!r}; it has {', '.join(settings) or 'none'}"
+            f"{name} has no setting {unknown[0]!r}; its settings: {', '.join(settings) or 'none'}"
         )
     return NamedLoss(name, {**settings, **config})

@@ -35,7 +35,9 @@ def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
     saved = read_adapter(adapter)
     name = base_model or base_model_of(adapter)
     if name is None:
-        raise InvalidRequest(f"the adapter in {adapter} names no base model: say which it is for")
+        raise InvalidRequest(
+            f"the adapter in {adapter} does not name its base model: pass the base model"
+        )
     source = loadable_name(name)
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
     for layer_name, weights in saved.layers.items():

@@ -110,11 +110,12 @@ def _fields(
         name, _, field = rest.rpartition("/")
         if saved_kind != kind:
             raise InvalidRequest(
-                f"the optimizer's state is of {saved_kind}, and the model is trained by {kind}"
+                f"the saved optimizer state is of {saved_kind}, but the model was created with "
+                f"{kind}"
             )
         if name not in parameters:
             raise InvalidRequest(
-                f"the optimizer's state is of other weights: the model has no {name}"
+                f"the saved optimizer state is of other weights: the model has no {name}"
             )
         fields.setdefault(name, {})[field] = value
     for name, state in fields.items():
@@ -122,6 +123,6 @@ def _fields(
             wanted = torch.Size() if field == _STEP else parameters[name].shape
             if field not in state or state[field].shape != wanted:
                 raise InvalidRequest(
-                    f"the optimizer's state has no {field} of shape {list(wanted)} for {name}"
+                    f"the saved optimizer state has no {field} of shape {list(wanted)} for {name}"
                 )
     return fields

@@ -86,8 +86,8 @@ class PromptScorer:
             return None
         if (asked < -1).any() or (asked >= self._logits.shape[-1]).any():
             raise InvalidRequest(
-                f"target_prompt_logprobs must hold tokens, 0 to {self._logits.shape[-1] - 1}, and "
-                "-1 for none"
+                "target_prompt_logprobs must contain token ids, 0 to "
+                f"{self._logits.shape[-1] - 1}, or -1 for none"
             )
         tokens = torch.from_numpy(np.array(asked[self._first - 1 :][: len(self._logits)])).to(
             self._logits.device

@@ -13,7 +13,7 @@ from tinkex_api.models import UntypedAPIFuture
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity, Work
+from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call
 from tinkex_server.state import CommonState, ModelRequest
 from tinkex_server.store import ModelRow
@@ -56,7 +56,9 @@ class _ModelRequest:
         identity = self._identify()
         request_id = self._state.futures.find_repeated(identity)
         if request_id is None:
-            self._check_refused_before()
+            self._state.refused_seq_ids.check(
+                self._run.model_id, self._seq_id, self._call.fingerprint
+            )
             work = self._prepare(prepare)
             request_id = self._queue(identity, work)
         return UntypedAPIFuture(request_id, self._run.model_id).to_dict()
@@ -70,25 +72,16 @@ class _ModelRequest:
             self._call.access.new_owner,
         )
 
-    def _check_refused_before(self) -> None:
-        if self._seq_id is not None:
-            self._state.refused_seq_ids.check(
-                self._run.model_id, self._seq_id, self._call.fingerprint
-            )
-
     def _prepare(self, prepare: Prepare) -> Work:
         row = self._call.access.taking_requests(self._run)
         try:
             return prepare(row)
         except (Refused, InvalidRequest) as error:
-            self._skip_turn(error if isinstance(error, Refused) else bad_request(str(error)))
-            raise
-
-    def _skip_turn(self, refusal: Refused) -> None:
-        if self._seq_id is not None:
+            refusal = error if isinstance(error, Refused) else bad_request(str(error))
             self._state.refused_seq_ids.note(
                 self._run.model_id, self._seq_id, self._call.fingerprint, refusal
             )
+            raise
 
     def _queue(self, identity: RequestIdentity, work: Work) -> str:
         state, model_id = self._state, self._run.model_id
@@ -104,6 +97,5 @@ class _ModelRequest:
         request_id = state.futures.submit(
             identity, state.checked(request, work), lane=model_id, number=number
         )
-        if self._seq_id is not None:
-            state.refused_seq_ids.note_accepted(model_id, self._seq_id)
+        state.refused_seq_ids.note_accepted(model_id, self._seq_id)
         return request_id

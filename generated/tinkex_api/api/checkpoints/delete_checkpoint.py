@@ -2,57 +2,17 @@
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
-from ...types import Request
+from ...types import Request, read_nothing
 
 
-def _get_kwargs(
-    run_id: str,
-    kind: str,
-    name: str,
-) -> dict[str, Any]:
-
-    _kwargs: dict[str, Any] = {
-        "method": "delete",
-        "url": "/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}".format(
-            run_id=quote(str(run_id), safe=":"),
-            kind=quote(str(kind), safe=":"),
-            name=quote(str(name), safe=":"),
-        ),
-    }
-
-    return _kwargs
-
-
-def _parse_success(response: httpx.Response) -> Any:
-    return None
-
-
-def request(
-    run_id: str,
-    kind: str,
-    name: str,
-) -> Request[Any]:
+def request(run_id: str, kind: str, name: str) -> Request[Any]:
     """Delete a checkpoint.
 
     For good. A server whose checkpoint ids are bare names has one path segment instead of two.
-
-    Args:
-        run_id (str):
-        kind (str):
-        name (str):
-
-    Returns:
-        What to send, and how a 2xx answer is read as Any.
     """
-
     return Request(
         "delete_checkpoint",
-        _get_kwargs(
-            run_id=run_id,
-            kind=kind,
-            name=name,
-        ),
-        _parse_success,
+        "DELETE",
+        f"/api/v1/training_runs/{quote(run_id, safe=':')}/checkpoints/{quote(kind, safe=':')}/{quote(name, safe=':')}",
+        read_nothing,
     )

@@ -2,72 +2,23 @@
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
 from ...models.set_checkpoint_ttl_request import SetCheckpointTtlRequest
-from ...types import Request, write_json
+from ...types import Request, read_nothing, write_json
 
 
-def _get_kwargs(
-    run_id: str,
-    kind: str,
-    name: str,
-    *,
-    body: SetCheckpointTtlRequest,
-) -> dict[str, Any]:
-    headers: dict[str, Any] = {}
-
-    _kwargs: dict[str, Any] = {
-        "method": "put",
-        "url": "/api/v1/training_runs/{run_id}/checkpoints/{kind}/{name}/ttl".format(
-            run_id=quote(str(run_id), safe=":"),
-            kind=quote(str(kind), safe=":"),
-            name=quote(str(name), safe=":"),
-        ),
-    }
-
-    json_body = body.to_dict()
-    _kwargs["content"] = write_json(json_body)
-
-    headers["Content-Type"] = "application/json"
-
-    _kwargs["headers"] = headers
-    return _kwargs
-
-
-def _parse_success(response: httpx.Response) -> Any:
-    return None
-
-
-def request(
-    run_id: str,
-    kind: str,
-    name: str,
-    *,
-    body: SetCheckpointTtlRequest,
-) -> Request[Any]:
+def request(run_id: str, kind: str, name: str, *, body: SetCheckpointTtlRequest) -> Request[Any]:
     """Set, or clear, how long a checkpoint is kept.
 
     Set, or clear, how long a checkpoint is kept.
 
     Args:
-        run_id (str):
-        kind (str):
-        name (str):
-        body (SetCheckpointTtlRequest): Sets, or clears, how long a checkpoint is kept. Example:
-            {'ttl_seconds': 86400}.
-
-    Returns:
-        What to send, and how a 2xx answer is read as Any.
+        body: Sets, or clears, how long a checkpoint is kept.
     """
-
     return Request(
         "set_checkpoint_ttl",
-        _get_kwargs(
-            run_id=run_id,
-            kind=kind,
-            name=name,
-            body=body,
-        ),
-        _parse_success,
+        "PUT",
+        f"/api/v1/training_runs/{quote(run_id, safe=':')}/checkpoints/{quote(kind, safe=':')}/{quote(name, safe=':')}/ttl",
+        read_nothing,
+        headers={"Content-Type": "application/json"},
+        content=write_json(body.to_dict()),
     )

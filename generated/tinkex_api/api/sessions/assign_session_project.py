@@ -2,62 +2,23 @@
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
 from ...models.assign_session_project_request import AssignSessionProjectRequest
-from ...types import Request, write_json
+from ...types import Request, read_nothing, write_json
 
 
-def _get_kwargs(
-    session_id: str,
-    *,
-    body: AssignSessionProjectRequest,
-) -> dict[str, Any]:
-    headers: dict[str, Any] = {}
-
-    _kwargs: dict[str, Any] = {
-        "method": "put",
-        "url": "/api/v1/sessions/{session_id}/project".format(
-            session_id=quote(str(session_id), safe=":"),
-        ),
-    }
-
-    json_body = body.to_dict()
-    _kwargs["content"] = write_json(json_body)
-
-    headers["Content-Type"] = "application/json"
-
-    _kwargs["headers"] = headers
-    return _kwargs
-
-
-def _parse_success(response: httpx.Response) -> Any:
-    return None
-
-
-def request(
-    session_id: str,
-    *,
-    body: AssignSessionProjectRequest,
-) -> Request[Any]:
+def request(session_id: str, *, body: AssignSessionProjectRequest) -> Request[Any]:
     """Move a session to a project.
 
     Hosted only.
 
     Args:
-        session_id (str):
-        body (AssignSessionProjectRequest): Moves a session to a project. Example: {'project_id':
-            'proj-1'}.
-
-    Returns:
-        What to send, and how a 2xx answer is read as Any.
+        body: Moves a session to a project.
     """
-
     return Request(
         "assign_session_project",
-        _get_kwargs(
-            session_id=session_id,
-            body=body,
-        ),
-        _parse_success,
+        "PUT",
+        f"/api/v1/sessions/{quote(session_id, safe=':')}/project",
+        read_nothing,
+        headers={"Content-Type": "application/json"},
+        content=write_json(body.to_dict()),
     )

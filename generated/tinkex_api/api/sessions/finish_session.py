@@ -2,62 +2,23 @@
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-
 from ...models.finish_session_request import FinishSessionRequest
-from ...types import Request, write_json
+from ...types import Request, read_nothing, write_json
 
 
-def _get_kwargs(
-    session_id: str,
-    *,
-    body: FinishSessionRequest,
-) -> dict[str, Any]:
-    headers: dict[str, Any] = {}
-
-    _kwargs: dict[str, Any] = {
-        "method": "post",
-        "url": "/api/v1/sessions/{session_id}/finish".format(
-            session_id=quote(str(session_id), safe=":"),
-        ),
-    }
-
-    json_body = body.to_dict()
-    _kwargs["content"] = write_json(json_body)
-
-    headers["Content-Type"] = "application/json"
-
-    _kwargs["headers"] = headers
-    return _kwargs
-
-
-def _parse_success(response: httpx.Response) -> Any:
-    return None
-
-
-def request(
-    session_id: str,
-    *,
-    body: FinishSessionRequest,
-) -> Request[Any]:
+def request(session_id: str, *, body: FinishSessionRequest) -> Request[Any]:
     """End a session.
 
     The first reason counts. Where the call is missing (404), the session ends with its heartbeats.
 
     Args:
-        session_id (str):
-        body (FinishSessionRequest): Ends a session. Example: {'reason': {'type': 'errored'},
-            'detail': 'ValueError'}.
-
-    Returns:
-        What to send, and how a 2xx answer is read as Any.
+        body: Ends a session.
     """
-
     return Request(
         "finish_session",
-        _get_kwargs(
-            session_id=session_id,
-            body=body,
-        ),
-        _parse_success,
+        "POST",
+        f"/api/v1/sessions/{quote(session_id, safe=':')}/finish",
+        read_nothing,
+        headers={"Content-Type": "application/json"},
+        content=write_json(body.to_dict()),
     )

@@ -1,0 +1,98 @@
+"""The cookbook's own tests with the official SDK and with the drop-in, for scripts/test_dropin.py.
+
+They want the hub for tokenizers; tests/dropin/hub_tokenizers.py has others in their place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cookbook import CACHE, ROOT, python_with, sources
+
+PLUGINS = ("reporter", "pytest_asyncio.plugin", "pytest_timeout")
+# apart from each other: what collects both skips the first for want of a key
+SUITES = {"unit": "tinker_cookbook", "downstream_compat": "tests/downstream_compat"}
+TIMEOUT = 2400  # seconds, of which a quiet machine needs one in ten
+
+
+@dataclass
+class Report:
+    """How each test of a run went, and the last lines of those that failed."""
+
+    seconds: float
+    tinker_is: str
+    tests: dict[str, tuple[str, str]]
+
+    def passed(self) -> set[str]:
+        return {test for test, (outcome, _) in self.tests.items() if outcome == "passed"}
+
+    def counts(self) -> str:
+        count = Counter(outcome for outcome, _ in self.tests.values())
+        return f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped"
+
+
+def report(version: str, suite: str, client: str, folder: Path, only: Sequence[str] = ()) -> Report:
+    """Runs a suite, or only some of its tests, with one of the clients.
+
+    Raises:
+        RuntimeError: pytest broke off.
+    """
+    out = folder / f"{suite}-{version}-{client}{len(only) or ''}.json"
+    begun = time.monotonic()
+    ran = subprocess.run(
+        [
+            *(python_with(version), "-m", "pytest", *(only or (SUITES[suite],))),
+            *("-m", "not integration", "--continue-on-collection-errors", "--quiet", "--tb=line"),
+            *("-o", f"cache_dir={folder}/pytest"),
+            *(word for plugin in PLUGINS for word in ("-p", plugin)),
+        ],
+        cwd=sources(version),
+        env=_environment(client, out),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    if ran.returncode not in (0, 1):  # 1: tests failed, or could not be imported
+        raise RuntimeError(
+            f"pytest ended with status {ran.returncode}: {ran.stdout[-3000:]}{ran.stderr[-3000:]}"
+        )
+    read = json.loads(out.read_text())
+    tests = {test: (outcome, why) for test, (outcome, why) in read["tests"].items()}
+    return Report(time.monotonic() - begun, read["tinker_is"], tests)
+
+
+def lost(official: Report, drop_in: Report, version: str, suite: str, folder: Path) -> list[str]:
+    """Returns the tests that pass with the official SDK alone, each with why, after a second try:
+    some of them measure times.
+    """
+    missing = sorted(official.passed() - drop_in.passed())
+    if missing:
+        again = report(version, suite, "drop-in", folder, missing)
+        missing = [test for test in missing if test not in again.passed()]
+    never = ("not run", "")
+    return [f"{test}: {' '.join(drop_in.tests.get(test, never))}" for test in missing]
+
+
+def _environment(client: str, out: Path) -> dict[str, str]:
+    paths = [ROOT / "tests" / "dropin"]
+    if client == "drop-in":
+        paths += [ROOT, ROOT / "generated"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those of our packages
+        "DROPIN": "1" if client == "drop-in" else "",
+        "DROPIN_REPORT": str(out),
+        "HF_HOME": str(CACHE / "data" / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("TINKER_API_KEY", None)
+    return environment

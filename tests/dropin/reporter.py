@@ -1,0 +1,60 @@
+"""A pytest plugin that writes the result of every test to the file that $DROPIN_REPORT names, and,
+where $DROPIN is set, puts tinkex under the name `tinker` before any test is read.
+"""
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from importlib.metadata import distribution
+from pathlib import Path
+
+OUTCOMES = {}
+SEVERITY = ("xfailed", "skipped", "passed", "failed")
+if os.environ.get("DROPIN"):
+    import tinkex.dropin
+
+    tinkex.dropin.install()
+
+
+def pytest_collectreport(report):
+    if report.failed:
+        _keep(report.nodeid, "failed", str(report.longrepr))
+    elif report.skipped:
+        _keep(report.nodeid, "skipped", "")
+
+
+def pytest_runtest_logreport(report):
+    outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+    # a fixture that ends well has no say in it
+    if report.when == "call" or outcome != "passed":
+        _keep(report.nodeid, outcome, report.longreprtext)
+
+
+def _keep(test, outcome, why):
+    before = OUTCOMES.get(test, ("xfailed", ""))
+    if SEVERITY.index(outcome) >= SEVERITY.index(before[0]):
+        OUTCOMES[test] = (outcome, "\n".join(why.splitlines()[-3:]))
+
+
+def pytest_sessionfinish():
+    """Writes the results, and whose code the modules named `tinker` are; ends what a test of the
+    cookbook leaves running.
+    """
+    report = {"tinker_is": _tinker_is(), "tests": OUTCOMES}
+    Path(os.environ["DROPIN_REPORT"]).write_text(json.dumps(report))
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGTERM)
+
+
+def _tinker_is():
+    """Returns "official" or "tinkex", or both where modules of both were imported."""
+    official = str(distribution("tinker").locate_file("tinker"))
+    modules = [sys.modules[name] for name in sys.modules.copy() if name.split(".")[0] == "tinker"]
+    # a folder without __init__.py has no file
+    places = [str(getattr(m, "__file__", None) or [*getattr(m, "__path__", [])]) for m in modules]
+    owners = {"official" if official in place else "tinkex" for place in places}
+    return " and ".join(sorted(owners))

@@ -1,0 +1,78 @@
+"""The futures of the drop-in, by their names in the official SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from tinkex.futures.api_future import AsyncAPIFuture
+from tinkex.portal.future import APIFuture as TinkexFuture
+from tinkex.portal.portal import Portal
+from tinkex.waiting.wait import RequestState
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class APIFuture(ABC, Generic[T]):
+    """A future of a call of a client: wait by `result()`, or await it.
+
+    The futures of tinkex are instances. Programs may derive futures of their own, for tests.
+    """
+
+    @abstractmethod
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for the result and returns it, or raises the error of the call."""
+
+    @abstractmethod
+    async def result_async(self, timeout: float | None = None) -> T:
+        """Returns what `result` returns, without blocking the event loop."""
+
+    @abstractmethod
+    def future(self) -> Future[T]:
+        """Returns a future of the standard library."""
+
+    async def coroutine(self) -> T:
+        """Awaits the result, for functions that accept only coroutines."""
+        return await self.result_async()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.result_async().__await__()
+
+
+APIFuture.register(TinkexFuture)
+
+
+class AwaitableConcurrentFuture(APIFuture[T]):
+    """A future of the standard library that can be awaited in any event loop, too."""
+
+    def __init__(self, future: Future[T]) -> None:
+        self._future = future
+
+    def result(self, timeout: float | None = None) -> T:
+        """Waits for the result and returns it. Raises `TimeoutError` after `timeout` seconds."""
+        return self._future.result(timeout)
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """Returns what `result` returns, without blocking the event loop."""
+        return await asyncio.wait_for(asyncio.wrap_future(self._future), timeout)
+
+    def future(self) -> Future[T]:
+        """Returns the future that this one is made of."""
+        return self._future
+
+
+def begun(
+    portal: Portal,
+    operation: str,
+    function: Callable[P, Coroutine[Any, Any, T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> TinkexFuture[T]:
+    """Calls an async method of a client on its event loop, and returns a future of its result."""
+    return TinkexFuture(
+        portal, lambda: AsyncAPIFuture(function(*args, **kwargs), RequestState(operation))
+    )

@@ -1,0 +1,45 @@
+"""A server beside a program: `python -m tinkex.local.companion MODEL…`, started by `tinkex exec`.
+
+It prints one line of JSON, with its `base_url` or with the `error` for which it cannot start, and
+serves until its standard input is closed, which happens when the program ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def main(models: list[str]) -> int:
+    """Serves the models until standard input is closed. Returns the exit status."""
+    _leave_parent()
+    try:
+        from tinkex.local import serve
+
+        with serve(models or "tinkex/tiny") as server:
+            _say({"base_url": server.base_url})
+            sys.stdin.buffer.read()
+    except Exception as error:  # noqa: BLE001 - the process that started this one reports it
+        _say({"error": " ".join(str(error).split())})
+        return 1
+    return 0
+
+
+def _leave_parent() -> None:
+    """Continues in a process that is no child of the program's.
+
+    Programs that wait for all their children would otherwise wait for this one, which waits for
+    them to end.
+    """
+    if hasattr(os, "fork") and os.fork():
+        os._exit(0)
+
+
+def _say(line: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
