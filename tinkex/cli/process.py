@@ -1,4 +1,4 @@
-"""What the commands that run until Ctrl-C have in common."""
+"""The common parts of the commands that run until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_sampling_session_of_a_model_goes_on(
 def test_what_was_not_sent_is_said_to_be_not_done(
     engine: CountingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On this kind of server a step is sent only once the gradients before it are there."""
+    """A step is sent to this kind of server only once the gradients before it are there."""
     with serve(engine=engine, profile="skyrl", hold=0.2) as upstream:
         monkeypatch.setenv(bridge_process.UPSTREAM, upstream.base_url)
         monkeypatch.setenv(bridge_process.DIALECT, "skyrl")

@@ -1,4 +1,4 @@
-"""Which server does what: routes, paths that only the server knows, calls that it lacks, files."""
+"""The differences of servers: routes, paths that one server knows, calls it lacks, and files."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_why_a_client_could_not_be_made_is_told_by_its_future(service: ServiceCl
 
 
 def test_wrong_arguments_are_refused_at_once(service: ServiceClient, rest: RestClient) -> None:
-    """As in the official SDK, so that programs catch the error where they call."""
+    """The official SDK does the same, so that programs catch the error where they call."""
     for call in (
         service.create_sampling_client,
         lambda: service.create_lora_training_client(
