@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-servers tiny-model bench docs
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -60,6 +60,9 @@ test-clients: setup
 
 test-dropin: setup
 	$(BIN)/python scripts/test_dropin.py
+
+test-bridge: setup
+	$(BIN)/python scripts/test_bridge.py
 
 test-servers: setup
 	$(BIN)/python scripts/test_servers.py

@@ -6,6 +6,8 @@ import os
 
 # before torch: its threads would spin beside those of servers and clients
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tinkex.local
 from tests.support.facades import ADMINS, FACADES, RESTS
@@ -25,6 +28,10 @@ from tinkex.local import Limits, Server
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# how fast examples are made and run says only how busy the machine is
+settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tinkex")
+
 OF_THE_NETWORK = {
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -34,6 +41,14 @@ OF_THE_NETWORK = {
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
 }
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Returns one worker more than there are cores, since tests also wait: for processes to start,
+    and for time to pass.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
 
 
 def pytest_collection_finish() -> None:

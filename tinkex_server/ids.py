@@ -37,11 +37,11 @@ class Ids:
 
     def model_of(self, session_id: str, number: int | None) -> str:
         """Returns the id of a model of a session."""
-        return _derived(self.model, session_id, number)
+        return _derived(self.model, "model", session_id, number)
 
     def sampler_of(self, session_id: str, number: int) -> str:
         """Returns the id of a sampling session of a session."""
-        return _derived(self.sampler, session_id, number)
+        return _derived(self.sampler, "sampler", session_id, number)
 
 
 def _random(form: str) -> str:
@@ -70,6 +70,7 @@ _RANDOM_PARTS: Mapping[str, Callable[[], object]] = {
 }
 
 
-def _derived(form: str, session_id: str, number: int | None) -> str:
-    digest = hashlib.blake2b(f"{session_id} {number}".encode(), digest_size=8).hexdigest()
+def _derived(form: str, kind: str, session_id: str, number: int | None) -> str:
+    # numbers of requests are unique within an id, so a model and a sampler must not share one
+    digest = hashlib.blake2b(f"{kind} {session_id} {number}".encode(), digest_size=8).hexdigest()
     return form.format(session_id=session_id, number=number, digest=digest)

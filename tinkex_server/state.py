@@ -27,11 +27,12 @@ from tinkex_server.engine.interface import Engine, EngineDied, ModelInfo
 from tinkex_server.errors import bad_request
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.engine_recovery import EngineRecovery
-from tinkex_server.jobs.futures import Futures, Work
+from tinkex_server.jobs.futures import Futures
 from tinkex_server.jobs.lanes import Lanes, LanesClosed
 from tinkex_server.jobs.model_job import ModelJob
 from tinkex_server.jobs.once_logger import OnceLogger
 from tinkex_server.jobs.refused_seq_ids import RefusedSeqIds
+from tinkex_server.jobs.requests import Work
 from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.jobs.seq_ids import SeqIds, StepOrder
 from tinkex_server.jobs.session_activity import SessionActivity

@@ -84,7 +84,7 @@ GROWING = [node("call_function", "m0", "torch.mul", ref("logprobs"), 2.0)] + [
         "long chain",
     ],
 )
-def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(
+def test_a_graph_that_needs_too_much_memory_is_refused_before_it_allocates_any(
     nodes: list[Node], count: int, named: str
 ) -> None:
     before = most_resident()
@@ -95,7 +95,7 @@ def test_a_graph_that_is_too_large_is_refused_before_it_has_the_memory(
     assert most_resident() - before < (MOST_BYTES >> 20)
 
 
-def test_what_fits_goes_on_and_its_graph_is_freed_with_its_value(
+def test_a_graph_within_the_limits_runs_and_is_freed_with_its_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[weakref.ref[Any]] = []
@@ -159,7 +159,7 @@ SINGULAR = [*SQUARE, node("call_function", "n0", "torch.linalg.norm", ref("c"), 
         "singular values",
     ],
 )
-def test_a_graph_that_takes_too_long_is_refused_beforehand(
+def test_a_graph_that_would_take_too_long_is_refused_before_it_runs(
     nodes: list[Node], count: int, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(custom_loss_limits, "MOST_WORK", MOST_WORK // 100)
@@ -172,21 +172,21 @@ def test_a_graph_that_takes_too_long_is_refused_beforehand(
     assert time.monotonic() - began < 10
 
 
-def test_what_losses_do_is_far_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_losses_are_far_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(custom_loss_limits, "MOST_WORK", MOST_WORK // 100)
     logsumexp = node("call_function", "d", "torch.logsumexp", ref("c"), 1)
     assert run(program(*SQUARE, logsumexp), 4_000).isfinite()
 
 
 @pytest.mark.parametrize("count", [3, 20_000])
-def test_a_choice_by_a_mask_is_counted_by_what_it_could_choose(count: int) -> None:
+def test_selecting_by_a_mask_counts_as_selecting_everything(count: int) -> None:
     positive = node("call_function", "p", "torch.lt", ref("logprobs"), 0.0)
     chosen = node("call_function", "c", "operator.getitem", ref("logprobs"), ref("p"))
     selected = node("call_function", "s", "torch.masked_select", ref("c"), ref("p"))
     assert float(run(program(positive, chosen, selected), count).detach()) == -count
 
 
-def test_a_kind_of_inputs_that_fits_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_of_the_same_shapes_are_checked_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     seen = CustomLossLimits.__torch_dispatch__
 

@@ -38,7 +38,7 @@ def test_every_step_does_what_is_asked_on_the_embedded_server(
         (InvalidInputError("no"), "FAILED"),
     ],
 )
-def test_a_step_that_raises_is_told_with_its_reason(error: Exception, kind: str) -> None:
+def test_a_step_that_raises_is_reported_with_its_reason(error: Exception, kind: str) -> None:
     def raising(_job: Job) -> None:
         raise error
 
@@ -47,7 +47,7 @@ def test_a_step_that_raises_is_told_with_its_reason(error: Exception, kind: str)
     assert str(error) in outcome.detail
 
 
-def test_a_step_is_skipped_when_what_it_needs_was_not_made() -> None:
+def test_a_step_is_skipped_if_the_steps_it_needs_failed() -> None:
     def needing(job: Job) -> None:
         job.sampler.sample([1])
 

@@ -30,6 +30,7 @@ from tinkex import (
 from tinkex.config.recovery import is_recoverable
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
+from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -42,13 +43,25 @@ RATIOS = [
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def torch_engine() -> Engine:
     return TorchEngine([TINY])
 
 
 @pytest.fixture
-def begin(connect: Callable[..., Any], engine: Engine) -> Iterator[Callable[..., Any]]:
+def begin(connect: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """Makes a service client of a server of a profile, behind a proxy that can lose answers."""
+    yield from beginning(connect, FakeEngine([TINY]))
+
+
+@pytest.fixture
+def begin_on_torch(
+    connect: Callable[..., Any], torch_engine: Engine
+) -> Iterator[Callable[..., Any]]:
+    """The same, with an engine that has gradients, optimizers and losses."""
+    yield from beginning(connect, torch_engine)
+
+
+def beginning(connect: Callable[..., Any], engine: Engine) -> Iterator[Callable[..., Any]]:
     with ExitStack() as stack:
 
         def begin(profile: str, **settings: Any) -> tuple[Any, Faulty]:
@@ -103,7 +116,7 @@ def test_hatchery_doubles_no_step_whose_answer_is_lost(
         ("miles", "repeats"),
     ],
 )
-def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(
+def test_a_probe_judges_a_repeat_by_its_effect_and_not_by_its_id(
     begin: Callable[..., Any], profile: str, found: str
 ) -> None:
     service, _ = begin(profile)
@@ -111,7 +124,7 @@ def test_a_probe_goes_by_what_a_repeat_does_and_not_by_its_id(
     assert (dialect.seq_id_repeats, dialect.known("seq_id_repeats").how) == (found, "probed")
 
 
-def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(
+def test_repeats_that_were_only_read_about_are_not_relied_on_until_measured(
     begin: Callable[..., Any],
 ) -> None:
     service, proxy = begin("skyrl")
@@ -129,12 +142,12 @@ def test_what_was_only_read_of_repeats_is_not_acted_on_until_it_is_proved(
 
 
 def test_hatchery_is_sent_a_batch_whole(
-    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    begin_on_torch: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Uneven parts would weigh otherwise: each is divided by its own weights there."""
     losses: list[float] = []
     for limits in (None, ChunkLimits(max_items=1)):
-        service, proxy = begin("hatchery", chunk_limits=limits)
+        service, proxy = begin_on_torch("hatchery", chunk_limits=limits)
         trainer = new(service)
         for _ in range(3):
             step(trainer)
@@ -157,7 +170,7 @@ def test_a_second_save_on_hatchery_is_refused_since_it_would_be_the_first_one(
 
 
 @pytest.mark.parametrize("profile", ["hatchery", "xorl"])
-def test_a_model_can_be_unloaded_where_that_is_no_promise(
+def test_a_model_can_be_unloaded_where_the_answer_is_not_a_promise(
     begin: Callable[..., Any], profile: str
 ) -> None:
     service, proxy = begin(profile)
@@ -182,9 +195,9 @@ def test_a_checkpoint_may_have_no_time(begin: Callable[..., Any]) -> None:
     [("open-rl-old", "open-rl-old"), ("open-rl", "open-rl"), ("open-rl-old", None)],
 )
 def test_open_rl_is_asked_to_keep_the_optimizer(
-    begin: Callable[..., Any], profile: str, dialect: str | None
+    begin_on_torch: Callable[..., Any], profile: str, dialect: str | None
 ) -> None:
-    service, _ = begin(profile, dialect=dialect)
+    service, _ = begin_on_torch(profile, dialect=dialect)
     trainer = new(service)
     for _ in range(2):
         step(trainer)
@@ -197,9 +210,9 @@ def test_open_rl_is_asked_to_keep_the_optimizer(
 
 @pytest.mark.parametrize("dialect", ["open-rl-old", None])
 def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(
-    begin: Callable[..., Any], dialect: str | None
+    begin_on_torch: Callable[..., Any], dialect: str | None
 ) -> None:
-    service, _ = begin("open-rl-old", dialect=dialect)
+    service, _ = begin_on_torch("open-rl-old", dialect=dialect)
     trainer, other = new(service), new(service)
     result = trainer.forward(BATCH, "cross_entropy").result()
     assert result.metrics["loss:sum"] == pytest.approx(loss_of(BATCH, result), rel=1e-5)
@@ -212,7 +225,7 @@ def test_a_forward_on_open_rl_adds_no_gradient_and_has_its_loss(
 
 
 @pytest.mark.parametrize("dialect", ["open-rl-old", None])
-def test_open_rl_of_april_is_told_before_a_batch_is_sent(
+def test_open_rl_of_april_is_detected_before_a_batch_is_sent(
     begin: Callable[..., Any], dialect: str | None
 ) -> None:
     service, proxy = begin("open-rl-old", dialect=dialect)
@@ -220,10 +233,10 @@ def test_open_rl_of_april_is_told_before_a_batch_is_sent(
     assert (service.server.name, proxy.count("forward_backward")) == ("open-rl-old", 1)
 
 
-def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
-    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture
+def test_stops_that_open_rl_of_april_ignores_cause_one_warning(
+    begin_on_torch: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    service, _ = begin("open-rl-old", dialect=None)
+    service, _ = begin_on_torch("open-rl-old", dialect=None)
     sampler = new(service).save_weights_and_get_sampling_client()
     first = (
         sampler.sample([1, 2, 3], 1, {"max_tokens": 4, "temperature": 0.0})
@@ -240,7 +253,7 @@ def test_stops_that_open_rl_of_april_does_not_heed_are_told_of_once(
     assert caplog.text.count("stop is ignored") == 1
 
 
-def test_a_server_of_which_nothing_is_known_is_told_what_to_do_where_it_has_no_forward(
+def test_on_an_unknown_server_without_forward_the_error_says_what_to_do(
     begin: Callable[..., Any],
 ) -> None:
     service, _ = begin("open-rl-old", dialect=Dialect())
@@ -266,10 +279,10 @@ def test_a_base_model_of_tinker_cloud_is_not_sampled(
 
 
 def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
-    begin: Callable[..., Any],
+    begin_on_torch: Callable[..., Any],
 ) -> None:
     """The profile imitates this, and a client that knows the server refuses such a sample."""
-    service, _ = begin("tinker-cloud-old", dialect=Dialect(encodings=("json",)))
+    service, _ = begin_on_torch("tinker-cloud-old", dialect=Dialect(encodings=("json",)))
     prompt = BATCH[0].model_input.to_ints()
     sampler = service.create_sampling_client(base_model=TINY)
     before = sampler.compute_logprobs(prompt).result()
@@ -280,10 +293,10 @@ def test_the_older_tinker_cloud_samples_the_trained_model_for_the_base(
     own = trainer.save_weights_and_get_sampling_client().compute_logprobs(prompt).result()
     assert after[1:] == pytest.approx(own[1:], abs=1e-5)
     with pytest.raises(UnsupportedByServer, match="does not sample from a base model"):
-        begin("tinker-cloud-old", dialect=None)[0].create_sampling_client(base_model=TINY)
+        begin_on_torch("tinker-cloud-old", dialect=None)[0].create_sampling_client(base_model=TINY)
 
 
-def test_a_rank_that_tinker_cloud_does_not_tell_is_asked_for(
+def test_a_rank_that_tinker_cloud_does_not_report_must_be_given(
     begin: Callable[..., Any], connect: Callable[..., Any]
 ) -> None:
     saver, proxy = begin("tinker-cloud")
@@ -302,9 +315,9 @@ def test_the_base_model_goes_beside_the_path_on_twinkle(begin: Callable[..., Any
 
 @pytest.mark.parametrize("dialect", ["twinkle", None])
 def test_the_padding_of_twinkles_forward_is_cut_off(
-    begin: Callable[..., Any], dialect: str | None
+    begin_on_torch: Callable[..., Any], dialect: str | None
 ) -> None:
-    service, _ = begin("twinkle", dialect=dialect)
+    service, _ = begin_on_torch("twinkle", dialect=dialect)
     trainer = new(service)
     outputs = trainer.forward(BATCH, "cross_entropy").result().loss_fn_outputs
     targets = [len(datum.loss_fn_inputs["target_tokens"].to_numpy()) for datum in BATCH]
@@ -325,8 +338,10 @@ def test_a_path_that_tells_twinkle_does_not_change_whose_the_models_are(
 
 
 @pytest.mark.parametrize("name", ["verl", "xorl"])
-def test_the_losses_that_are_known_by_a_servers_code(begin: Callable[..., Any], name: str) -> None:
-    service, proxy = begin(name)
+def test_only_losses_that_the_servers_code_has_are_sent(
+    begin_on_torch: Callable[..., Any], name: str
+) -> None:
+    service, proxy = begin_on_torch(name)
     trainer = new(service)
     inputs = {"target_tokens": [2], "logprobs": [-1.0], "advantages": [1.0]}
     for loss_fn in sorted(DIALECTS[name].losses or ()):
@@ -377,10 +392,10 @@ def test_a_late_load_on_skyrl_says_how_to_load(begin: Callable[..., Any]) -> Non
     step(trainer)
 
 
-def test_hatchery_is_said_to_divide_what_is_gathered_before_a_step(
-    begin: Callable[..., Any], caplog: pytest.LogCaptureFixture
+def test_the_client_warns_that_hatchery_averages_gathered_gradients(
+    begin_on_torch: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    service, _ = begin("hatchery")
+    service, _ = begin_on_torch("hatchery")
     trainer = new(service)
     for _ in range(2):
         step(trainer)
@@ -415,13 +430,13 @@ def test_an_archive_of_tuft_is_a_file_of_its_own_disk(
 
 
 @pytest.mark.parametrize("dialect", ["tuft", None])
-def test_what_the_user_got_wrong_on_tuft_is_not_taken_for_a_lost_model(
-    begin: Callable[..., Any], dialect: str | None
+def test_a_mistake_of_the_user_on_tuft_is_not_mistaken_for_a_lost_model(
+    begin_on_torch: Callable[..., Any], dialect: str | None
 ) -> None:
     """A poll there is 404 for a checkpoint or a loss that there is not, as for a model that the
     server has forgotten.
     """
-    service, _ = begin("tuft", dialect=dialect)
+    service, _ = begin_on_torch("tuft", dialect=dialect)
     trainer = new(service)
     bad = Datum(ModelInput.from_ints([10**6]), {"target_tokens": [1], "weights": [1.0]})
     for call in (
@@ -463,9 +478,9 @@ def test_skyrl_0_4_is_asked_to_prove_that_it_knows_repeats(begin: Callable[..., 
 
 @pytest.mark.parametrize("dialect", ["spindle", None])
 def test_a_request_that_spindle_refuses_takes_its_number(
-    begin: Callable[..., Any], dialect: str | None
+    begin_on_torch: Callable[..., Any], dialect: str | None
 ) -> None:
-    service, proxy = begin("spindle", dialect=dialect)
+    service, proxy = begin_on_torch("spindle", dialect=dialect)
     trainer, other = new(service), new(service)
     step(trainer)
     refused = trainer.forward_backward(
@@ -481,9 +496,9 @@ def test_a_request_that_spindle_refuses_takes_its_number(
 
 
 def test_a_model_of_spindle_is_made_from_a_checkpoint_by_the_session(
-    begin: Callable[..., Any],
+    begin_on_torch: Callable[..., Any],
 ) -> None:
-    service, proxy = begin("spindle", dialect=None)
+    service, proxy = begin_on_torch("spindle", dialect=None)
     trainer = new(service)
     step(trainer)
     models = proxy.count("create_model")
@@ -506,7 +521,7 @@ def test_spindle_has_no_archives(begin: Callable[..., Any], dialect: Any, tmp_pa
         service.create_rest_client().download_checkpoint(saved, output_dir=tmp_path)
 
 
-def test_a_result_that_spindle_has_lost_is_lost(begin: Callable[..., Any]) -> None:
+def test_a_result_that_spindle_lost_raises_result_lost_error(begin: Callable[..., Any]) -> None:
     """It answers 410 for what it does not know any more; a sample is then asked for again."""
     service, proxy = begin("spindle")
     sampler = new(service).save_weights_and_get_sampling_client()

@@ -75,7 +75,7 @@ def functions(file: str) -> set[str]:
     }
 
 
-def test_each_row_has_ours_and_a_test_or_says_why_not() -> None:
+def test_each_row_has_a_name_of_tinkex_and_a_test_or_a_reason() -> None:
     assert len(ROWS) > 300, "the tables are read"
     for row in ROWS:
         assert bool(row.ours) == bool(row.tests), f"{row.name}: ours and a test go together"
@@ -86,17 +86,17 @@ def test_each_row_has_ours_and_a_test_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize("path", OURS)
-def test_what_is_ours_is_there(path: str) -> None:
+def test_a_listed_name_of_tinkex_exists(path: str) -> None:
     assert found(path) is not None
 
 
 @pytest.mark.parametrize("test", NAMED)
-def test_a_test_that_is_named_is_there(test: str) -> None:
+def test_a_listed_test_exists(test: str) -> None:
     file, name = test.split("::")
     assert name in functions(file), f"no {name} in tests/{file}"
 
 
 @pytest.mark.parametrize("gone", ["tinkex.TrainingClient.no_such_call", "tinkex.no_such_module.f"])
-def test_a_name_that_is_gone_is_noticed(gone: str) -> None:
+def test_a_name_that_no_longer_exists_is_noticed(gone: str) -> None:
     with pytest.raises((AttributeError, ImportError)):
         found(gone)

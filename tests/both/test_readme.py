@@ -56,7 +56,7 @@ def test_the_examples_of_tests_pass(tmp_path: Path) -> None:
             outcomes.assert_passed(module, tests)
 
 
-def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_by_the_next_server_with_the_same_folder(tmp_path: Path) -> None:
     example, _ = examples("docs/embedded_server.md")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example],
@@ -69,7 +69,7 @@ def test_what_a_server_kept_is_there_when_another_uses_its_folder(tmp_path: Path
     assert float(done.stdout) > 0
 
 
-def test_an_adapter_that_was_made_elsewhere_goes_up(
+def test_an_adapter_trained_elsewhere_is_uploaded_and_used(
     torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, example = examples("docs/embedded_server.md")

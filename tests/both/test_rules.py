@@ -221,7 +221,7 @@ def test_a_model_is_trained_and_saved_on_every_kind_of_server(
 
 @pytest.mark.rule(20)
 @pytest.mark.parametrize("name", ALL_BUT_HOSTED)
-def test_what_a_server_is_can_be_seen(service_of: Callable[..., Any], name: str) -> None:
+def test_the_detected_dialect_can_be_inspected(service_of: Callable[..., Any], name: str) -> None:
     service = service_of(name)
     service.create_lora_training_client(BASE, rank=4)
     shown = service.server
@@ -237,14 +237,14 @@ def test_what_a_server_is_can_be_seen(service_of: Callable[..., Any], name: str)
 
 
 @pytest.mark.rule(20)
-def test_what_is_given_is_what_is_shown(service_of: Callable[..., Any]) -> None:
+def test_a_given_dialect_is_the_one_in_use(service_of: Callable[..., Any]) -> None:
     service = service_of("skyrl", dialect="skyrl")
     service.create_lora_training_client(BASE, rank=4)
     assert service.server == DIALECTS["skyrl"].as_trusted()
 
 
 @pytest.mark.rule(1)
-def test_what_one_client_learned_of_a_server_the_next_one_knows(
+def test_what_one_client_learns_of_a_server_is_known_to_the_next(
     connect: Callable[..., Any], serve: Callable[..., str], wire: Wire
 ) -> None:
     url = serve("mlx-tinker")
@@ -275,7 +275,7 @@ def test_a_call_that_a_server_is_known_to_lack_is_refused_before_anything_is_sen
 
 
 @pytest.mark.rule(2)
-def test_a_field_that_a_strict_server_does_not_know_and_that_says_nothing_is_left_out_from_then_on(
+def test_a_default_field_that_a_strict_server_refuses_is_omitted_from_then_on(
     service_of: Callable[..., Any], wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = service_of("tuft")
@@ -297,7 +297,7 @@ def test_a_field_that_a_strict_server_does_not_know_and_that_says_nothing_is_lef
 
 
 @pytest.mark.rule(2)
-def test_a_field_that_the_user_set_is_never_left_out(
+def test_a_field_that_the_user_set_is_never_omitted(
     service_of: Callable[..., Any], wire: Wire
 ) -> None:
     service = service_of("tuft")
@@ -321,7 +321,7 @@ def test_a_field_that_the_user_set_is_never_left_out(
         ({"a": 1}, set(), None),
     ],
 )
-def test_only_what_says_nothing_is_left_out(
+def test_only_fields_with_default_values_are_omitted(
     body: dict[str, Any], names: set[str], left: dict[str, Any] | None
 ) -> None:
     assert unknown_fields.without(body, frozenset(names)) == left
@@ -357,7 +357,7 @@ def test_only_what_says_nothing_is_left_out(
         (None, set()),
     ],
 )
-def test_which_fields_a_refusal_calls_unknown(detail: Any, names: set[str]) -> None:
+def test_the_unknown_fields_are_read_from_a_refusal(detail: Any, names: set[str]) -> None:
     assert unknown_fields.refused_fields(detail) == names
 
 
@@ -482,7 +482,7 @@ def test_a_failed_step_does_not_spoil_the_next_ones(
 
 
 @pytest.mark.rule(10)
-def test_the_number_is_taken_that_a_strict_server_expects_after_a_failed_step(
+def test_after_a_failed_step_the_number_that_a_strict_server_expects_is_used(
     service_of: Callable[..., Any], engine: RecordingEngine, wire: Wire
 ) -> None:
     """TuFT's count stands still at a step that fails, so that those which were sent behind it fail
@@ -905,7 +905,7 @@ def test_the_servers_own_limits_of_chunks_are_kept(
 
 
 @pytest.mark.rule(18)
-def test_a_limit_of_0_is_none(service_of: Callable[..., Any]) -> None:
+def test_a_limit_of_0_means_no_limit(service_of: Callable[..., Any]) -> None:
     """verl gives semaphores of size 0."""
     service = service_of("verl")
     trainer, sampler = (
@@ -950,7 +950,7 @@ def test_a_loss_that_would_be_trained_as_another_one_is_refused_before_anything_
     ("name", "loss_fn", "words"),
     [("twinkle", "importance_sampling", "GRPO"), ("tinker-cloud", "ppo", "plain importance")],
 )
-def test_a_loss_that_is_not_what_it_is_elsewhere_is_told_of_once(
+def test_a_loss_with_a_different_formula_causes_one_warning(
     service_of: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -987,7 +987,7 @@ def test_a_custom_loss_works_everywhere(
 # ---- all of them ----
 
 
-def test_every_rule_is_held_by_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_rule_has_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     from servers_doc import marked_tests
 

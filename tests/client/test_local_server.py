@@ -70,7 +70,7 @@ def test_clients_of_both_facades_share_one_server_which_ends_with_the_process(
     ]
 
 
-def test_many_threads_start_one(tmp_path: Path) -> None:
+def test_many_threads_start_one_server(tmp_path: Path) -> None:
     script = """
         from concurrent.futures import ThreadPoolExecutor
 
@@ -121,7 +121,7 @@ def test_a_copy_of_a_sampler_finds_the_server_wherever_it_is_unpacked(tmp_path: 
     assert check(run(script, tmp_path), tmp_path) == ["True"]
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_dependency_is_named(tmp_path: Path) -> None:
     script = """
         import importlib.util
 

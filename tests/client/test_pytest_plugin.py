@@ -143,7 +143,7 @@ def test_the_marker_chooses_model_and_profile(outcomes: Outcomes) -> None:
     outcomes.assert_passed("test_model_and_profile", tests=1)
 
 
-def test_a_loop_outlives_the_faults_that_the_marker_names(outcomes: Outcomes) -> None:
+def test_a_loop_survives_the_faults_of_the_marker(outcomes: Outcomes) -> None:
     outcomes.assert_passed("test_faults", tests=2)
 
 
@@ -157,7 +157,7 @@ def test_a_marker_that_makes_no_sense_is_refused(outcomes: Outcomes) -> None:
         )
 
 
-def test_a_run_of_pytest_that_does_not_use_it_does_not_pay_for_it() -> None:
+def test_a_pytest_run_without_the_fixtures_imports_nothing() -> None:
     script = """
         import sys
         import tinkex.pytest_plugin

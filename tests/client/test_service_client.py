@@ -51,7 +51,7 @@ def web_site() -> Iterator[str]:
         thread.join()
 
 
-def test_no_key_for_the_hosted_service(
+def test_the_hosted_service_without_a_key_is_an_error(
     connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
@@ -62,12 +62,12 @@ def test_no_key_for_the_hosted_service(
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8765", "ftp://a", "http://"])
-def test_a_base_url_that_is_none(connect: Callable[..., Any], url: str) -> None:
+def test_an_invalid_base_url_is_refused(connect: Callable[..., Any], url: str) -> None:
     with pytest.raises(ConfigError, match="base_url"):
         connect(url)
 
 
-def test_a_wrong_key(connect: Callable[..., Any]) -> None:
+def test_a_wrong_key_raises_authentication_error(connect: Callable[..., Any]) -> None:
     with tinkex.local.serve(engine=RecordingEngine(), api_key="tml-right") as server:
         with pytest.raises(AuthenticationError, match="TINKER_API_KEY") as caught:
             connect(server.base_url, api_key="tml-wrong").create_lora_training_client("fake/base")
@@ -75,7 +75,7 @@ def test_a_wrong_key(connect: Callable[..., Any]) -> None:
         connect(server.base_url, api_key="tml-right").create_lora_training_client("fake/base")
 
 
-def test_a_server_that_is_not_there(connect: Callable[..., Any]) -> None:
+def test_an_unreachable_server_raises_connection_error(connect: Callable[..., Any]) -> None:
     with pytest.raises(
         APIConnectionError, match=r"cannot be reached.*Connection refused"
     ) as caught:
@@ -98,7 +98,7 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
-def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(
+def test_an_html_refusal_means_that_it_is_not_a_tinker_server(
     connect: Callable[..., Any], status: int
 ) -> None:
     class Handler(Refusing):
@@ -123,12 +123,14 @@ def test_a_web_server_that_refuses_by_a_page_is_no_tinker_server(
     assert "base_url" in str(caught.value.advice)
 
 
-def test_a_base_url_that_leads_to_a_web_site(connect: Callable[..., Any], web_site: str) -> None:
+def test_a_web_site_is_not_a_tinker_server(connect: Callable[..., Any], web_site: str) -> None:
     with pytest.raises(NotATinkerServerError, match="base_url"):
         connect(web_site).create_lora_training_client("fake/base")
 
 
-def test_a_base_url_with_a_path_too_many(connect: Callable[..., Any], server: Server) -> None:
+def test_a_base_url_with_a_wrong_path_is_not_a_tinker_server(
+    connect: Callable[..., Any], server: Server
+) -> None:
     with pytest.raises(TinkexError, match="base_url"):
         connect(f"{server.base_url}/api/v1").create_lora_training_client("fake/base")
 
@@ -144,7 +146,7 @@ def test_an_unknown_base_model_is_answered_with_the_known_ones(service: Any) -> 
 @pytest.mark.parametrize(
     "shape", [{"rank": -1}, {"train_mlp": False, "train_attn": False, "train_unembed": False}]
 )
-def test_a_shape_that_trains_nothing(service: Any, shape: dict[str, Any]) -> None:
+def test_an_adapter_that_trains_nothing_is_refused(service: Any, shape: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         service.create_lora_training_client("fake/base", **shape)
 
@@ -157,7 +159,9 @@ def test_after_close_every_call_says_so(service: Any) -> None:
         service.create_lora_training_client("fake/base")
 
 
-def test_leaving_tells_the_server_how_it_went(connect: Callable[..., Any], server: Server) -> None:
+def test_leaving_the_context_reports_the_outcome_to_the_server(
+    connect: Callable[..., Any], server: Server
+) -> None:
     import httpx
 
     def heartbeat(session_id: str) -> int:

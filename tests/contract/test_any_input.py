@@ -108,7 +108,6 @@ def fill_in(fields: Any, there: Mapping[str, str]) -> Any:
     max_examples=EXAMPLES,
     derandomize=True,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 def test_every_answer_is_one_of_the_contract(

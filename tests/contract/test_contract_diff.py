@@ -141,7 +141,9 @@ def report(tree: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[st
     return code, [line.strip() for line in breaking[1:]], [line.strip() for line in safe[1:]]
 
 
-def test_no_change(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_change_nothing_is_reported(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tree, CONTRACT, PROTO)
     assert main(["HEAD", f"--root={tree}"]) == 0
     assert capsys.readouterr().out == "the contract is the same\n"
@@ -263,7 +265,7 @@ def test_no_change(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("ONE = 1", "ONE = 2", "enum E.ONE (protobuf) has number 2 instead of 1"),
     ],
 )
-def test_what_breaks_a_client(
+def test_breaking_changes_are_reported_as_such(
     tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
 ) -> None:
     change(tree, (old, new))
@@ -351,7 +353,7 @@ def test_what_breaks_a_client(
         ),
     ],
 )
-def test_what_is_safe(
+def test_safe_changes_are_reported_as_such(
     tree: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
 ) -> None:
     change(tree, (old, new))
@@ -360,7 +362,7 @@ def test_what_is_safe(
     assert line in safe
 
 
-def test_a_new_property_that_must_be_there_breaks_requests_alone(
+def test_a_new_required_property_breaks_only_requests(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = "\n        more: {type: string}"
@@ -378,13 +380,15 @@ def test_a_new_property_that_must_be_there_breaks_requests_alone(
     assert report(tree, capsys) == (1, ["Ask.more is new and must be sent"], [])
 
 
-def test_a_schema_that_is_called_otherwise(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_renamed_schema_is_reported_as_breaking(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     change(tree, ("    Result:\n", "    Outcome:\n"), ("{do_a: Result}", "{do_a: Outcome}"))
     breaking = ["do_a: its result is Outcome instead of Result", "schema Result is gone"]
     assert report(tree, capsys) == (1, breaking, ["schema Outcome is new"])
 
 
-def test_what_many_operations_share_is_told_once(
+def test_a_change_shared_by_operations_is_reported_once(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(
@@ -422,7 +426,7 @@ def test_texts_are_counted_in_the_last_line(tree: Path, capsys: pytest.CaptureFi
         ("HEAD", CONTRACT, "message {"),
     ],
 )
-def test_what_cannot_be_read(
+def test_an_unreadable_document_is_an_error(
     tree: Path, capsys: pytest.CaptureFixture[str], revision: str, contract: str, proto: str
 ) -> None:
     write(tree, contract, proto)
@@ -431,7 +435,7 @@ def test_what_cannot_be_read(
     assert line.startswith(f"cannot compare with '{revision}': ")
 
 
-def test_a_missing_file(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_an_error(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tree, CONTRACT, PROTO)
     (tree / "openapi" / "tinker.yaml").unlink()
     assert main(["HEAD", f"--root={tree}"]) == 2

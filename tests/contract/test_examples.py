@@ -5,7 +5,6 @@ generated classes read and write.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,9 @@ import tinkex_api.models
 from openapi_schema_validator import OAS31Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
-from ruamel.yaml import YAML
 
-CONTRACT: dict[str, Any] = YAML(typ="safe").load(
-    (Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text()
-)
-SCHEMAS: dict[str, Any] = CONTRACT["components"]["schemas"]
+from tests.support.contract import CONTRACT, SCHEMAS
+
 METHODS = {"get", "put", "post", "delete", "patch"}
 NAMED_OPERATIONS: list[tuple[str, dict[str, Any]]] = [
     (operation["operationId"], operation)
@@ -120,7 +116,7 @@ def test_objects_have_names_and_no_set_of_values_is_closed() -> None:
         assert path[-1:] == ("properties",) or not node.keys() & {"enum", "const", "allOf"}, path
 
 
-def test_what_extensions_name_is_there() -> None:
+def test_names_in_extensions_exist() -> None:
     for path, node in walk(CONTRACT):
         assert set(node.get("x-tinker-missing-on", ())) <= CONTRACT["x-tinker-servers"].keys(), path
         results = node.get("x-tinker-results", {})

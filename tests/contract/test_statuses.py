@@ -116,7 +116,7 @@ def test_a_body_that_is_not_json_is_422(operation: Operation, guarded: httpx.Cli
 
 
 @each([operation for operation in OPERATIONS if "{" in operation.path and not operation.has_body])
-def test_what_there_is_not_is_404(operation: Operation, guarded: httpx.Client) -> None:
+def test_an_unknown_object_is_404(operation: Operation, guarded: httpx.Client) -> None:
     assert operation.send(guarded) == 404
 
 

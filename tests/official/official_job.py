@@ -1,5 +1,7 @@
-"""A whole job by the official SDK, run by scripts/test_clients.py in a venv that has it:
-`official_job.py URL`. Raises when a step fails.
+"""A whole job by the official SDK, run by scripts/test_clients.py and scripts/test_bridge.py in a
+venv that has it: `official_job.py URL PARTS`. Raises when a step fails.
+
+The named parts are left out, for a server that lacks what they need.
 
 It trains, saves, samples and resumes, then does over REST and by the command line what its release
 can do there. An old release lacks some of it: what a release lacks is skipped, and what it has must
@@ -32,6 +34,9 @@ DATUM = types.Datum(
     loss_fn_inputs={"target_tokens": TEXT[1:], "weights": [1.0] * (len(TEXT) - 1)},
 )
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
+
+WITHOUT = frozenset(sys.argv[2:])
+"""The parts that are left out."""
 
 FOLLOWS_REDIRECTS = tinker.__version__.startswith("0.22.")
 """Its transport follows the one to an archive, which the client then takes for the answer: so it is
@@ -100,11 +105,13 @@ def custom_losses(service, trainer):
 def sample(trainer):
     sampler = ready(trainer.save_weights_and_get_sampling_client())
     prompt = types.ModelInput.from_ints(TEXT[:12])
-    sampled = sampler.sample(prompt, 1, types.SamplingParams(max_tokens=3, temperature=0.0)).result(
-        60
-    )
-    assert list(sampled.sequences[0].tokens) == TEXT[12:15], sampled
-    assert len(sampler.compute_logprobs(prompt).result(60)) == 12
+    temperature = 1.0 if "greedy" in WITHOUT else 0.0
+    params = types.SamplingParams(max_tokens=3, temperature=temperature)
+    sampled = sampler.sample(prompt, 1, params).result(60)
+    tokens = list(sampled.sequences[0].tokens)
+    assert tokens == TEXT[12:15] or (temperature and len(tokens) == 3), sampled
+    if "prompt_logprobs" not in WITHOUT:
+        assert len(sampler.compute_logprobs(prompt).result(60)) == 12
 
 
 def resume(service, path, expected):
@@ -131,25 +138,29 @@ def rest(service, trainer, path):
         for checkpoint in client.list_user_checkpoints().result(60).checkpoints
     ]
     assert client.get_weights_info_by_tinker_path(path).result(60).lora_rank == 8
-    client.publish_checkpoint_from_tinker_path(path).result(60)
-    assert client.list_checkpoints(run_id).result(60).checkpoints[0].public
-    client.unpublish_checkpoint_from_tinker_path(path).result(60)
+    if "publish_checkpoint" not in WITHOUT:
+        client.publish_checkpoint_from_tinker_path(path).result(60)
+        assert client.list_checkpoints(run_id).result(60).checkpoints[0].public
+        client.unpublish_checkpoint_from_tinker_path(path).result(60)
     sampler_path = trainer.save_weights_for_sampler("to-sample").result(60).path
-    sampler = ready(service.create_sampling_client(model_path=sampler_path))
-    assert (
-        sampler.sample(DATUM.model_input, 1, types.SamplingParams(max_tokens=1))
-        .result(60)
-        .sequences
-    )
+    if not WITHOUT & {"saved_samplers", "sample"}:
+        sampler = ready(service.create_sampling_client(model_path=sampler_path))
+        assert (
+            sampler.sample(DATUM.model_input, 1, types.SamplingParams(max_tokens=1))
+            .result(60)
+            .sequences
+        )
     newer_rest(client, session_id, path)
     archive(client, path)
-    client.delete_checkpoint_from_tinker_path(sampler_path).result(60)
+    if "delete_checkpoint" not in WITHOUT:
+        client.delete_checkpoint_from_tinker_path(sampler_path).result(60)
 
 
 def newer_rest(client, session_id, path):
     """Tries what was added release by release."""
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    if hasattr(client, "set_checkpoint_ttl_from_tinker_path"):
+    has_ttl = "set_checkpoint_ttl" not in WITHOUT
+    if has_ttl and hasattr(client, "set_checkpoint_ttl_from_tinker_path"):
         client.set_checkpoint_ttl_from_tinker_path(path, 7200).result(60)
         client.set_checkpoint_ttl_from_tinker_path(path, None).result(60)
     if hasattr(client, "assign_session_project"):
@@ -161,10 +172,12 @@ def newer_rest(client, session_id, path):
         usage = client.get_billing_usage(now - timedelta(hours=1), now + timedelta(hours=1)).result(
             60
         )
-        assert {"training", "sampling_sample", "checkpoint"} <= {
-            event.event_info.type for event in usage.data
-        }
-    if hasattr(client, "get_current_checkpoint_storage_usage"):
+        used = {"training", "sampling_sample", "checkpoint"} - (
+            {"sampling_sample"} if "sample" in WITHOUT else set()
+        )
+        assert used <= {event.event_info.type for event in usage.data}
+    has_sizes = "sizes" not in WITHOUT
+    if has_sizes and hasattr(client, "get_current_checkpoint_storage_usage"):
         assert client.get_current_checkpoint_storage_usage().result(60).data[0].size_bytes > 0
     if hasattr(client, "export_session_trace"):
         with urllib.request.urlopen(client.export_session_trace(session_id).result(60)) as answer:
@@ -174,12 +187,14 @@ def newer_rest(client, session_id, path):
             types.SessionSearchRequest(project_ids=["proj-official"], limit=200)
         ).result(60)
         assert session_id in [session.session_id for session in found.sessions]
-    if hasattr(client, "copy_weights"):
+    if "copy_weights" not in WITHOUT and hasattr(client, "copy_weights"):
         copied = client.copy_weights(path, "proj-official").result(60)
         assert client.get_weights_info_by_tinker_path(copied).result(60).lora_rank == 8
 
 
 def archive(client, path):
+    if "get_checkpoint_archive_url" in WITHOUT:
+        return
     if hasattr(client, "get_checkpoint_archive_url_from_tinker_path") and not FOLLOWS_REDIRECTS:
         url = client.get_checkpoint_archive_url_from_tinker_path(path).result(60)
         with urllib.request.urlopen(url.url) as answer:
@@ -187,7 +202,7 @@ def archive(client, path):
 
 
 def external_weights(service, trainer):
-    if not hasattr(trainer, "save_weights_external"):
+    if "save_weights_external" in WITHOUT or not hasattr(trainer, "save_weights_external"):
         return
     path = trainer.save_weights_external("for-others").result(60).path
     urls = service.create_rest_client().get_external_weights_urls(path).result(60).urls
@@ -225,9 +240,10 @@ def by_command(run_id, path, base_url):
     assert "tinkex/tiny" in command("-f", "json", "run", "info", run_id)
     assert path in command("-f", "json", "checkpoint", "list", "--run-id", run_id)
     assert path in command("-f", "json", "checkpoint", "info", path)
-    command("checkpoint", "publish", path)
-    command("checkpoint", "unpublish", path)
-    if not FOLLOWS_REDIRECTS:
+    if "publish_checkpoint" not in WITHOUT:
+        command("checkpoint", "publish", path)
+        command("checkpoint", "unpublish", path)
+    if not (FOLLOWS_REDIRECTS or "get_checkpoint_archive_url" in WITHOUT):
         with tempfile.TemporaryDirectory() as folder:
             command("checkpoint", "download", path, "--output", folder)
             assert {file.name for file in Path(folder).rglob("*") if file.is_file()} >= FILES
@@ -241,6 +257,8 @@ def by_command(run_id, path, base_url):
         assert "/trace?" in command(
             "session", "export-trace", run_id.partition(":")[0], "--url-only"
         )
+    if "delete_checkpoint" in WITHOUT:
+        return
     # 0.18 has both ways, but cannot do it by path
     by_run = "--run-id" in command("checkpoint", "delete", "--help")
     command("checkpoint", "delete", "--yes", *(("--run-id", run_id) if by_run else (path,)))
@@ -252,18 +270,22 @@ def main() -> None:
     service = tinker.ServiceClient(base_url=base_url, api_key=KEY)
     trainer = ready(service.create_lora_training_client("tinkex/tiny", rank=8))
     first, last = train(trainer)
-    learn_from_samples(trainer)
+    if "ratio_losses" not in WITHOUT:
+        learn_from_samples(trainer)
     custom_losses(service, trainer)
     trained = trainer.forward([DATUM], "cross_entropy").result(60).metrics["loss:sum"]
     path = trainer.save_state("one").result(60).path
-    sample(trainer)
-    resume(service, path, trained)
+    if "sample" not in WITHOUT:
+        sample(trainer)
+    if "resume" not in WITHOUT:
+        resume(service, path, trained)
     rest(service, trainer, path)
     external_weights(service, trainer)
     by_command(trainer.model_id, path, base_url)
     print(
         f"tinker {tinker.__version__}: loss {first:.1f} -> {last:.3f}, custom losses, samples, "
         "saved and resumed, REST, commands"
+        + (f"; without {', '.join(sorted(WITHOUT))}" if WITHOUT else "")
     )
 
 

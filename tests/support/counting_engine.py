@@ -4,13 +4,14 @@ and a process that serves it.
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from attrs import define, evolve, field
@@ -53,14 +54,24 @@ class CountingEngine(RecordingEngine):
         self.steps[model_id] = int((folder / "steps").read_text())
 
 
+_FORKS = multiprocessing.get_context("forkserver")
+# so that a server starts in milliseconds: tests kill and restart it dozens of times
+_FORKS.set_forkserver_preload(["tests.support.counting_engine", "tinkex_server.app.server"])
+
+Patch = Callable[[], None]
+
+
 @define
 class Process:
-    """A server in a process of its own, which can be killed and started again at the same place."""
+    """A server in a process of its own, which can be killed and started again at the same place.
+
+    `patch` runs in that process before it serves.
+    """
 
     port: int
     data_dir: Path
-    module: str = "tests.support.counting_engine"
-    child: subprocess.Popen[str] | None = None
+    patch: Patch | None = None
+    child: ForkServerProcess | None = None
 
     @property
     def base_url(self) -> str:
@@ -68,24 +79,29 @@ class Process:
 
     def start(self) -> None:
         """Returns when it answers."""
-        command = [sys.executable, "-m", self.module, str(self.port), str(self.data_dir)]
-        self.child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert self.child.stdout is not None
-        assert self.child.stdout.readline() == "ready\n"
+        ready, theirs = _FORKS.Pipe(duplex=False)
+        self.child = _FORKS.Process(
+            target=_serve, args=(self.port, self.data_dir, self.patch, theirs), daemon=True
+        )
+        self.child.start()
+        theirs.close()
+        with ready:
+            ready.recv()
 
     def kill(self) -> None:
         """Kills the server by SIGKILL."""
         if self.child is not None:
             self.child.kill()
-            self.child.communicate()
+            self.child.join()
+            self.child.close()
             self.child = None
 
 
 @contextmanager
-def process(data_dir: Path, module: str = "tests.support.counting_engine") -> Iterator[Process]:
-    """Starts `module` as a script and yields the server that it serves."""
+def process(data_dir: Path, patch: Patch | None = None) -> Iterator[Process]:
+    """Starts a server in a process of its own, and kills it at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Process(free.getsockname()[1], data_dir, module)
+        server = Process(free.getsockname()[1], data_dir, patch)
     try:
         server.start()
         yield server
@@ -93,12 +109,11 @@ def process(data_dir: Path, module: str = "tests.support.counting_engine") -> It
         server.kill()
 
 
-def main() -> None:
-    """Serves at the port and from the folder that are given as arguments, until it is killed."""
-    with tinkex.local.serve(engine=CountingEngine(), port=int(sys.argv[1]), data_dir=sys.argv[2]):
-        print("ready", flush=True)  # noqa: T201
+def _serve(port: int, data_dir: Path, patch: Patch | None, ready: Connection) -> None:
+    """Serves until it is killed."""
+    if patch:
+        patch()
+    with tinkex.local.serve(engine=CountingEngine(), port=port, data_dir=data_dir):
+        ready.send(None)
+        ready.close()
         threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

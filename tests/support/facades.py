@@ -4,7 +4,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -18,8 +18,10 @@ from tinkex import (
     AsyncSamplingClient,
     AsyncServiceClient,
     AsyncTrainingClient,
+    RecoverableRun,
 )
 from tinkex.portal import portal
+from tinkex.portal.iteration import iterate
 
 _CLIENTS = (
     *(
@@ -123,3 +125,12 @@ ADMINS: dict[str, Callable[..., Any]] = {
     "asyncio": _asyncio(AsyncAdminClient),
     "blocking": tinkex.AdminClient,
 }
+
+
+def steps_of(run: Any, until: int) -> Iterator[int]:
+    """Iterates over the steps of a recoverable run of either facade."""
+    return (
+        run.steps(until)
+        if isinstance(run, RecoverableRun)
+        else iterate(portal.shared(), lambda: run.client.steps(until))
+    )

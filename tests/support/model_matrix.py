@@ -175,7 +175,7 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         assert "not supported" in refusal or "encoder-decoder" in refusal, refusal
         return Finding(arch, without_details(refusal))
     try:
-        base = LoadedBaseModel.load(str(folder), "cpu", "float32")
+        [base] = engine._bases.values()
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
     finally:
@@ -242,7 +242,7 @@ def _check_training(
     untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
     assert not untouched, f"layers that training does not reach: {untouched}"
     for row, mine, scored in zip(
-        ROWS, after, _sampled(base, ROWS, tokens=10_000, adapter=adapter), strict=True
+        ROWS, after, _sampled(base, ROWS, tokens=10_000, new=1, adapter=adapter), strict=True
     ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
@@ -270,13 +270,18 @@ def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray
 
 
 def _sampled(
-    base: LoadedBaseModel, rows: Sequence[Sequence[int]], *, tokens: int, adapter: Any = None
+    base: LoadedBaseModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    tokens: int,
+    new: int = _NEW,
+    adapter: Any = None,
 ) -> list[SampleResult]:
-    """Reads the rows together, so many tokens a pass, and samples from each, scoring them, too."""
+    """Reads the rows together, `tokens` a pass, and samples `new` ones from each, scoring all."""
     requests: list[SampleRequest] = []
     for seed, row in enumerate(rows):
-        spec = SampleSpec(row, max_tokens=_NEW, seed=seed, stop_tokens=[], prompt_logprobs=True)
-        requests.append(SampleRequest(adapter, spec, _NEW, StopRule(spec, frozenset(), str)))
+        spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
+        requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
     prefill = Prefill(base, requests, tokens)
     while not prefill.advance():
         pass

@@ -131,3 +131,10 @@ def saved(
 def listed(api: Api, model_id: str) -> dict[str, Any]:
     [checkpoint] = api.get(f"training_runs/{model_id}/checkpoints").json()["checkpoints"]
     return checkpoint
+
+
+def location(api: Api, url: str) -> str:
+    """Returns the signed URL of the archive of a checkpoint, to which the server redirects."""
+    response = api.http.get(f"{url}/archive")
+    assert response.status_code == 302, response.text
+    return response.headers["location"]

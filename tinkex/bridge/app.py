@@ -26,6 +26,7 @@ from tinkex.bridge import (
     training,
     weights,
 )
+from tinkex.bridge.resume import resume
 from tinkex.bridge.routing import Routing
 from tinkex.bridge.state import BridgeState, open_state
 from tinkex_server.access.authentication import is_signed
@@ -82,6 +83,12 @@ class _Tenant:
 
     state: BridgeState
     api: ASGIApp
+    resuming: asyncio.Task[None]
+
+    async def close(self) -> None:
+        """Ends what belongs to the holder of the key."""
+        self.resuming.cancel()
+        await self.state.close()
 
 
 class BridgeApp:
@@ -120,7 +127,8 @@ class BridgeApp:
             if len(self._tenants) >= _MOST_KEYS:
                 raise Refused(503, f"the bridge has been sent {_MOST_KEYS} different keys")
             state = open_state(self._data_dir / name, self._routing, key or None)
-            self._tenants[name] = _Tenant(state, Api(self._routes, state))
+            resuming = asyncio.get_running_loop().create_task(resume(state))
+            self._tenants[name] = _Tenant(state, Api(self._routes, state), resuming)
         return self._tenants[name]
 
     def _folder_name(self, key: str) -> str:
@@ -157,7 +165,7 @@ class BridgeApp:
 
     async def close(self) -> None:
         """Ends the sessions on the servers behind the bridge, and closes the states."""
-        await asyncio.gather(*(tenant.state.close() for tenant in self._tenants.values()))
+        await asyncio.gather(*(tenant.close() for tenant in self._tenants.values()))
 
 
 def _key_of(scope: Scope) -> str:

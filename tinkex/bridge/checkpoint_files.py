@@ -1,5 +1,5 @@
-"""What the bridge keeps of a checkpoint: a small file that names it on the server behind the
-bridge, in the folder that the embedded server would keep the weights in.
+"""The files that stand for checkpoints in a bridge: each names a checkpoint on the server behind
+the bridge, and lies in the folder in which the embedded server would keep the weights.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tinkex.futures.poller import send_and_wait
 from tinkex.session.session import Session
 from tinkex.transport.answers import required_text
 from tinkex_server.errors import malformed
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.wire.json import encode
 

@@ -21,7 +21,7 @@ from tinkex.errors import (
     WaitTimeoutError,
 )
 from tinkex_server.errors import Refused
-from tinkex_server.jobs.futures import WorkFailed
+from tinkex_server.jobs.requests import WorkFailed
 
 T = TypeVar("T")
 

@@ -18,12 +18,13 @@ from tinkex_api.models import (
 from tinkex.bridge.failures import or_failure, refusing
 from tinkex.bridge.state import BridgeState
 from tinkex.errors import NotFoundError, UnsupportedByServer
+from tinkex.session.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
 from tinkex.types import LoraConfig
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import LoraShape
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.models import unload_model
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
@@ -55,14 +56,14 @@ def _new_model(
 
     async def create() -> Sequence[str]:
         optimizer = None if row.optimizer == "adamw" else optimizer_config(row.optimizer)
-        metadata = dict(row.user_metadata)
-        state.models[row.model_id] = await or_failure(
-            upstream.url,
-            lambda: upstream.in_session(
-                session,
-                lambda begun: new_model(begun, row.base_model, shape, metadata, optimizer),
-            ),
-        )
+
+        async def make(begun: Session) -> None:
+            client = await new_model(
+                begun, row.base_model, shape, dict(row.user_metadata), optimizer
+            )
+            state.keep_model(row.model_id, upstream.url, begun, client)
+
+        await or_failure(upstream.url, lambda: upstream.in_session(session, make))
         return ()
 
     return NewModel(row, create, CreateModelResponse(row.model_id, "create_model").to_dict())

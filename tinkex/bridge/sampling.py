@@ -26,7 +26,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.types import SampleResponse
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, bad_request, malformed, not_found
-from tinkex_server.jobs.futures import RequestIdentity, WorkFailed
+from tinkex_server.jobs.requests import RequestIdentity, WorkFailed
 from tinkex_server.routes.sampling import join_sampling_session
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.store import SamplerRow, SessionRow, UsageKind
@@ -150,18 +150,33 @@ def _submit(
 
 async def _reopened(state: BridgeState, access: Access, sampler: SamplerRow) -> OpenSampler:
     """Opens a sampling session again that this process has not opened. Raises `WorkFailed`."""
+    if not state.resumed.is_set():
+        await state.resumed.wait()
     if sampler.inflight_of:
-        raise WorkFailed(
-            f"the weights of sampling session {sampler.sampler_id!r} were lost when the bridge was "
-            "restarted: save them again",
-            "server",
-        )
+        return _resumed(state, sampler)
     session = state.session(sampler.session_id) if sampler.session_id else _WITHOUT_SESSION
     try:
         opened = await _opened(state, access, session, sampler)
     except Refused as error:
         raise WorkFailed(str(error.detail), "user" if error.status < 500 else "server") from error
     return state.samplers.setdefault(sampler.sampler_id, opened)
+
+
+def _resumed(state: BridgeState, sampler: SamplerRow) -> OpenSampler:
+    """Returns the sampling session of weights that an earlier process had saved for it."""
+    entry = state.journal.sampler(sampler.sampler_id)
+    upstream = state.upstreams.at_url(entry.url) if entry else None
+    session = upstream.session_at(entry.upstream_session) if entry and upstream else None
+    if entry is None or session is None:
+        raise WorkFailed(
+            f"the weights of sampling session {sampler.sampler_id!r} were lost when the bridge was "
+            "restarted: save them again",
+            "server",
+        )
+    client = AsyncSamplingClient(
+        session, entry.upstream_id, base_model=sampler.base_model, is_copy=True
+    )
+    return state.samplers.setdefault(sampler.sampler_id, OpenSampler(client, entry.url))
 
 
 def _sampled(client: AsyncSamplingClient, body: SampleRequest) -> AsyncAPIFuture[SampleResponse]:

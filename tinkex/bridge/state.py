@@ -16,10 +16,12 @@ from attrs import field, frozen
 from tinkex.bridge import checkpoint_files
 from tinkex.bridge.checkpoint_files import UpstreamPath
 from tinkex.bridge.fetched_files import FetchedFiles
+from tinkex.bridge.journal import Journal, UpstreamSampler, current_request
 from tinkex.bridge.routing import Routing
 from tinkex.bridge.upstream import Upstream, Upstreams
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.session.lifecycle import Outcome
+from tinkex.session.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex_server import checkpoint_path
 from tinkex_server.access.ownership import Access
@@ -28,8 +30,8 @@ from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.errors import Refused, not_found
 from tinkex_server.ids import Ids
-from tinkex_server.jobs.futures import Work, WorkFailed
 from tinkex_server.jobs.lanes import Lanes
+from tinkex_server.jobs.requests import Work, WorkFailed
 from tinkex_server.jobs.seq_ids import SeqIds
 from tinkex_server.limits import Limits
 from tinkex_server.state import CommonState, ModelRequest, common_parts
@@ -66,6 +68,7 @@ class BridgeState(CommonState):
     """The record of the requests of one key, and the clients by which they are done."""
 
     upstreams: Upstreams
+    journal: Journal
     models: dict[str, AsyncTrainingClient] = field(factory=dict[str, AsyncTrainingClient])
     """The clients of the models in training, by the bridge's id of the model."""
     samplers: dict[str, OpenSampler] = field(factory=dict[str, OpenSampler])
@@ -73,6 +76,8 @@ class BridgeState(CommonState):
     uploads: dict[str, Upstream] = field(factory=dict[str, Upstream])
     """The server of each upload that was started, by its id."""
     fetched: FetchedFiles
+    resumed: asyncio.Event = field(factory=asyncio.Event)
+    """Set when it is decided what goes on of what an earlier process began."""
     _closing: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]])
 
     # ---- what the routes of the embedded server ask of a state ----
@@ -82,7 +87,13 @@ class BridgeState(CommonState):
         return ModelInfo(name, max_context_length=0, vocab_size=0, arch="", tokenizer_id=name)
 
     def checked(self, request: ModelRequest, work: Work) -> Work:
-        return work
+        async def run() -> bytes:
+            if not self.resumed.is_set():
+                await self.resumed.wait()
+            current_request.set((request.model_id, request.seq_id))
+            return await work()
+
+        return run
 
     def note_created(
         self, model_id: str, source: CheckpointPath | None, *, optimizer: bool
@@ -94,6 +105,7 @@ class BridgeState(CommonState):
 
     async def free_model(self, model_id: str) -> None:
         client = self.models.pop(model_id, None)
+        self.journal.drop_model(model_id)
         if client is not None and not self.upstream_of(client).dialect.lacks("unload_model"):
             await client.unload_model()
 
@@ -108,8 +120,30 @@ class BridgeState(CommonState):
     def model(self, model_id: str) -> AsyncTrainingClient:
         """Returns the client of a model. Raises `WorkFailed` for one that is lost."""
         if model_id not in self.models:
-            raise WorkFailed(f"model {model_id!r} is not in memory any more", "server")
+            reason = self.store.models.failure(model_id) or f"model {model_id!r} was unloaded"
+            raise WorkFailed(reason, "server")
         return self.models[model_id]
+
+    def keep_model(
+        self, model_id: str, url: str, session: Session, client: AsyncTrainingClient
+    ) -> None:
+        """Keeps the client of a new model, which was made on a server."""
+        self.journal.add_model(model_id, url, session.session_id, client.model_id)
+        self.models[model_id] = client
+
+    def keep_ephemeral(self, sampler_id: str, model: ModelRow, opened: OpenSampler) -> None:
+        """Keeps the sampling session of weights that were saved for it."""
+        entry = self.journal.model(model.model_id)
+        if entry is not None:
+            self.journal.add_sampler(
+                UpstreamSampler(
+                    sampler_id,
+                    opened.url,
+                    entry.upstream_session,
+                    opened.client.sampling_session_id,
+                )
+            )
+        self.samplers[sampler_id] = opened
 
     def upstream_of(self, client: AsyncTrainingClient) -> Upstream:
         """Returns the server of a model."""
@@ -165,22 +199,25 @@ class BridgeState(CommonState):
 
     def end_upstream_sessions(self, session_id: str, outcome: Outcome, detail: str | None) -> None:
         """Ends what belongs to a session of the bridge on the servers, in the background."""
+        self.journal.drop_session(session_id)
         self.later(self.upstreams.end_session(session_id, outcome, detail))
 
     async def close(self) -> None:
         """Ends the sessions on the servers, and closes connections and database."""
-        with closing(self.store):
+        with closing(self.store), closing(self.journal):
             self.futures.stop()
             await self.lanes.close()
             await asyncio.gather(*self._closing, return_exceptions=True)
             await self.upstreams.close()
+            if self.resumed.is_set():
+                self.journal.clear()
 
 
 def open_state(data_dir: Path, routing: Routing, key: str | None) -> BridgeState:
     """Returns the state of one key, which is kept in a folder."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     started_at = time.time()
-    store = Store(data_dir / "tinkex.db")
+    store, journal = Store(data_dir / "tinkex.db"), Journal(data_dir / "journal.db")
     ready: Future[str] = Future()
     ready.set_result("a server behind the bridge")
     state = BridgeState(
@@ -196,9 +233,10 @@ def open_state(data_dir: Path, routing: Routing, key: str | None) -> BridgeState
             lanes=Lanes(overlapping=True),
             started_at=started_at,
         ),
-        upstreams=Upstreams(routing, key),
+        upstreams=Upstreams(routing, key, journal),
+        journal=journal,
         fetched=FetchedFiles(data_dir / "fetched"),
     )
-    store.recover("the bridge was restarted before this was done", started_at)
     reconcile(store, state.folders)
+    state.fetched.clear()
     return state

@@ -23,7 +23,7 @@ from tinkex.bridge.state import BridgeState
 from tinkex.errors import InvalidInputError
 from tinkex.types import Datum
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.jobs.futures import Work
+from tinkex_server.jobs.requests import Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.store import ModelRow

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from tinkex.bridge.journal import Journal, UpstreamSession
 from tinkex.bridge.routing import Routing, Target
 from tinkex.config import Config
 from tinkex.dialects.dialect import Dialect
@@ -23,14 +24,21 @@ from tinkex_server.store import SessionRow
 logger = logging.getLogger("tinkex.bridge")
 C = TypeVar("C")
 
+_NUMBERS_OF_A_PROCESS = 1_000_000
+"""The numbers of models and sampling sessions that each process has in a session, so that one that
+continues the session of another uses none again.
+"""
+
 
 class Upstream:
     """The connections to one server, with one key, and a session there for each session of the
     bridge that uses the server. For one event loop.
     """
 
-    def __init__(self, target: Target, key: str | None) -> None:
+    def __init__(self, target: Target, key: str | None, journal: Journal | None = None) -> None:
+        """Makes the connections. What is begun is recorded in `journal`, if it is given."""
         self.url = target.url
+        self._journal = journal
         # without a key of the caller's none is sent: the environment's belongs to somebody else
         self.transport = Transport(
             Config(base_url=target.url, api_key=key, credential_cmd=None, dialect=target.dialect)
@@ -61,8 +69,33 @@ class Upstream:
                     owner.user_metadata, owner.display_name, owner.project_id, owner.tags
                 )
                 session = await Session.begin(self.transport, metadata, instead_of=session)
-                self._sessions[owner.session_id] = session
+                if self._journal is not None:
+                    self._journal.add_session(owner.session_id, self.url, session.session_id)
+                self._adopt(owner.session_id, session)
             return session
+
+    async def resume_session(
+        self, begun: UpstreamSession, last_seq_ids: Mapping[str, int], journal: Journal
+    ) -> Session:
+        """Continues a session that an earlier process began. Raises what `Session.resume` does."""
+        session = await Session.resume(
+            self.transport,
+            begun.upstream_id,
+            first_number=journal.note_resumed(begun) * _NUMBERS_OF_A_PROCESS,
+            last_seq_ids=last_seq_ids,
+        )
+        self._adopt(begun.session_id, session)
+        return session
+
+    def _adopt(self, session_id: str, session: Session) -> None:
+        if self._journal is not None:
+            session.journal = self._journal.requests_of(self.url)
+        self._sessions[session_id] = session
+
+    def session_at(self, upstream_id: str) -> Session | None:
+        """Returns the session here with this id of the server, if it is open."""
+        sessions = (each for each in self._sessions.values() if each.session_id == upstream_id)
+        return next(sessions, None)
 
     async def in_session(self, owner: SessionRow, create: Callable[[Session], Awaitable[C]]) -> C:
         """Calls `create` in the session that belongs to `owner`, and once more in a new session if
@@ -100,8 +133,9 @@ class Upstreams:
     it is first used.
     """
 
-    def __init__(self, routing: Routing, key: str | None) -> None:
+    def __init__(self, routing: Routing, key: str | None, journal: Journal) -> None:
         self.routing = routing
+        self._journal = journal
         self._key = key
         self._connected: dict[Target, Upstream] = {}
 
@@ -127,7 +161,7 @@ class Upstreams:
         """Returns a server. Raises `Refused` (401) for one that cannot be called without a key."""
         if target not in self._connected:
             try:
-                self._connected[target] = Upstream(target, self._key)
+                self._connected[target] = Upstream(target, self._key, self._journal)
             except ConfigError as error:
                 raise Refused(401, f"{target.url} cannot be called: {error.message}") from error
         return self._connected[target]

@@ -44,7 +44,7 @@ from tinkex_server.checkpoint_path import (
 )
 from tinkex_server.engine.interface import InvalidRequest, LoraShape
 from tinkex_server.errors import bad_request, malformed
-from tinkex_server.jobs.futures import Work
+from tinkex_server.jobs.requests import Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
@@ -232,7 +232,7 @@ def _save_ephemeral(state: BridgeState, row: ModelRow, number: int, *, inflight:
         sampler_client = await or_failure(
             url, lambda: client.save_weights_and_get_sampling_client(kind=kind)
         )
-        state.samplers[sampler_id] = OpenSampler(sampler_client, url)
+        state.keep_ephemeral(sampler_id, row, OpenSampler(sampler_client, url))
         # marked as weights of the model, so that nobody takes it for a sampler of the base model
         sampler = SamplerRow(
             sampler_id, row.session_id, row.base_model, None, None, inflight_of=row.model_id
@@ -336,14 +336,13 @@ def _loaded_model(
     )
     optimizer: OptimizerConfig | None = None if body.optimizer else body.optimizer_config
 
-    async def make(begun: Session) -> AsyncTrainingClient:
+    async def make(begun: Session) -> None:
         begun.saved_shapes.setdefault(saved.path, (row.base_model, shape))
-        return await model_from_state(begun, saved, dict(row.user_metadata), optimizer)
+        client = await model_from_state(begun, saved, dict(row.user_metadata), optimizer)
+        state.keep_model(row.model_id, upstream.url, begun, client)
 
     async def create() -> Sequence[str]:
-        state.models[row.model_id] = await or_failure(
-            upstream.url, lambda: upstream.in_session(session, make)
-        )
+        await or_failure(upstream.url, lambda: upstream.in_session(session, make))
         return ()
 
     return NewModel(row, create, _loaded(body.path, row.model_id))

@@ -24,6 +24,7 @@ from tinkex.errors import (
 from tinkex.futures.unretrieved_errors import UnretrievedErrors
 from tinkex.session.discovery import ask_server, first_contact
 from tinkex.session.lifecycle import SessionLifecycle, SessionPart
+from tinkex.session.request_journal import RequestJournal
 from tinkex.transport.transport import Transport
 from tinkex.types import LoraConfig
 from tinkex.types.fingerprint import Fingerprint
@@ -67,6 +68,10 @@ class Session:
         factory=dict[str, asyncio.Task[Fingerprint | None]]
     )
     """The fingerprint of each checkpoint of this session, by path."""
+    last_seq_ids: Mapping[str, int] = field(factory=dict[str, int])
+    """The last numbers that an earlier process used, by the id of the model."""
+    journal: RequestJournal | None = None
+    """A record that is told of each numbered request of a model."""
     _parts: dict[type[SessionPart], SessionPart] = field(
         init=False, factory=dict[type[SessionPart], SessionPart]
     )
@@ -106,6 +111,42 @@ class Session:
             )
         _log_messages(answer)
         session = cls(transport, answer.session_id, **(instead_of.saves() if instead_of else {}))
+        session.lifecycle.begin()
+        return session
+
+    @classmethod
+    async def resume(
+        cls,
+        transport: Transport,
+        session_id: str,
+        *,
+        first_number: int,
+        last_seq_ids: Mapping[str, int],
+    ) -> Session:
+        """Continues a session that an earlier process began and did not finish.
+
+        Args:
+            transport: the connections to the server.
+            session_id: the server's id of the session.
+            first_number: a number above those of all models and sampling sessions so far.
+            last_seq_ids: the last numbers of requests that the server has accepted, by the id of
+                the model. A training client of such a model continues from there.
+
+        Raises:
+            ServerStateLostError: the server does not have the session any more.
+            APIConnectionError: the server cannot be reached.
+        """
+        with first_contact(transport):
+            transport.server.observe(await ask_server(transport))
+        session = cls(
+            transport,
+            session_id,
+            itertools.count(first_number),
+            itertools.count(first_number),
+            last_seq_ids=last_seq_ids,
+        )
+        if await session.lifecycle.is_lost():
+            session.check("resume")
         session.lifecycle.begin()
         return session
 

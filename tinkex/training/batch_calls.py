@@ -21,7 +21,7 @@ from tinkex.losses.named import (
 from tinkex.session.session import Session
 from tinkex.training import chunking, metrics
 from tinkex.training.batch_requests import batch_bodies, read_batch
-from tinkex.training.encoded_requests import BodiesByEncoding
+from tinkex.training.encoded_requests import RequestBuilders
 from tinkex.training.fingerprint import Fingerprints
 from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.types import Datum, ForwardBackwardOutput
@@ -88,7 +88,7 @@ class BatchCalls:
         def backward_pass(
             results: Sequence[ForwardBackwardOutput],
         ) -> tuple[
-            Sequence[BodiesByEncoding],
+            Sequence[RequestBuilders],
             Callable[[Sequence[ForwardBackwardOutput]], ForwardBackwardOutput],
         ]:
             outputs = self._joined(data, results).loss_fn_outputs
@@ -135,7 +135,7 @@ class BatchCalls:
         data: Sequence[Datum],
         loss_fn: LossName,
         config: Mapping[str, float | str] | None,
-    ) -> Sequence[BodiesByEncoding]:
+    ) -> Sequence[RequestBuilders]:
         """Returns the requests of a batch, which is split where it is over the server's limits."""
         dialect = self._server.dialect
         given = self._session.transport.config.chunk_limits

@@ -12,7 +12,7 @@ from tinkex_api.types import File, Request
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Payload
 from tinkex.losses.named import without_weight
-from tinkex.training.encoded_requests import BodiesByEncoding
+from tinkex.training.encoded_requests import RequestBuilders
 from tinkex.types import Datum, ForwardBackwardOutput
 from tinkex.wire import json, protobuf
 
@@ -24,7 +24,7 @@ def batch_bodies(
     loss_fn: str,
     config: Mapping[str, float | str] | None,
     dialect: Dialect,
-) -> BodiesByEncoding:
+) -> RequestBuilders:
     """Returns the request of a `forward` or a `forward_backward`.
 
     In JSON a forward has a route of its own: a server that does not know a flag would train.

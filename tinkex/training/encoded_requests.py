@@ -13,8 +13,8 @@ from tinkex.threads import in_thread
 
 BuildRequest = Callable[[int], Request[UntypedAPIFuture]]
 """A function that builds the request for a seq_id."""
-BodiesByEncoding = Mapping[Encoding, BuildRequest]
-"""One request, in each of the encodings that it has."""
+RequestBuilders = Mapping[Encoding, BuildRequest]
+"""The builders of one request, by the encodings in which it can be sent, the best first."""
 
 
 class EncodedRequests:
@@ -24,7 +24,7 @@ class EncodedRequests:
     it gets is encoded again.
     """
 
-    def __init__(self, bodies: Sequence[BodiesByEncoding], encodings: Sequence[Encoding]) -> None:
+    def __init__(self, bodies: Sequence[RequestBuilders], encodings: Sequence[Encoding]) -> None:
         self._bodies = bodies
         self._encodings = encodings
         self._ahead: dict[tuple[int, Encoding, int], asyncio.Task[Request[UntypedAPIFuture]]] = {}

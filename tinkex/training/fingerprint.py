@@ -32,7 +32,7 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.losses.named import without_padding
 from tinkex.session.session import Session
 from tinkex.training.batch_requests import batch_bodies, read_batch
-from tinkex.training.encoded_requests import BodiesByEncoding
+from tinkex.training.encoded_requests import RequestBuilders
 from tinkex.training.submission_queue import SendForward, SubmissionQueue
 from tinkex.types import (
     Datum,
@@ -183,7 +183,7 @@ class Fingerprints:
     ) -> Logprobs | None:
         return self._read(datum, await send_forward(self._body(datum), read_batch))
 
-    def _body(self, datum: Datum) -> BodiesByEncoding:
+    def _body(self, datum: Datum) -> RequestBuilders:
         return batch_bodies(
             "forward", self._model_id, [datum], "cross_entropy", None, self._server.dialect
         )

@@ -55,6 +55,8 @@ class SentRequest:
     index: int
     """The place among the call's requests, from 0."""
     seq_id: int
+    requests: int
+    """The number of the call's requests."""
     twice: bool = False
     """Whether it was sent a second time, since no answer told whether the first one arrived."""
     error: TinkexError | None = None
@@ -64,8 +66,9 @@ class SentRequest:
 class RequestSender:
     """The part of a model's queue that talks to the server. For one event loop."""
 
-    def __init__(self, session: Session, sequencer: Sequencer) -> None:
+    def __init__(self, session: Session, model_id: str, sequencer: Sequencer) -> None:
         self._session = session
+        self._model_id = model_id
         self._transport = session.transport
         self._sequencer = sequencer
 
@@ -88,7 +91,9 @@ class RequestSender:
         await self._sequencer.reclaim_numbers()
         first, count = self._sequencer.next_seq_id, len(requests)
         all_sent = [
-            SentRequest(RequestState(state.operation) if index else state, index, first + index)
+            SentRequest(
+                RequestState(state.operation) if index else state, index, first + index, count
+            )
             for index in range(count)
         ]
         parallel = self._transport.server.dialect.parallel_chunks and count > 1
@@ -159,6 +164,7 @@ class RequestSender:
         Raises:
             StepOutcomeUnknown: nobody knows whether the server accepted it.
         """
+        self._note_sending(sent)
         operation, repeats = sent.state.operation, self._transport.server.dialect.seq_id_repeats
         repeatable = resend.decide("unanswered", operation, repeats) == "resend"
         try:
@@ -176,6 +182,7 @@ class RequestSender:
             if resend.decide(failed_at, operation, repeats) != "resend_once":
                 raise _unknown(error, operation) from error
             await self._resend_once(sent, request, error)
+        self._note_accepted(sent)
 
     async def _resend_once(
         self, sent: SentRequest, request: Request[UntypedAPIFuture], first: TinkexError
@@ -221,6 +228,8 @@ class RequestSender:
         """Updates the order after a call that could not be sent whole."""
         if none_accepted:
             self._count_refusal(error)
+            if self._session.journal is not None:
+                self._session.journal.refused(self._model_id, self._sequencer.next_seq_id)
             if not optional:
                 changes = resend.effect_of(operation) == "changes"
                 self._sequencer.note_refusal(error, changes=changes)
@@ -229,6 +238,16 @@ class RequestSender:
             self._sequencer.take_numbers()
         else:
             self._sequencer.poison(error)
+
+    def _note_sending(self, sent: SentRequest) -> None:
+        if self._session.journal is not None:
+            self._session.journal.sending(
+                self._model_id, sent.state.operation, sent.seq_id, sent.requests
+            )
+
+    def _note_accepted(self, sent: SentRequest) -> None:
+        if self._session.journal is not None and sent.state.request_id is not None:
+            self._session.journal.accepted(self._model_id, sent.seq_id, sent.state.request_id)
 
     def _count_refusal(self, error: TinkexError) -> None:
         """Takes the number of a refused request, on a server that counts such requests."""

@@ -16,7 +16,7 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import Payload, RequestState
 from tinkex.session.session import Session
 from tinkex.threads import in_thread
-from tinkex.training.encoded_requests import BodiesByEncoding, EncodedRequests
+from tinkex.training.encoded_requests import EncodedRequests, RequestBuilders
 from tinkex.training.pipelining import PipelineCheck
 from tinkex.training.request_sender import RequestSender, SentRequest
 from tinkex.training.sequencer import Sequencer, Turn
@@ -30,7 +30,7 @@ _HELD_CALLS = 2  # the call that is being sent, and the next one, which is encod
 
 _Results = Callable[[], Awaitable[Sequence[R]]]
 """A function that waits for the results of a call's requests."""
-SendForward = Callable[[BodiesByEncoding, Callable[[Payload], R]], Awaitable[R]]
+SendForward = Callable[[RequestBuilders, Callable[[Payload], R]], Awaitable[R]]
 """A function that sends one forward pass, and returns what the second argument makes of its result.
 """
 
@@ -42,11 +42,11 @@ class SubmissionQueue:
     awaited.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, model_id: str) -> None:
         self._session = session
         self._transport = session.transport
-        self._sequencer = Sequencer()
-        self._sender = RequestSender(session, self._sequencer)
+        self._sequencer = Sequencer(session.last_seq_ids.get(model_id, 0) + 1)
+        self._sender = RequestSender(session, model_id, self._sequencer)
         self._pipeline = PipelineCheck()
         self._encoders = asyncio.Semaphore(_HELD_CALLS)
         self._batches: set[asyncio.Task[Any]] = set()
@@ -62,7 +62,7 @@ class SubmissionQueue:
     def run(
         self,
         operation: str,
-        bodies: Sequence[BodiesByEncoding],
+        bodies: Sequence[RequestBuilders],
         read: Callable[[Payload], R],
         join: Callable[[Sequence[R]], T],
     ) -> AsyncAPIFuture[T]:
@@ -90,7 +90,7 @@ class SubmissionQueue:
     def run_checked(
         self,
         operation: str,
-        body: BodiesByEncoding,
+        body: RequestBuilders,
         read: Callable[[Payload], R],
         check: Callable[[SendForward[Any]], Awaitable[TinkexError | None]],
         advise: Callable[[TinkexError], str | None],
@@ -112,7 +112,7 @@ class SubmissionQueue:
         turn = self._sequencer.turn(operation, 1)
         state = RequestState(operation)
 
-        async def send_forward(body: BodiesByEncoding, read: Callable[[Payload], Any]) -> Any:
+        async def send_forward(body: RequestBuilders, read: Callable[[Payload], Any]) -> Any:
             [result] = await (await turn.run_to_end(self._send_extra_forward(turn, body, read)))()
             return result
 
@@ -141,10 +141,10 @@ class SubmissionQueue:
     def run_two_passes(
         self,
         operation: str,
-        first: Sequence[BodiesByEncoding],
+        first: Sequence[RequestBuilders],
         read: Callable[[Payload], R],
         prepare_second: Callable[
-            [Sequence[R]], tuple[Sequence[BodiesByEncoding], Callable[[Sequence[R]], T]]
+            [Sequence[R]], tuple[Sequence[RequestBuilders], Callable[[Sequence[R]], T]]
         ],
     ) -> AsyncAPIFuture[T]:
         """Runs a call whose second requests depend on the results of its first ones.
@@ -184,7 +184,7 @@ class SubmissionQueue:
 
         return self._start(turn, work, state)
 
-    def send_forward(self, body: BodiesByEncoding, read: Callable[[Payload], R]) -> asyncio.Task[R]:
+    def send_forward(self, body: RequestBuilders, read: Callable[[Payload], R]) -> asyncio.Task[R]:
         """Sends a forward pass that is not a call of the user; returns the wait for its result.
 
         When it fails, later calls go on.
@@ -259,7 +259,7 @@ class SubmissionQueue:
 
     @asynccontextmanager
     async def _encode_ahead(
-        self, turn: Turn, bodies: Sequence[BodiesByEncoding]
+        self, turn: Turn, bodies: Sequence[RequestBuilders]
     ) -> AsyncGenerator[EncodedRequests]:
         """Encodes a call's first request while the call before it is being sent."""
         async with self._encoders:
@@ -270,7 +270,7 @@ class SubmissionQueue:
             finally:
                 requests.discard()
 
-    def _encoded(self, bodies: Sequence[BodiesByEncoding]) -> EncodedRequests:
+    def _encoded(self, bodies: Sequence[RequestBuilders]) -> EncodedRequests:
         return EncodedRequests(bodies, self._transport.server.dialect.encodings)
 
     async def _send(
@@ -284,7 +284,7 @@ class SubmissionQueue:
         return self._wait_for_results(state.operation, sent, read)
 
     async def _send_extra_forward(
-        self, turn: Turn, body: BodiesByEncoding, read: Callable[[Payload], R]
+        self, turn: Turn, body: RequestBuilders, read: Callable[[Payload], R]
     ) -> _Results[R]:
         sent = await self._sender.send_all(
             turn, RequestState("forward"), self._encoded([body]), optional=True

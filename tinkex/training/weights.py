@@ -73,7 +73,7 @@ class AsyncModelWeights:
         self._shape = shape
         self._session = session
         self._transport = session.transport
-        self._queue = SubmissionQueue(session)
+        self._queue = SubmissionQueue(session, model_id)
         self.fingerprints = Fingerprints(session, model_id, self._queue)
         self._batches = BatchCalls(session, model_id, self._queue, self.fingerprints)
         self._saves = 0

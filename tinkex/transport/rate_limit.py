@@ -14,7 +14,7 @@ from tinkex.threads import call_on_loop
 from tinkex.transport.backoff import rate_limit_pause
 from tinkex.waiting.clock import Clock
 
-# concurrent requests after a window; each success admits one more, so that they double per round
+# concurrent requests after a pause; each success admits one more, so that they double per round
 _FIRST_ADMITTED = 4
 _NO_LIMIT = 4096  # concurrent requests that amount to no limit
 
@@ -26,7 +26,7 @@ class _Waiter:
     loop: asyncio.AbstractEventLoop
     admitted: bool = False
     timed: bool = False
-    """Whether it checks the window again by itself, when that ends."""
+    """Whether it checks again by itself when the pause ends."""
     woken: asyncio.Future[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -42,13 +42,13 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-class RateLimitWindow:
-    """The times in which requests with one key are held back, shared by all clients in the process
-    with the same base URL and key.
+class RateLimiter:
+    """A limiter that holds back requests after a 429, shared by all clients in the process with the
+    same base URL and key.
 
-    A 429 closes the window for all of them, and a success ends the pause. Afterwards requests are
-    admitted in the order of their arrival: a few at once, then one more with each success. The
-    limit is lifted when no request waits any more. It costs nothing until the first 429.
+    A 429 pauses all of them, and a success ends the pause. Afterwards requests are admitted in the
+    order of their arrival: a few at once, then one more with each success. The limit is lifted when
+    no request waits any more. It costs nothing until the first 429.
     """
 
     def __init__(self) -> None:
@@ -146,13 +146,13 @@ class RateLimitWindow:
             self._admit()
 
 
-_windows: WeakValueDictionary[tuple[str, Hashable], RateLimitWindow] = WeakValueDictionary()
-_windows_lock = threading.Lock()
+_limiters: WeakValueDictionary[tuple[str, Hashable], RateLimiter] = WeakValueDictionary()
+_limiters_lock = threading.Lock()
 
 
-def window_for(base_url: str, api_key: Hashable) -> RateLimitWindow:
-    """Returns the window of a base URL and key (or source of keys). It is kept as long as a client
+def rate_limiter_for(base_url: str, api_key: Hashable) -> RateLimiter:
+    """Returns the limiter of a base URL and key (or source of keys). It is kept as long as a client
     uses it.
     """
-    with _windows_lock:
-        return _windows.setdefault((base_url, api_key), RateLimitWindow())
+    with _limiters_lock:
+        return _limiters.setdefault((base_url, api_key), RateLimiter())

@@ -16,7 +16,7 @@ from tinkex.dialects import resend
 from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import RetryBudget, retry_hint
-from tinkex.transport.rate_limit import RateLimitWindow
+from tinkex.transport.rate_limit import RateLimiter
 from tinkex.transport.sender import Sender
 from tinkex.waiting.wait import Wait
 
@@ -30,7 +30,7 @@ class RetryingCall:
     """One request with its retries."""
 
     sender: Sender
-    window: RateLimitWindow
+    rate_limiter: RateLimiter
     request: Request[Any]
     headers: Mapping[str, str]
     timeout: float
@@ -82,30 +82,30 @@ class RetryingCall:
 
     async def _attempt(self) -> Any:
         try:
-            return self.read(await self._send_in_window())
+            return self.read(await self._send_when_admitted())
         except TinkexError as error:
             self.wait.state.possibly_taken |= resend.failure_point_of(error) is not None
             raise
 
-    async def _send_in_window(self) -> httpx.Response:
-        window, self.sent_at = self.window, self.sender.clock.now()
-        if not window.is_open:
+    async def _send_when_admitted(self) -> httpx.Response:
+        limiter, self.sent_at = self.rate_limiter, self.sender.clock.now()
+        if not limiter.is_open:
             self.wait.set_owner("queue", "closed to this key after status 429")
-        admitted = await window.enter(self.sender.clock)
+        admitted = await limiter.enter(self.sender.clock)
         try:
             response = await self._send_once()
         except BaseException:
             if admitted:
-                window.leave(succeeded=False)
+                limiter.leave(succeeded=False)
             raise
         if admitted:
-            window.leave(succeeded=response.is_success)
-        if response.status_code == 429:  # closes the window for all clients with this key
+            limiter.leave(succeeded=response.is_success)
+        if response.status_code == 429:  # pauses all clients with this key
             if self.request.operation in _BATCHES:
                 server = self.sender.server
                 server.update_dialect(chunk_limits=server.dialect.chunk_limits.smaller())
             size = len(self.request.content or b"")
-            self.refused_for = window.record_refusal(
+            self.refused_for = limiter.record_refusal(
                 size, retry_hint(response.headers), self.sender.clock
             )
         if not response.is_success:
@@ -113,7 +113,7 @@ class RetryingCall:
             if error.operation != "forward":  # which may have another route
                 self.sender.server.note_missing_route(error)
             raise error
-        window.record_success()
+        limiter.record_success()
         return response
 
     async def _send_once(self) -> httpx.Response:

@@ -18,7 +18,7 @@ from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.lifetimes import LoopBinding
-from tinkex.transport.rate_limit import RateLimitWindow, window_for
+from tinkex.transport.rate_limit import RateLimiter, rate_limiter_for
 from tinkex.transport.response_body import LINE_BYTES, lines
 from tinkex.transport.retrying import RetryingCall
 from tinkex.transport.sender import Sender
@@ -43,7 +43,7 @@ class Transport:
     server: Server = field(init=False)
     closed: bool = field(init=False, default=False)
     waits: Waits = field(init=False)
-    window: RateLimitWindow = field(init=False)
+    rate_limiter: RateLimiter = field(init=False)
     listeners: list[Listener] = field(init=False, factory=list[Listener])
     """Functions that receive the events of this client: its training steps and samples."""
     _sender: Sender = field(init=False)
@@ -58,7 +58,9 @@ class Transport:
         self.server = server_for(config)
         self._sender = Sender(config, self.server, self.clock)
         self.waits = Waits(self.clock)
-        self.window = window_for(config.base_url, config.api_key or config.credential_cmd)
+        self.rate_limiter = rate_limiter_for(
+            config.base_url, config.api_key or config.credential_cmd
+        )
         self._bound_of_answer = WaitBound(config.retry.max_wait, "Config.retry.max_wait")
         self._bound_of_result = WaitBound(config.poll.max_wait, "Config.poll.max_wait")
 
@@ -254,7 +256,7 @@ class Transport:
         try:
             return await RetryingCall(
                 self._sender,
-                self.window,
+                self.rate_limiter,
                 request,
                 headers,
                 timeout,

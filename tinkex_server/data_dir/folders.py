@@ -93,8 +93,8 @@ class Folders:
             if not self._held[name]:
                 del self._held[name]
 
-    def remember(self, names: Set[str]) -> None:
-        """Adds names that rows of the store have or had."""
+    def mark_known(self, names: Set[str]) -> None:
+        """Marks names as known, because rows of the store have or had them."""
         self._known |= names
 
     async def remove_unused(self, named: Callable[[], Set[str]]) -> None:

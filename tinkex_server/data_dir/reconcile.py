@@ -45,7 +45,7 @@ def reconcile(store: Store, folders: Folders) -> Reconciliation:
     It is called while nothing is saved or read.
     """
     named = store.folders_ever_used()
-    folders.remember(named)
+    folders.mark_known(named)
     on_disk = folders.names_on_disk()
     _add_missing_manifests(store, folders)
     manifests_found, unreadable = _read_all(folders, on_disk - named)
@@ -54,7 +54,7 @@ def reconcile(store: Store, folders: Folders) -> Reconciliation:
         keys = {key for key, winner in newest.items() if winner == name}
         _restore(store, folders, name, manifest, keys)
     restored = set(newest.values())
-    folders.remember(restored)
+    folders.mark_known(restored)
     to_set_aside = unreadable | (manifests_found.keys() - restored)
     for name in to_set_aside:
         folders.set_aside(name)

@@ -11,9 +11,10 @@ from functools import partial
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.engine.interface import Engine, EngineDied, EngineExit, InvalidRequest
-from tinkex_server.jobs.futures import Futures, StepsLost
+from tinkex_server.jobs.futures import Futures
 from tinkex_server.jobs.lanes import Job, Lanes
 from tinkex_server.jobs.loading import create_and_load
+from tinkex_server.jobs.requests import StepsLost
 from tinkex_server.jobs.sampler_cache import SamplerCache
 from tinkex_server.jobs.saved_states import LostSteps, RecoveryPlan, SavedState, SavedStates
 from tinkex_server.loop_calls import call_on_loop

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from tinkex_server.jobs.engine_recovery import EngineRecovery
-from tinkex_server.jobs.futures import StepsLost, Work
+from tinkex_server.jobs.requests import StepsLost, Work
 from tinkex_server.jobs.saved_states import LostSteps
 from tinkex_server.jobs.seq_ids import StepOrder
 

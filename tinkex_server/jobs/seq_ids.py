@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
-from tinkex_server.jobs.futures import OutOfTurn, RequestIdentity
+from tinkex_server.jobs.requests import OutOfTurn, RequestIdentity
 
 Turn = Literal["by number", "on arrival", "on arrival, refused out of turn"]
 

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.sizes import folder_size
-from tinkex_server.jobs.futures import PendingRequest
+from tinkex_server.jobs.requests import PendingRequest
 from tinkex_server.pages.curve import Curve, draw
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery, SessionRow

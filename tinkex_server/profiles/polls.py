@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import Refused, malformed, not_found
-from tinkex_server.jobs.futures import PollAnswer
+from tinkex_server.jobs.poll_answers import PollAnswer, UnknownRequest
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.results import shape_result
 from tinkex_server.profiles.templates import Reply
@@ -66,11 +66,12 @@ class Polls:
         request_id = self._aliases.get(given, given)
         if self._is_forgotten(request_id):
             return await self._unknown(given)
-        row = self.state.store.futures.get(request_id)
-        if row is None:
+        was_pending = self.state.futures.is_pending(request_id)
+        try:
+            answer = await self.state.futures.wait(request_id, self._access)
+        except UnknownRequest:
             return await self._unknown(given)
-        answer = await self.state.futures.wait(request_id, self._access)
-        if answer.status == 408 or (row.state == "pending" and self.profile.pending_once_more):
+        if answer.status == 408 or (was_pending and self.profile.pending_once_more):
             return self._pending(given, answer)
         return self._ended(request_id, answer, fields, accept)
 

@@ -15,7 +15,8 @@ from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import manifests
 from tinkex_server.errors import Refused, malformed
-from tinkex_server.jobs.futures import PollAnswer, RequestIdentity, Work
+from tinkex_server.jobs.poll_answers import PollAnswer
+from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import CommonState

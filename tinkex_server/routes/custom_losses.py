@@ -15,7 +15,7 @@ from tinkex_api.models import (
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import CustomLoss
 from tinkex_server.errors import bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import ServerState
 from tinkex_server.store import CustomLossRow

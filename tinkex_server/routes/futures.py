@@ -15,7 +15,7 @@ from tinkex_api.models import (
 )
 
 from tinkex_server.errors import malformed
-from tinkex_server.jobs.futures import PollAnswer
+from tinkex_server.jobs.poll_answers import PollAnswer
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.state import CommonState
 from tinkex_server.store import EndedFuture

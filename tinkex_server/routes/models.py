@@ -21,7 +21,7 @@ from tinkex_api.models import (
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.errors import not_found
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules import lifecycle
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation

@@ -23,7 +23,7 @@ from tinkex_server import checkpoint_path
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
 from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.routes.support.endpoint import Call, get, post

@@ -17,7 +17,7 @@ from tinkex_api.models import (
 
 from tinkex_server.engine.interface import CustomLoss, OptimizerSettings
 from tinkex_server.errors import Location, Refused, bad_request, malformed
-from tinkex_server.jobs.futures import Work
+from tinkex_server.jobs.requests import Work
 from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request

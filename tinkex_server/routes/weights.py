@@ -32,8 +32,8 @@ from tinkex_server.checkpoint_path import (
 from tinkex_server.data_dir import digests, manifests
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity, Work
 from tinkex_server.jobs.loading import create_and_load
+from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation

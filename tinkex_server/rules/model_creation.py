@@ -15,7 +15,7 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import EngineDied, LoraShape, OptimizerKind
 from tinkex_server.errors import bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
 from tinkex_server.state import CommonState
 from tinkex_server.store import ModelRow

@@ -44,6 +44,16 @@ class StoredFutures:
     def by_number(self, scope: str, seq_id: int) -> FutureRow | None:
         return self._db.one(_row, _BY_NUMBER, scope, seq_id)
 
+    def pending(self) -> list[FutureRow]:
+        """Returns the requests that have not ended, in the order in which they came."""
+        return self._db.all(_row, f"{_ROWS} WHERE state = 'pending' ORDER BY rowid")
+
+    def last_number(self, scope: str) -> int:
+        """Returns the highest number in a scope; 0 if there is none."""
+        return self._db.number(
+            "SELECT coalesce(max(seq_id), 0) FROM futures WHERE scope = ?", scope
+        )
+
     def ended(self, scope: str) -> list[EndedFuture]:
         """Returns the requests of a scope that have ended, in the order in which they ended."""
         sql = (

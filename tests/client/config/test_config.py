@@ -345,7 +345,7 @@ def test_a_wrong_argument_is_named_with_its_value_and_what_is_allowed(
         ("[profiles.other]", "there is no profile 'it'"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named(
+def test_mistakes_in_the_file_are_named(
     profiles: Callable[[str], Path], text: str, words: str
 ) -> None:
     path = profiles(text)
@@ -358,7 +358,7 @@ def test_what_is_wrong_in_the_file_is_named(
 # ---- what must not be seen ----
 
 
-def test_no_secret_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_repr_or_description_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     config = Config(base_url=HERE, **SECRETS)  # type: ignore[arg-type]
     for text in (

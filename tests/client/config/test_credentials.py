@@ -54,7 +54,7 @@ def test_the_default_key_is_used_where_no_other_source_has_one(
     assert Config().api_key == "tml-env"
 
 
-def test_what_is_changed_leaves_the_rest_as_it_was(home: Path) -> None:
+def test_changing_one_key_keeps_the_others(home: Path) -> None:
     path = write(home, OFFICIAL)
     changed = credentials.load().with_key("99", "tml-new", "new", note="n").without_key("7")
     credentials.save(changed)

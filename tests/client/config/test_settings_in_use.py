@@ -14,10 +14,10 @@ import httpx
 import pytest
 from attrs import define, field
 from tinkex_api.api.server import get_server_capabilities
-from tinkex_api.api.training_runs import list_training_runs
 
-from tests.client.recovery.test_recovery import steps_of
 from tests.support.batches import batch
+from tests.support.facades import steps_of
+from tests.support.one_exchange import list_runs
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
@@ -55,15 +55,7 @@ class Wire(httpx.AsyncBaseTransport):
 
 def ask(config: Config) -> None:
     """Lists the training runs."""
-
-    async def main() -> None:
-        transport = Transport(config)
-        try:
-            await transport.send(list_training_runs.request(limit=1))
-        finally:
-            await transport.aclose()
-
-    asyncio.run(main())
+    asyncio.run(list_runs(config))
 
 
 def sent(server: Server, **settings: Any) -> httpx.Request:
@@ -251,7 +243,7 @@ def test_recovery_by_default_is_as_the_settings_say(
 @pytest.mark.parametrize(
     ("gates", "cancels"), [((), True), (("-cancels",), False), (("async_sampling",), True)]
 )
-def test_a_gate_goes_before_what_the_server_says(
+def test_a_feature_gate_takes_precedence_over_the_servers_flags(
     connect: Callable[..., Any],
     server: Server,
     server_engine: RecordingEngine,
@@ -274,7 +266,9 @@ def test_a_dialect_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- tinkex.auth ----
 
 
-def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tinker_has_credentials_says_whether_there_is_a_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (False, None)
     monkeypatch.setenv("TINKER_CREDENTIAL_CMD", "exit 1")
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (True, None)
@@ -282,7 +276,9 @@ def test_whether_there_is_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (auth.tinker_has_credentials(), auth.get_tinker_token()) == (True, "tml-x")
 
 
-def test_whether_the_key_opens_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raise_if_tinker_not_accessible_checks_the_key_on_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with serve(engine=RecordingEngine(), api_key="tml-right") as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         monkeypatch.setenv("TINKER_API_KEY", "tml-right")

@@ -75,9 +75,7 @@ def test_settings_of_an_optimizer(
     assert [call for call in server_engine.calls if call[0] == "optim_step"] == before
 
 
-def test_what_is_changed_after_the_call_is_not_sent(
-    trainer: Any, server_engine: RecordingEngine
-) -> None:
+def test_changes_after_the_call_are_not_sent(trainer: Any, server_engine: RecordingEngine) -> None:
     params = AdamParams(learning_rate=np.float32(0.5))
     updates = []
     for _ in range(4):
@@ -120,7 +118,7 @@ def test_sampling_params(service: Any, params: dict[str, Any], words: str) -> No
         {"prompt_logprobs_last_n": 1.0, "prompt_logprobs": True},
     ],
 )
-def test_questions_of_a_sample(service: Any, arguments: dict[str, Any]) -> None:
+def test_the_options_of_a_sample(service: Any, arguments: dict[str, Any]) -> None:
     sampler = service.create_sampling_client(base_model="fake/base")
     name = next(iter(arguments))
     with pytest.raises(InvalidInputError, match=f"{name} must be an int"):
@@ -178,7 +176,7 @@ def test_pages_of_lists(connect_rest: Callable[..., Any], server: Server) -> Non
 
 
 @pytest.mark.parametrize("number", NOT_FINITE)
-def test_no_body_has_null_for_what_is_no_number(number: float) -> None:
+def test_a_number_that_is_not_finite_is_never_sent(number: float) -> None:
     body = OptimStepRequest("m", 1, adam_params=AdamParams(learning_rate=number))
     with pytest.raises(ValueError, match="adam_params is no finite number"):
         optim_step.request(body=body)
@@ -215,7 +213,7 @@ RATIO = {"logprobs": [0.0, 0.0]}
         ("ppo", {**RATIO, "mask": [0, 1], "advantages": [1.0, 1.0]}, "advantages"),
     ],
 )
-def test_a_mask_that_is_not_heeded_is_told_once(
+def test_a_mask_without_effect_causes_one_warning(
     connect: Callable[..., Any],
     server: Server,
     caplog: pytest.LogCaptureFixture,
@@ -247,7 +245,7 @@ def test_a_mask_that_is_not_heeded_is_told_once(
         ("mine", {"mask": [0.0, 1.0], "labels": [1, 2]}),
     ],
 )
-def test_a_mask_that_leaves_out_nothing_more_is_let_pass(
+def test_a_mask_that_excludes_no_further_tokens_is_accepted_silently(
     loss_fn: str, inputs: dict[str, Any]
 ) -> None:
     check_batch([datum(**inputs)], loss_fn)
@@ -267,7 +265,7 @@ def test_a_mask_that_leaves_out_nothing_more_is_let_pass(
         ("loss_mask", "ppo", "advantages"),
     ],
 )
-def test_an_input_by_another_name_is_told_what_is_meant(
+def test_a_misnamed_loss_input_is_refused_with_the_right_name(
     trainer: Any, name: str, loss_fn: str, meant: str
 ) -> None:
     inputs = {**RATIO, "advantages": [1.0, 1.0]} if loss_fn == "ppo" else {}

@@ -11,19 +11,18 @@ import pytest
 import yaml
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
+from tests.support.first_contact import first_contact
 from tinkex.dialects import resend
 from tinkex.dialects.detect import (
     RECOGNISED,
     FirstAnswers,
     has_route,
     recognise,
-    telling_route,
     with_flags,
 )
 from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import DIALECTS, UNKNOWN
-from tinkex_server.profiles import PROFILES, Profile
-from tinkex_server.routes import server as embedded
+from tinkex_server.profiles import PROFILES
 
 CONTRACT = yaml.safe_load((Path(__file__).parents[3] / "openapi" / "tinker.yaml").read_text())
 OPERATIONS = {
@@ -51,42 +50,6 @@ SPINDLE = {
 }
 
 
-def flags(profile: Profile, operation: str, own: Any, kind: Any) -> Any:
-    """Returns the flags that a server of this profile answers; None if it lacks the call."""
-    if f"POST {operation}" in profile.missing:
-        return None
-    reply = profile.replies.get(operation)
-    return kind.from_dict(reply.body if reply else own.to_dict())
-
-
-def has_telling_route(profile: Profile, path: str | None) -> bool | None:
-    """Returns what a GET of this path tells of a server of this profile."""
-    if path is None:
-        return None
-    operation = path.removeprefix("/api/v1/")
-    there = operation in profile.replies or (
-        operation.startswith("samplers/") and "GET samplers/{sampler_id}" not in profile.missing
-    )
-    return has_route(404, {"detail": "no such thing" if there else "Not Found"})
-
-
-def first_contact(profile: Profile) -> FirstAnswers:
-    config = flags(profile, "client/config", embedded._FLAGS, ClientConfigResponse)
-    return FirstAnswers(
-        hosted=False,
-        config=config,
-        dynamic=flags(
-            profile, "client/dynamic_config", embedded._CHANGING_FLAGS, ClientDynamicConfigResponse
-        )
-        if config
-        else None,
-        has_capabilities="GET get_server_capabilities" not in profile.missing,
-        has_health="GET healthz" not in profile.missing,
-        request_ids=profile.request_ids,
-        has_telling_route=has_telling_route(profile, telling_route(config)),
-    )
-
-
 def seen(config: dict[str, Any] | None = None, **facts: Any) -> FirstAnswers:
     known = {"hosted": False, "dynamic": None, "has_capabilities": True, "has_health": True}
     return FirstAnswers(
@@ -111,7 +74,7 @@ def test_the_table_and_the_contract_agree_on_what_a_server_lacks(name: str) -> N
     assert set(DIALECTS[name].missing) == lacking & spoken_of
 
 
-def test_what_the_table_calls_missing_is_of_the_contract() -> None:
+def test_missing_operations_of_the_table_are_in_the_contract() -> None:
     for dialect in DIALECTS.values():
         assert dialect.missing.keys() <= OPERATIONS.keys()
 
@@ -122,7 +85,7 @@ def test_a_server_is_recognised_by_its_first_answers(name: str) -> None:
     assert recognise(first_contact(PROFILES[name])).name == LOOK_ALIKES.get(name, name)
 
 
-def test_whoever_is_recognised_is_tried() -> None:
+def test_every_detected_dialect_is_tested() -> None:
     found = {recognise(first_contact(profile)).name for profile in PROFILES.values()}
     assert found - {"unknown"} == RECOGNISED - {"hosted"}
     assert recognise(seen({}, hosted=True)).name == "hosted"
@@ -153,7 +116,7 @@ def test_whoever_is_recognised_is_tried() -> None:
         (seen(SPINDLE, has_telling_route=False), "unknown"),
     ],
 )
-def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: FirstAnswers, name: str) -> None:
+def test_unknown_signs_lead_to_the_safe_defaults(first: FirstAnswers, name: str) -> None:
     assert recognise(first).name == name
 
 
@@ -172,13 +135,13 @@ def test_what_is_no_sign_leads_to_what_is_safe_on_all(first: FirstAnswers, name:
         (502, {"detail": "bad gateway"}, None),
     ],
 )
-def test_what_an_answer_tells_of_a_route(status: int, body: Any, told: bool | None) -> None:
+def test_an_answer_shows_whether_a_route_exists(status: int, body: Any, told: bool | None) -> None:
     assert has_route(status, body) is told
 
 
 @pytest.mark.rule(4)
 @pytest.mark.parametrize("name", PROFILES)
-def test_the_encoding_of_a_server_that_is_guessed_is_not_taken_for_certain(name: str) -> None:
+def test_the_encoding_of_a_guessed_dialect_may_be_changed(name: str) -> None:
     dialect = recognise(first_contact(PROFILES[name]))
     assert dialect.encodings == (
         ("protobuf",)
@@ -190,7 +153,7 @@ def test_the_encoding_of_a_server_that_is_guessed_is_not_taken_for_certain(name:
 
 
 @pytest.mark.rule(4, 10, 13, 18)
-def test_a_servers_own_flags_go_before_the_table() -> None:
+def test_a_servers_own_flags_take_precedence_over_the_table() -> None:
     config = ClientConfigResponse(
         parallel_fwdbwd_chunks=False,
         fwdbwd_max_chunk_len=7,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from attrs import fields
 
-from tests.client.dialects.test_dialects import first_contact
+from tests.support.first_contact import first_contact
 from tinkex.dialects.detect import recognise
 from tinkex.dialects.dialect import Dialect, Evidence, SamplingRules
 from tinkex.dialects.table import DIALECTS
@@ -34,7 +34,7 @@ DAY = re.compile(r"20\d\d-\d\d-\d\d|[A-Z][a-z]+ 20\d\d")
     MARKS,
     ids=[f"{dialect.name}-{name}" for dialect, name, _ in MARKS],
 )
-def test_a_mark_is_of_a_field_and_names_release_and_day(
+def test_evidence_names_a_field_a_release_and_a_day(
     dialect: Dialect, name: str, found: Evidence
 ) -> None:
     field, _, part = name.partition(".")
@@ -53,7 +53,7 @@ def test_a_mark_is_of_a_field_and_names_release_and_day(
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-def test_what_is_not_marked_was_read_but_of_our_own_server(name: str) -> None:
+def test_facts_without_evidence_were_read_except_for_the_embedded_server(name: str) -> None:
     source = DIALECTS[name].source
     assert (source.how == "measured") == (name == "tinkex")
     assert source.release
@@ -61,7 +61,7 @@ def test_what_is_not_marked_was_read_but_of_our_own_server(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_marks_of_the_runs_of_real_servers_are_of_the_run_that_is_kept(name: str) -> None:
+def test_evidence_from_real_servers_is_from_the_recorded_run(name: str) -> None:
     record = SEEN[name]
     marks = [found for found in DIALECTS[name].evidence.values() if found.day == record["date"]]
     assert marks, (
@@ -100,7 +100,7 @@ def test_repeats_are_trusted_only_where_their_effect_was_measured(name: str) -> 
         )
 
 
-def test_a_part_of_a_field_is_known_as_the_whole_unless_it_is_told() -> None:
+def test_a_part_of_a_field_has_the_evidence_of_the_whole_by_default() -> None:
     dialect = DIALECTS["open-rl-old"]
     assert dialect.known("sampling.stops").how == "measured"
     assert dialect.known("sampling.seeds").how == "read"

@@ -33,7 +33,7 @@ def adapter(folder: Path, settings: Any, *modules: str) -> Path:
     return folder / "adapter_config.json"
 
 
-def test_what_is_left_out_is_named_by_the_weights(
+def test_missing_target_modules_are_read_from_the_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = adapter(tmp_path, {"r": 2, "target_modules": None}, "self_attn.q_proj", "mlp.up_proj")
@@ -52,7 +52,9 @@ def test_what_is_left_out_is_named_by_the_weights(
         "[" * 10**5,
     ],
 )
-def test_what_is_named_or_unreadable_stays_as_it_came(tmp_path: Path, settings: Any) -> None:
+def test_complete_or_unreadable_configurations_are_not_changed(
+    tmp_path: Path, settings: Any
+) -> None:
     config = adapter(tmp_path, settings, "self_attn.q_proj", "mlp.up_proj")
     before = config.read_bytes()
     add_target_modules(tmp_path)

@@ -16,14 +16,11 @@ import random
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define, field
 from rich.console import Console
 
 from tests.support.answering_server import (
@@ -33,10 +30,10 @@ from tests.support.answering_server import (
     Call,
     answering,
     as_json,
-    at_once,
 )
 from tests.support.archives import files_in, tar_of
 from tests.support.clocks import NoPause
+from tests.support.file_store import CONTENT, FOLDER, MIB, PATH, RUN, Store, stored
 from tinkex import (
     APIConnectionError,
     APIResponseValidationError,
@@ -62,87 +59,9 @@ from tinkex import (
 from tinkex.dialects.table import DIALECTS
 from tinkex.rest.external_weights import UploadURL
 
-RUN = "S1:train:0"
-PATH = f"tinker://{RUN}/sampler_weights/0001"
-FOLDER = "S1_train_0_sampler_weights_0001"
 ROUTE = f"/api/v1/training_runs/{RUN}/checkpoints/sampler_weights/0001"
 EXTERNAL = f"tinker://{RUN}/external_weights/e"
-CONTENT: Mapping[str, bytes] = {
-    "adapter_config.json": b'{"r": 4}',
-    "adapter_model.safetensors": b"weights" * 1000,
-}
-MIB = 2**20
-Data = bytes | memoryview
 RETRY = RetrySettings(max_attempts=4, base_delay=0.0)
-
-
-@cache
-def sha256(data: Data) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-@define
-class Store:
-    """Gives out bytes as a store of files does: by ranges, for signatures that are still good."""
-
-    files: dict[str, Data]
-    """The bytes of each path."""
-    ranges: bool = True
-    etags: bool = True
-    digests: bool = False
-    cuts: list[int] = field(factory=list)
-    """The next answers break off after so many bytes."""
-    arrived: threading.Event = field(factory=at_once)
-    """An event that must be set before an answer breaks off."""
-    good: str = "signature=1"
-    calls: list[Call] = field(factory=list)
-
-    def __call__(self, call: Call) -> Answer:
-        self.calls.append(call)
-        assert "x-api-key" not in call.headers, "the key is for the server alone"
-        assert "x-secret" not in call.headers
-        name, _, value = self.good.partition("=")
-        if call.query.get(name) != value:
-            return Answer(
-                403,
-                b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
-            )
-        return self.whole_or_range(call, self.files[call.path])
-
-    def whole_or_range(self, call: Call, data: Data) -> Answer:
-        etag = f'"{len(data)}"'
-        headers = {
-            "Content-Type": "application/octet-stream",
-            **({"ETag": etag} if self.etags else {}),
-        }
-        if self.digests:
-            headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(sha256(data)).decode()}:"
-        start, status = 0, 200
-        wanted = (
-            call.headers.get("range")
-            if self.ranges and call.headers.get("if-range", etag) == etag
-            else None
-        )
-        if wanted:
-            start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        return Answer(
-            status, data[start:], headers, self.cuts.pop(0) if self.cuts else None, self.arrived
-        )
-
-
-@contextmanager
-def stored(archive: Data, **how: Any) -> Iterator[tuple[Store, Answering, Answering]]:
-    """A store with an archive, its server, and a Tinker server whose archives lie there."""
-    store = Store({"/0001.tar": archive}, **how)
-    with ExitStack() as stack:
-        there = stack.enter_context(answering(store))
-
-        def archives(call: Call) -> Answer:
-            assert call.headers["x-api-key"] == "tml-test"
-            return Answer(302, headers={"Location": f"{there.base_url}/0001.tar?{store.good}"})
-
-        yield store, there, stack.enter_context(answering(archives))
 
 
 @pytest.fixture
@@ -267,7 +186,7 @@ def test_files_by_a_table_of_urls(download: Callable[..., Path]) -> None:
     assert seen[-1] == (total, total)
 
 
-def test_urls_whose_time_is_over_are_signed_anew(download: Callable[..., Path]) -> None:
+def test_expired_urls_are_renewed(download: Callable[..., Path]) -> None:
     store = Store({f"/{name}": bytes(3000) for name in "abc"}, cuts=[1000])
 
     def give_out(call: Call) -> Answer:
@@ -314,7 +233,7 @@ def test_an_archive_that_is_being_built_is_waited_for(
     assert sum(pause.seconds) > 60
 
 
-def test_a_server_that_is_only_ever_away_is_given_up(
+def test_a_server_that_stays_away_is_given_up(
     download: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pause = NoPause(monkeypatch)
@@ -408,7 +327,7 @@ def test_a_range_that_is_refused_makes_it_begin_anew(download: Callable[..., Pat
         assert files_in(download(server.base_url)) == CONTENT
 
 
-def test_tries_without_a_byte_between_them_come_to_an_end(
+def test_attempts_without_progress_are_limited(
     download: Callable[..., Path], tmp_path: Path
 ) -> None:
     with stored(tar_of(CONTENT), cuts=[2000] * 2 + [0] * 100) as (store, _, server):
@@ -418,7 +337,7 @@ def test_tries_without_a_byte_between_them_come_to_an_end(
     assert nothing_is_left(tmp_path)
 
 
-def test_what_is_not_as_its_digest_says_is_fetched_anew_once(
+def test_a_file_that_does_not_match_its_digest_is_fetched_once_more(
     download: Callable[..., Path], tmp_path: Path
 ) -> None:
     wrong = base64.b64encode(hashlib.sha256(b"other").digest()).decode()
@@ -438,7 +357,7 @@ def test_what_is_not_as_its_digest_says_is_fetched_anew_once(
     assert nothing_is_left(tmp_path)
 
 
-def test_a_digest_that_is_not_of_the_whole_is_left_alone(download: Callable[..., Path]) -> None:
+def test_a_digest_of_a_part_is_ignored(download: Callable[..., Path]) -> None:
     headers = {
         "x-amz-checksum-sha256": "AAAA-3",
         "x-goog-hash": "crc32c=AAAAAA==",
@@ -472,7 +391,9 @@ def test_a_failure_leaves_what_was_there(download: Callable[..., Path], tmp_path
     assert files_in(tmp_path) == {f"{FOLDER}/old": b""}
 
 
-def test_what_progress_raises_ends_it(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_exception_of_progress_ends_the_download(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     def enough(size: int, total: int | None) -> None:
         raise KeyError("enough")
 
@@ -494,7 +415,9 @@ def test_a_place_that_cannot_be_written_to(
         )
 
 
-def test_servers_that_give_out_none_say_so(download: Callable[..., Path], tmp_path: Path) -> None:
+def test_servers_without_downloads_raise_unsupported(
+    download: Callable[..., Path], tmp_path: Path
+) -> None:
     with (
         answering(lambda call: NO_ROUTE) as server,
         pytest.raises(UnsupportedByServer, match="get_checkpoint_archive_url"),
@@ -645,7 +568,9 @@ def test_an_adapter_that_peft_cannot_merge_is_told_with_what_to_do(
         assert (f"python -m tinkex.local.merge {folder} OUTPUT" in caplog.text) == told
 
 
-def test_in_one_call_without_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_downloaded_in_one_call_without_a_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(lambda call: Answer(200, tar_of(CONTENT))) as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         monkeypatch.setenv("TINKER_API_KEY", "tml-test")
@@ -680,7 +605,7 @@ def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(
     assert "range" in store.calls[1].headers
 
 
-def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     came = threading.Event()
 
     async def run(base_url: str) -> None:
@@ -703,7 +628,7 @@ def test_one_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_while_it_is_unpacked_leaves_nothing(
+def test_a_download_that_is_cancelled_while_unpacking_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, over = threading.Event(), threading.Event()
@@ -744,7 +669,7 @@ def test_a_server_that_builds_the_archive_before_it_answers_may_be_silent_meanwh
     assert len(server.calls) == 1
 
 
-def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
+def test_a_server_that_falls_silent_for_good_is_not_reported_as_a_full_disk(
     tmp_path: Path, download: Callable[..., Path]
 ) -> None:
     """Its error is a TimeoutError, which is an OSError."""
@@ -762,7 +687,7 @@ def test_a_server_that_falls_silent_for_good_is_not_told_as_a_disk_that_is_full(
     assert nothing_is_left(tmp_path)
 
 
-def test_one_that_is_cancelled_again_and_again_leaves_nothing(
+def test_a_download_that_is_cancelled_repeatedly_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = threading.Event()

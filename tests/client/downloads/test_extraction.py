@@ -102,13 +102,13 @@ HOSTILE: dict[str, tuple[str, list[Member]]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_means_harm_is_refused(tmp_path: Path, name: str) -> None:
+def test_malicious_members_are_refused(tmp_path: Path, name: str) -> None:
     words, members = HOSTILE[name]
     with pytest.raises(CheckpointDownloadError, match=words):
         unpacked(tmp_path, tar_of(*members))
 
 
-def test_too_much_is_refused(tmp_path: Path) -> None:
+def test_archives_beyond_the_limits_are_refused(tmp_path: Path) -> None:
     for limits, words in (
         (ArchiveLimits(max_files=2), "more than 2"),
         (ArchiveLimits(max_bytes=9), "more than the allowed 9 bytes"),
@@ -138,7 +138,7 @@ def test_a_bomb_stops_at_the_limit_and_not_at_its_end(tmp_path: Path) -> None:
     ],
     ids=["empty", "a page", "no gzip", "cut", "gzip, cut"],
 )
-def test_what_is_no_whole_tar_is_refused(tmp_path: Path, archive: bytes) -> None:
+def test_truncated_or_invalid_tars_are_refused(tmp_path: Path, archive: bytes) -> None:
     with pytest.raises(CheckpointDownloadError, match="not a whole tar"):
         unpacked(tmp_path, archive)
 
@@ -166,26 +166,26 @@ def test_names_of_some_hundred_letters_are_fine(tmp_path: Path) -> None:
     }
 
 
-def test_zeros_are_no_checkpoint(tmp_path: Path) -> None:
+def test_an_archive_of_zeros_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointDownloadError, match="holds no file"):
         unpacked(tmp_path, bytes(20 * 512))
 
 
-def test_what_is_compressed_expands_by_a_bounded_ratio(tmp_path: Path) -> None:
+def test_the_compression_ratio_is_limited(tmp_path: Path) -> None:
     bomb = gzip.compress(tar_of(member("a", bytes(100 << 20))))
     assert len(bomb) < 1 << 20
     with pytest.raises(CheckpointDownloadError, match="expands to more bytes"):
         unpacked(tmp_path, bomb)
 
 
-def test_modes_and_owners_do_not_come_along(tmp_path: Path) -> None:
+def test_modes_and_owners_are_not_extracted(tmp_path: Path) -> None:
     info, data = member("run-me", b"#!")
     info.mode, info.uid = 0o6777, 0
     unpacked(tmp_path, tar_of((info, data)))
     assert (tmp_path / "content" / "run-me").stat().st_mode & 0o7111 == 0
 
 
-def test_one_that_is_called_off_writes_no_more(tmp_path: Path) -> None:
+def test_a_cancelled_extraction_writes_nothing_more(tmp_path: Path) -> None:
     assert unpacked(tmp_path, tar_of(member("a", b"1")), is_off=lambda: True) == {}
 
 
@@ -200,7 +200,7 @@ def test_a_safe_path_stays_below_its_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["up", "a link out", "a pipe"])
-def test_of_a_hostile_download_nothing_is_kept(
+def test_nothing_of_a_malicious_download_is_kept(
     connect_rest: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     archive = tar_of(member("fine", b"1"), *HOSTILE[name][1])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.downloads.test_download import CONTENT, FOLDER, MIB, PATH, stored
 from tests.support.archives import files_in, tar_of
 from tests.support.counting_engine import ROOT
+from tests.support.file_store import CONTENT, FOLDER, MIB, PATH, stored
 from tinkex import Config, Dialect, RestClient
 from tinkex.claimed_folder import ClaimedFolder, claim_orphans
 

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from inspect import iscoroutinefunction
 from typing import Any
 
 import httpx
@@ -224,6 +225,22 @@ def test_methods_that_await_their_twin(service: ServiceClient, rest: RestClient)
     with pytest.warns(FutureWarning) as told:
         asyncio.run(main())
     assert any("call get_training_run, whose future" in str(one.message) for one in told)
+
+
+def test_the_coroutine_functions_of_a_client_are_those_of_the_official_sdk(
+    service: ServiceClient,
+) -> None:
+    """Programs that wrap them all, for traces, find `…_async` methods alone."""
+    for client in (TrainingClient, SamplingClient):
+        found = [name for name in dir(client) if iscoroutinefunction(getattr(client, name))]
+        assert found
+        assert all(name.endswith("_async") and name != "result_async" for name in found), found
+    trainer = service.create_lora_training_client(MODEL, 8).result()
+
+    async def main() -> list[TrainingClient]:
+        return [await trainer, await trainer.coroutine(), await trainer.result_async(1.0)]
+
+    assert asyncio.run(main()) == [trainer] * 3
 
 
 def test_closing_gives_a_future(server: Server) -> None:

@@ -115,7 +115,7 @@ WAITS = """
 def test_a_signal_reaches_the_program_once(
     number: signal.Signals, to_group: bool, tmp_path: Path
 ) -> None:
-    """As Ctrl-C in a terminal, which signals a group of processes, and as `kill`."""
+    """Ctrl-C in a terminal signals a group of processes; `kill` signals one."""
     script, ready = written(tmp_path, "program.py", WAITS), tmp_path / "ready"
     process = subprocess.Popen(
         [*EXEC, script, ready], stdout=subprocess.PIPE, text=True, start_new_session=True

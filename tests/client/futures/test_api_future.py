@@ -35,7 +35,7 @@ def one(sampler: SamplingClient, token: int) -> APIFuture[SampleResponse]:
     return sampler.sample([token], 1, {"max_tokens": 1})
 
 
-def test_they_can_be_awaited_in_any_event_loop(sampler: SamplingClient) -> None:
+def test_a_future_can_be_awaited_on_any_event_loop(sampler: SamplingClient) -> None:
     async def main() -> list[list[int]]:
         responses = await asyncio.gather(
             *(one(sampler, token) for token in (5, 6)), one(sampler, 7).result_async(timeout=20)
@@ -64,7 +64,7 @@ def test_giving_up_an_await_does_not_cancel_the_request(
     assert future.result(timeout=20).sequences
 
 
-def test_errors_come_through_each_way(sampler: SamplingClient) -> None:
+def test_every_way_of_waiting_raises_the_error(sampler: SamplingClient) -> None:
     async def main(future: APIFuture[SampleResponse]) -> None:
         with pytest.raises(RequestFailedError):
             await future
@@ -77,7 +77,7 @@ def test_errors_come_through_each_way(sampler: SamplingClient) -> None:
     assert isinstance(future.future().exception(), RequestFailedError)
 
 
-def test_the_standard_library_waits_for_them(sampler: SamplingClient) -> None:
+def test_the_standard_library_can_wait_for_futures(sampler: SamplingClient) -> None:
     futures = [one(sampler, token).future() for token in (5, 6, 7)]
     done, waiting = concurrent.futures.wait(futures, timeout=20)
     assert (len(done), len(waiting)) == (3, 0)
@@ -85,7 +85,7 @@ def test_the_standard_library_waits_for_them(sampler: SamplingClient) -> None:
 
 
 @pytest.mark.parametrize("by_standard_library", [True, False])
-def test_cancelling_is_the_same_by_either_name(
+def test_both_ways_of_cancelling_do_the_same(
     sampler: SamplingClient, server_engine: RecordingEngine, by_standard_library: bool
 ) -> None:
     server_engine.gate.clear()
@@ -98,7 +98,7 @@ def test_cancelling_is_the_same_by_either_name(
     assert not future.cancel()
 
 
-def test_a_result_that_is_there_is_not_cancelled(sampler: SamplingClient) -> None:
+def test_a_completed_future_cannot_be_cancelled(sampler: SamplingClient) -> None:
     future = one(sampler, 5)
     assert future.result(timeout=20).sequences
     assert not future.cancel()
@@ -114,7 +114,7 @@ def test_a_blocking_wait_on_the_loop_that_is_to_answer_is_refused(sampler: Sampl
     portal.shared().run(main)
 
 
-def test_a_forgotten_result_is_named(sampler: SamplingClient) -> None:
+def test_a_missing_result_call_is_named_in_the_error(sampler: SamplingClient) -> None:
     future = one(sampler, 5)
     with pytest.raises(AttributeError, match=r"no attribute 'sequences'.*call \.result\(\)"):
         _ = future.sequences  # type: ignore[attr-defined]

@@ -95,7 +95,7 @@ def poll(answers: list[Any], **settings: Any) -> tuple[Answering, Payload | Exce
         ),
     ],
 )
-def test_rule_7_not_yet(status: int, body: Mapping[str, Any]) -> None:
+def test_rule_7_every_form_of_not_yet_is_polled_again(status: int, body: Mapping[str, Any]) -> None:
     assert isinstance(classify(status, body), Pending)
     server, result = poll([httpx.Response(status, json=body), DONE])
     assert result == RESULT
@@ -193,7 +193,9 @@ def test_rule_7_a_poll_is_given_more_time_than_the_server_holds_it(
         pytest.param(409, {"detail": "no"}, "unknown", id="tuft, order"),
     ],
 )
-def test_rule_8_failed(status: int, body: Mapping[str, Any], category: str) -> None:
+def test_rule_8_every_form_of_a_failure_is_raised(
+    status: int, body: Mapping[str, Any], category: str
+) -> None:
     assert classify(status, body) == Failed("no", category)  # type: ignore[arg-type]
     server, error = poll([httpx.Response(status, json=body)])
     assert isinstance(error, RequestFailedError)
@@ -222,7 +224,7 @@ def test_rule_8_failed(status: int, body: Mapping[str, Any], category: str) -> N
     ],
     ids=str,
 )
-def test_rule_8_what_is_final_and_what_is_tried_again(
+def test_rule_8_only_passing_failures_are_retried(
     answer: Any, kind: type[Exception], tries: int
 ) -> None:
     server, error = poll([answer])
@@ -243,7 +245,7 @@ def test_failures_in_a_row_are_counted_not_failures_in_all() -> None:
         (429, RateLimitError, "max_rate_limited", 600.0),
     ],
 )
-def test_what_passes_in_time_is_asked_again_until_the_config_says_stop(
+def test_passing_failures_are_retried_until_the_configured_limit(
     status: int,
     kind: type[Exception],
     setting: str,
@@ -304,7 +306,7 @@ def test_rule_9_a_result_that_is_lost_has_an_error_by_which_a_sample_can_be_aske
 
 
 @pytest.mark.rule(9)
-def test_rule_9_what_is_lost() -> None:
+def test_rule_9_every_form_of_a_lost_result_is_recognised() -> None:
     assert classify(200, {"error": "x", "seen_before": True}) == ResultLost("x")
     assert classify(200, {"metrics": {}}) == Finished({"metrics": {}})
 

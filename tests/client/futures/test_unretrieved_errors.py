@@ -40,7 +40,7 @@ def connected(
     return connect(server.base_url)
 
 
-def test_it_is_told_when_the_client_is_closed(
+def test_an_unretrieved_error_is_logged_when_the_client_is_closed(
     connected: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = connected.create_lora_training_client("fake/base", 8).forward_backward(
@@ -56,7 +56,7 @@ def test_it_is_told_when_the_client_is_closed(
     assert len(told(caplog)) == 1
 
 
-def test_it_is_told_when_the_future_is_dropped(
+def test_an_unretrieved_error_is_logged_when_the_future_is_dropped(
     connected: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     connected.create_lora_training_client("fake/base", 8).forward_backward([datum()], UNKNOWN_LOSS)
@@ -67,7 +67,7 @@ def test_it_is_told_when_the_future_is_dropped(
     assert len(told(caplog)) == 1
 
 
-def test_one_that_was_asked_is_not_told(connected: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_retrieved_error_is_not_logged(connected: Any, caplog: pytest.LogCaptureFixture) -> None:
     trainer = connected.create_lora_training_client("fake/base", 8)
     with pytest.raises(BadRequestError):
         trainer.forward_backward([datum()], UNKNOWN_LOSS).result()
@@ -79,7 +79,7 @@ def test_one_that_was_asked_is_not_told(connected: Any, caplog: pytest.LogCaptur
     assert told(caplog) == []
 
 
-def test_a_script_that_never_asks_says_so_on_its_standard_error(server: Server) -> None:
+def test_a_script_that_never_retrieves_an_error_shows_it_on_stderr(server: Server) -> None:
     script = (
         "import time, tinkex\n"
         f"service = tinkex.ServiceClient(base_url={server.base_url!r}, api_key='tml-x')\n"

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.support.batches import datum, text_datum
+from tests.support.batches import datum, text_batch
 from tinkex import (
     AdamParams,
     APIResponseValidationError,
@@ -134,7 +134,7 @@ def test_the_weights_are_the_negative_slope_of_any_loss(logprobs: list[float]) -
     )
 
 
-def test_what_the_loss_leaves_out_has_a_weight_of_zero() -> None:
+def test_tokens_that_the_loss_does_not_use_have_a_weight_of_zero() -> None:
     def loss_fn(data: Sequence[Datum], logprobs: Logprobs) -> tuple[torch.Tensor, dict[str, float]]:
         return -logprobs[1][torch.tensor([True, False, True])].sum(), {}
 
@@ -304,7 +304,7 @@ def test_a_wrong_loss_is_refused_and_the_datum_is_named(loss_fn: CustomLoss, wor
         evaluate(batch_of([[1.0], [1.0, 1.0]]), outputs_of([-1.0], [-1.0, -2.0]), loss_fn)
 
 
-def test_a_loss_spoilt_by_the_servers_logprobs_says_so() -> None:
+def test_a_loss_that_is_not_finite_because_of_the_servers_logprobs_says_so() -> None:
     with pytest.raises(
         InvalidInputError,
         match=r"loss is nan.*server's logprob for data\[1\] at position \[1\] is nan",
@@ -312,7 +312,7 @@ def test_a_loss_spoilt_by_the_servers_logprobs_says_so() -> None:
         evaluate(batch_of([[1.0], [1.0, 1.0]]), outputs_of([-1.0], [-1.0, np.nan]), cross_entropy)
 
 
-def test_what_the_function_raises_is_passed_on() -> None:
+def test_an_exception_of_the_function_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         evaluate(batch_of([[1.0]]), outputs_of([-1.0]), of_torch(lambda x: 1 / 0))
 
@@ -381,10 +381,6 @@ def test_where_torch_is_missing_the_error_says_what_to_do(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InvalidInputError, match="NumpyLoss"):
         evaluate(batch_of([[1.0]]), outputs_of([-1.0]), cross_entropy)
-
-
-def text_batch() -> list[Datum]:
-    return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
 
 
 def rollout_batch() -> list[Datum]:

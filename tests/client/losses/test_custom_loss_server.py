@@ -15,7 +15,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.batches import datum, text_datum
+from tests.support.batches import datum, text_batch
 from tests.support.recording_engine import RecordingEngine
 from tinkex import (
     AdamParams,
@@ -58,10 +58,6 @@ def policy(logprobs: Any, sampled: Any, advantages: Any, scale: Any) -> Any:
         "custom/soft:mean": mean,
         "custom/over_1:sum": (ratio > 1).to(torch.float32).sum(),
     }
-
-
-def text_batch() -> list[Datum]:
-    return [text_datum("forty two is", " 42\n"), text_datum("six is", " 6\n"), text_datum("a", "b")]
 
 
 def soft_batch() -> list[Datum]:
@@ -112,7 +108,7 @@ def trainer(service: Any) -> Any:
     ],
     ids=["cross_entropy", "soft targets", "importance_sampling"],
 )
-def test_the_server_and_the_client_come_to_what_the_servers_own_loss_does(
+def test_a_custom_loss_run_by_the_server_or_the_client_equals_the_built_in_loss(
     connect: Callable[..., Any],
     torch_server: Server,
     make_data: Any,
@@ -179,7 +175,7 @@ def test_metrics_are_reduced_over_datums_also_when_the_batch_is_split(
 
 
 @pytest.mark.rule(19)
-def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
+def test_a_server_without_custom_losses_is_not_asked_to_run_one(
     service: Any,
     trainer: Any,
     server_engine: RecordingEngine,
@@ -188,7 +184,7 @@ def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
     server: Server,
 ) -> None:
     monkeypatch.setattr(
-        server_routes, "_FLAGS", evolve(server_routes._FLAGS, custom_loss_server_side=None)
+        server_routes, "FLAGS", evolve(server_routes.FLAGS, custom_loss_server_side=None)
     )
     checked = server_engine.count("check_loss")
     client = connect(server.base_url)
@@ -204,9 +200,7 @@ def test_a_server_that_runs_no_custom_losses_is_not_asked_to(
     assert server_engine.count("check_loss") == checked
 
 
-def test_a_loss_that_was_made_before_is_not_sent_again(
-    service: Any, server_engine: RecordingEngine
-) -> None:
+def test_a_known_loss_is_not_sent_again(service: Any, server_engine: RecordingEngine) -> None:
     def renamed(logprobs: Any, weights: Any) -> Any:
         return cross_entropy(logprobs, weights)
 
@@ -392,7 +386,7 @@ def test_a_function_that_breaks_a_rule_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("ranks", [{"logprobs": 0, "weights": 1}, {"logprobs": 1, "weights": 3}])
-def test_a_rank_that_there_is_not(ranks: Any) -> None:
+def test_an_impossible_rank_is_refused(ranks: Any) -> None:
     with pytest.raises(InvalidInputError, match="input_ranks"):
         trace(cross_entropy, ranks)
 

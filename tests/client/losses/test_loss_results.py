@@ -89,6 +89,6 @@ def test_metrics_and_outputs_may_be_missing(metrics: dict[str, Any]) -> None:
         {"data": [[1.0], [2.0, 3.0]]},
     ],
 )
-def test_what_is_no_tensor_is_an_error(tensor: dict[str, Any]) -> None:
+def test_an_invalid_tensor_is_an_error(tensor: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode_forward_backward({"loss_fn_outputs": [{"logprobs": tensor}]})

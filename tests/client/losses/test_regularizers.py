@@ -197,7 +197,7 @@ def distributions(count: int) -> st.SearchStrategy[list[float]]:
 
 
 @given(distributions(5), distributions(5))
-def test_over_a_whole_vocabulary_they_are_the_true_entropy_and_divergence(
+def test_over_the_whole_vocabulary_they_equal_the_exact_entropy_and_divergence(
     p: list[float], q: list[float]
 ) -> None:
     data = [Datum(model_input=[1], loss_fn_inputs={"target_tokens": [[0, 1, 2, 3, 4]]})]
@@ -235,7 +235,7 @@ def test_the_divergence_draws_one_target_to_the_reference(
 
 
 @pytest.mark.parametrize("make", [l1, l2, entropy, lambda: kl_divergence("ref"), orthogonality])
-def test_what_does_not_count_has_no_gradient_even_where_it_is_nan(
+def test_excluded_positions_have_no_gradient_even_if_they_are_nan(
     make: Callable[[], Regularizer],
 ) -> None:
     rows = [np.where(np.array(w) == 0, np.nan, x) for w, x in zip(WEIGHTS, LOGPROBS, strict=True)]
@@ -250,7 +250,7 @@ def test_what_does_not_count_has_no_gradient_even_where_it_is_nan(
 @pytest.mark.parametrize(
     "make", [l1, l2, elastic_net, entropy, lambda: kl_divergence("ref"), lambda: consistency("ref")]
 )
-def test_nothing_that_counts_is_zero(make: Callable[[], Regularizer]) -> None:
+def test_without_counted_positions_the_value_is_zero(make: Callable[[], Regularizer]) -> None:
     data = [
         Datum(
             model_input=[1], loss_fn_inputs={"target_tokens": [2], "weights": [0.0], "ref": [-1.0]}
@@ -333,7 +333,7 @@ def test_gradient_norms_are_those_of_each_term_alone() -> None:
     )
 
 
-def test_a_term_that_is_constant_has_a_gradient_norm_of_zero() -> None:
+def test_a_constant_term_has_a_gradient_norm_of_zero() -> None:
     terms = [
         Weighted(lambda data, logprobs: torch.tensor(4.0), 1.0, "constant"),
         Weighted(gradient_penalty(negative_sum), 1.0, "gp"),
@@ -343,7 +343,7 @@ def test_a_term_that_is_constant_has_a_gradient_norm_of_zero() -> None:
 
 
 @pytest.mark.parametrize("track", [False, True])
-def test_it_is_a_custom_loss(track: bool) -> None:
+def test_a_regularized_loss_works_as_a_custom_loss(track: bool) -> None:
     data = batch()
     outputs = [{"logprobs": TensorData(row)} for row in LOGPROBS]
     terms = [
@@ -413,7 +413,7 @@ def test_mistakes_are_refused(call: Callable[[], Any], words: str) -> None:
         call()
 
 
-def test_a_model_held_by_consistency_stays_nearer_to_where_it_began(torch_server: Server) -> None:
+def test_a_consistency_term_keeps_the_model_closer_to_its_start(torch_server: Server) -> None:
     plain = text_datum("forty two is", " 42\n")
     with ServiceClient(base_url=torch_server.base_url, api_key="tml-test") as service:
 

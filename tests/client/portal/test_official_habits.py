@@ -106,13 +106,13 @@ def test_a_client_that_was_made_is_its_own_future(server: Server) -> None:
     ("given", "meant"),
     [({"team": "a"}, "user_metadata="), (Config(base_url="http://a", api_key="tml-x"), "config=")],
 )
-def test_another_thing_in_the_place_of_the_base_url(given: object, meant: str) -> None:
+def test_a_wrong_type_as_the_base_url_is_refused_with_a_hint(given: object, meant: str) -> None:
     with pytest.raises(InvalidInputError, match="base_url must be a string") as caught:
         ServiceClient(given)  # type: ignore[arg-type]
     assert meant in str(caught.value)
 
 
-def test_what_a_blocking_call_gives_is_its_own_future(server: Server) -> None:
+def test_the_value_of_a_blocking_call_is_its_own_future(server: Server) -> None:
     with (
         ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
         RestClient(base_url=server.base_url, api_key="tml-x") as rest,
@@ -150,7 +150,7 @@ def test_what_a_blocking_call_gives_is_its_own_future(server: Server) -> None:
         assert (nothing, nothing_again) == (None, None)
 
 
-def test_a_text_that_a_blocking_call_gives_is_a_text(server: Server) -> None:
+def test_a_string_from_a_blocking_call_is_a_str(server: Server) -> None:
     config = Config(base_url=server.base_url, api_key="tml-x", project_id="mine")
     with ServiceClient(config=config) as service:
         trainer = service.create_lora_training_client("fake/base", 8)
@@ -180,7 +180,9 @@ DATUM = Datum(ModelInput.from_ints([1, 2]), {"target_tokens": [2, 3]})
         (ForwardBackwardOutput("scalar", [], {"loss:sum": 1.0}), {"metrics": {}}),
     ],
 )
-def test_dataclasses_take_what_is_a_dataclass_there(value: Any, changed: dict[str, Any]) -> None:
+def test_types_that_are_dataclasses_there_are_dataclasses_here(
+    value: Any, changed: dict[str, Any]
+) -> None:
     assert dataclasses.is_dataclass(value)
     assert dataclasses.replace(value) == value
     other = dataclasses.replace(value, **changed)
@@ -205,7 +207,7 @@ def test_values_are_copied_and_written_as_pydantic_does() -> None:
         DimuonParams.model_validate({})
 
 
-def test_what_a_server_sent_beside_the_contract_is_kept_in_a_copy() -> None:
+def test_extra_fields_from_the_server_are_kept_in_a_copy() -> None:
     params = AdamParams.from_dict({"beta1": 0.5, "own": 3})
     assert params.model_copy(update={"beta1": 0.6})["own"] == 3
 
@@ -266,7 +268,7 @@ def test_arguments_by_the_places_that_they_have_there(server: Server) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"max_attempts": 1}, 3])
-def test_another_thing_for_the_settings_of_retries(wrong: Any, server: Server) -> None:
+def test_a_wrong_type_as_retry_config_is_refused(wrong: Any, server: Server) -> None:
     with (
         ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
         pytest.raises(InvalidInputError, match="retry_config must be a RetrySettings"),
@@ -312,7 +314,7 @@ def test_a_sampling_client_has_its_own_settings_of_retries(given: Any, tries: in
     assert routes.calls == ["asample"] * tries
 
 
-def test_an_observer_is_told_how_a_sample_waits() -> None:
+def test_an_observer_is_told_the_queue_state_of_a_sample() -> None:
     paused = (
         200,
         b'{"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}',
@@ -455,6 +457,6 @@ def test_parameters_can_be_keys() -> None:
         ("UnsupportedByServer", RuntimeError),
     ],
 )
-def test_errors_are_what_programs_catch_there(name: str, kind: type[Exception]) -> None:
+def test_errors_have_the_base_classes_that_programs_catch(name: str, kind: type[Exception]) -> None:
     assert issubclass(getattr(tinkex, name), (kind,))
     assert issubclass(getattr(tinkex, name), TinkexError)

@@ -27,7 +27,7 @@ def blocking(server: Server, server_engine: RecordingEngine):
         yield service
 
 
-def test_it_works_where_an_event_loop_runs(blocking: ServiceClient) -> None:
+def test_blocking_calls_work_inside_a_running_event_loop(blocking: ServiceClient) -> None:
     async def cell_of_a_notebook() -> str:
         return blocking.create_lora_training_client("fake/base").base_model
 

@@ -21,6 +21,7 @@ from attrs import evolve
 import tinkex.local
 from tests.support.batches import datum
 from tests.support.counting_engine import ROOT, CountingEngine, Process, process
+from tests.support.facades import steps_of
 from tests.support.faulty_proxy import faulty
 from tests.support.wait_until import wait_until
 from tinkex import (
@@ -28,7 +29,6 @@ from tinkex import (
     Config,
     InvalidInputError,
     NotFoundError,
-    RecoverableRun,
     RecoveryFailedError,
     RecoveryPolicy,
     RequestFailedError,
@@ -40,8 +40,6 @@ from tinkex import (
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
-from tinkex.portal import portal
-from tinkex.portal.iteration import iterate
 
 LOST = StepOutcomeUnknown("who knows")
 EVERY_4 = RecoveryPolicy(save_every_steps=4, save_every_minutes=None)
@@ -76,14 +74,6 @@ def begin(
     service = connect(base_url, config=quick(base_url, **settings))
     return service, service.create_recoverable_run(
         service.create_lora_training_client("fake/base", rank=4), policy
-    )
-
-
-def steps_of(run: Any, until: int) -> Iterator[int]:
-    return (
-        run.steps(until)
-        if isinstance(run, RecoverableRun)
-        else iterate(portal.shared(), lambda: run.client.steps(until))
     )
 
 
@@ -276,7 +266,7 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
 ) -> None:
     from tinkex_server.routes import server as routes
 
-    monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", "unknown")
+    monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", "unknown")
     with faulty(counting.base_url) as proxy:
         service = connect(proxy.base_url, config=quick(proxy.base_url))
         trainer = service.create_lora_training_client("fake/base", rank=4)
@@ -291,7 +281,7 @@ def test_a_step_of_unknown_outcome_goes_back_a_few_steps_and_frees_the_old_model
         assert engine.count("unload_model", trainer.model_id) == 1
 
 
-def test_what_the_user_got_wrong_passes_through(
+def test_an_error_of_the_user_is_not_recovered_from(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     _, run = begin(connect, counting.base_url)
@@ -306,9 +296,7 @@ def test_what_the_user_got_wrong_passes_through(
     assert (run.step, run.recoveries) == (0, 0)
 
 
-def test_a_fault_that_comes_again_and_again_ends_the_run(
-    connect: Callable[..., Any], counting: Server
-) -> None:
+def test_a_fault_that_recurs_ends_the_run(connect: Callable[..., Any], counting: Server) -> None:
     _, run = begin(connect, counting.base_url, RecoveryPolicy(save_every_steps=4, give_up_after=3))
     fault: list[TinkexError] = []
 
@@ -346,7 +334,7 @@ def test_only_the_newest_checkpoints_are_kept(
     ]  # type: ignore[index]
 
 
-def test_where_the_server_cannot_delete_all_are_left(
+def test_checkpoints_are_kept_where_the_server_cannot_delete(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     dialect = evolve(DIALECTS["tinkex"], missing={"delete_checkpoint": ""})
@@ -358,7 +346,7 @@ def test_where_the_server_cannot_delete_all_are_left(
     assert run.recover(LOST) == 6
 
 
-def test_a_deleted_checkpoint_is_passed_over_for_the_one_before(
+def test_a_deleted_checkpoint_is_skipped_for_the_one_before_it(
     connect: Callable[..., Any], counting: Server
 ) -> None:
     service, run = begin(connect, counting.base_url)

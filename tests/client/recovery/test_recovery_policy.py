@@ -84,7 +84,9 @@ REFUSED = InvalidInputError("ragged")
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, TinkexError) else str(value),
 )
-def test_what_going_back_helps_against(error: TinkexError, recoverable: bool) -> None:
+def test_only_errors_that_a_recovery_can_help_are_recoverable(
+    error: TinkexError, recoverable: bool
+) -> None:
     assert is_recoverable(error) is recoverable
 
 
@@ -100,7 +102,7 @@ def test_what_going_back_helps_against(error: TinkexError, recoverable: bool) ->
         ({"save_every_minutes": 0.5}, 0, 30.0, False),  # nothing new to save
     ],
 )
-def test_when_a_run_is_saved(
+def test_a_run_is_saved_after_so_many_steps_or_seconds(
     settings: dict[str, Any], steps: int, seconds: float, due: bool
 ) -> None:
     assert RecoveryPolicy(**settings).save_due(steps, seconds) is due
@@ -118,7 +120,7 @@ def test_when_a_run_is_saved(
     ],
     ids=str,
 )
-def test_a_policy_that_would_not_work(settings: dict[str, Any]) -> None:
+def test_an_impossible_policy_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings)).split("_every")[0]):
         RecoveryPolicy(**settings)
 
@@ -140,7 +142,9 @@ def test_a_policy_that_would_not_work(settings: dict[str, Any]) -> None:
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, TinkexError) else str(value),
 )
-def test_what_a_failed_load_says(error: TinkexError, of_the_checkpoint: bool, passes: bool) -> None:
+def test_a_failed_load_is_classified_by_its_error(
+    error: TinkexError, of_the_checkpoint: bool, passes: bool
+) -> None:
     assert (decisions.blames_checkpoint(error), decisions.may_pass(error)) == (
         of_the_checkpoint,
         passes,
@@ -308,7 +312,7 @@ def test_a_run_goes_back_to_the_first_step_whose_result_is_missing_if_it_can(
     world.run(RecoveryPolicy(save_every_steps=2), work)
 
 
-def test_recoveries_in_vain_are_counted_and_progress_counts_anew() -> None:
+def test_recoveries_without_progress_are_counted_and_progress_resets_the_count() -> None:
     world = World()
 
     async def work(run: AsyncRecoverableRun) -> None:
@@ -325,7 +329,7 @@ def test_recoveries_in_vain_are_counted_and_progress_counts_anew() -> None:
     world.run(RecoveryPolicy(save_every_steps=1, give_up_after=2), work)
 
 
-def test_a_save_that_fails_is_said_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_save_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     world, model = World(), Model()
 
     async def work(run: AsyncRecoverableRun) -> None:

@@ -52,7 +52,7 @@ def run_id(rest: Any) -> str:
     return rest.list_training_runs().training_runs[-1].training_run_id
 
 
-def test_sessions(connect_rest: Callable[..., Any], used: Server) -> None:
+def test_sessions_are_listed_and_described(connect_rest: Callable[..., Any], used: Server) -> None:
     rest = connect_rest(used.base_url)
     session_id = everything(rest.iter_sessions())[-1]
     session = rest.get_session(session_id)
@@ -95,7 +95,9 @@ def test_searching_and_moving_a_session(connect_rest: Callable[..., Any], used: 
     assert rest.list_training_runs(project_id="prose").training_runs == []
 
 
-def test_publishing_and_keeping(connect_rest: Callable[..., Any], used: Server) -> None:
+def test_a_checkpoint_is_published_and_gets_a_time_to_live(
+    connect_rest: Callable[..., Any], used: Server
+) -> None:
     rest = connect_rest(used.base_url)
     path = f"tinker://{run_id(rest)}/weights/state"
 
@@ -130,7 +132,9 @@ def test_the_trace_of_a_session(connect_rest: Callable[..., Any], used: Server) 
     assert trace["traceEvents"]
 
 
-def test_what_was_done_used_and_is_kept(connect_admin: Callable[..., Any], used: Server) -> None:
+def test_the_audit_log_usage_and_storage_are_reported(
+    connect_admin: Callable[..., Any], used: Server
+) -> None:
     admin, hour = (
         connect_admin(used.base_url),
         datetime.now(UTC).replace(minute=0, second=0, microsecond=0),
@@ -147,7 +151,7 @@ def test_what_was_done_used_and_is_kept(connect_admin: Callable[..., Any], used:
     assert kept.checkpoint_count >= 3
 
 
-def test_a_key_and_its_end(connect_rest: Callable[..., Any]) -> None:
+def test_an_api_key_is_described_and_revoked(connect_rest: Callable[..., Any]) -> None:
     with tinkex.local.serve(engine=RecordingEngine(), api_key="tml-one") as server:
         rest = connect_rest(server.base_url, api_key="tml-one")
         assert rest.get_api_key_info().key_id == 1
@@ -183,7 +187,7 @@ def test_downloads_of_every_kind(
     )
 
 
-def test_what_comes_down_is_what_the_server_samples(
+def test_a_downloaded_adapter_gives_the_servers_logprobs(
     connect_rest: Callable[..., Any], torch_server: Server, tmp_path: Path
 ) -> None:
     """The adapter, loaded with peft on the base model, gives the server's own logprobs."""

@@ -34,7 +34,9 @@ def page(call: Call, total: int, longest: int = 1000) -> tuple[int, int, range]:
     return limit, offset, range(offset, min(offset + limit, total))
 
 
-def test_a_hundred_thousand_checkpoints(connect_rest: Callable[..., Any]) -> None:
+def test_a_hundred_thousand_checkpoints_are_listed_in_order(
+    connect_rest: Callable[..., Any],
+) -> None:
     def answer(call: Call) -> Answer:
         limit, offset, indices = page(call, MANY)
         cursor = {"limit": limit, "offset": offset, "total_count": MANY}
@@ -67,7 +69,7 @@ def test_a_server_that_tells_no_total_is_read_to_an_empty_page(
 
 
 @pytest.mark.parametrize("cursor", [None, {"limit": 6, "offset": 0, "total_count": 50}])
-def test_a_server_that_knows_no_pages_ends_all_the_same(
+def test_iteration_ends_on_a_server_that_ignores_offsets(
     connect_rest: Callable[..., Any], cursor: Any
 ) -> None:
     with answering(
@@ -80,7 +82,7 @@ def test_a_server_that_knows_no_pages_ends_all_the_same(
         )
 
 
-def test_what_is_made_meanwhile_makes_nothing_come_twice(connect_rest: Callable[..., Any]) -> None:
+def test_items_created_meanwhile_cause_no_duplicates(connect_rest: Callable[..., Any]) -> None:
     runs = list(range(10, 0, -1))
 
     def answer(call: Call) -> Answer:

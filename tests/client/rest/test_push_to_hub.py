@@ -12,9 +12,9 @@ import pytest
 from attrs import define, field, frozen
 from huggingface_hub import ModelCard
 
-from tests.client.downloads.test_download import PATH
 from tests.support.answering_server import Answer, answering
 from tests.support.archives import tar_of
+from tests.support.file_store import PATH
 from tinkex import Dialect
 from tinkex.rest.hub import model_card
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import tinkex
-from tests.contract.test_examples import SCHEMAS
 from tests.support.answering_server import NO_ROUTE, Answer, Answering, Call, answering, as_json
 from tests.support.clocks import NoPause
+from tests.support.contract import SCHEMAS
 from tests.support.facades import everything
 from tinkex import (
     ClientClosedError,
@@ -263,7 +263,7 @@ def test_a_call_is_sent_and_its_answer_read(
     assert sent.headers["x-api-key"] == "tml-test"
 
 
-def test_a_session_is_searched_by_what_is_said_and_no_more(
+def test_a_search_sends_only_the_given_conditions(
     connect_rest: Callable[..., Any], examples: Answering
 ) -> None:
     rest = connect_rest(examples.base_url)
@@ -288,7 +288,7 @@ def test_a_session_is_searched_by_what_is_said_and_no_more(
             SessionSearchRequest(**wrong)
 
 
-def test_what_an_organization_did_used_and_keeps(
+def test_the_audit_log_billing_and_storage_of_an_organization(
     connect_admin: Callable[..., Any], examples: Answering
 ) -> None:
     admin = connect_admin(examples.base_url)
@@ -310,7 +310,7 @@ def test_what_an_organization_did_used_and_keeps(
     assert examples.calls[-1].query == {"project_id": "proj-1"}
 
 
-def test_a_call_that_lies_elsewhere_is_followed_there_without_the_key(
+def test_a_redirect_to_another_server_is_followed_without_the_key(
     connect_admin: Callable[..., Any],
 ) -> None:
     with answering(lambda call: example("AuditLogResponse")) as elsewhere:
@@ -335,7 +335,7 @@ def test_a_redirect_within_the_server_keeps_the_key(connect_admin: Callable[...,
         assert connect_admin(server.base_url).get_audit_log().entries
 
 
-def test_a_call_that_a_server_lacks_is_said_to_be_lacking(connect_rest: Callable[..., Any]) -> None:
+def test_a_missing_call_raises_unsupported_by_server(connect_rest: Callable[..., Any]) -> None:
     with answering(lambda call: NO_ROUTE) as server:
         rest = connect_rest(server.base_url)
         for _ in range(2):
@@ -349,7 +349,7 @@ def test_a_call_that_a_server_lacks_is_said_to_be_lacking(connect_rest: Callable
             connect_rest(other.base_url).get_session("S9")
 
 
-def test_what_is_published_already_stays_so_without_another_try(
+def test_publishing_a_published_checkpoint_is_not_retried(
     connect_rest: Callable[..., Any],
 ) -> None:
     with answering(lambda call: as_json({"detail": "it is so"}, 409)) as server:
@@ -399,7 +399,7 @@ def test_archives_by_bare_names_are_one_segment(connect_rest: Callable[..., Any]
             rest.delete_checkpoint("model_1", "0001")
 
 
-def test_the_server_is_asked_once_how_its_ids_are(connect_rest: Callable[..., Any]) -> None:
+def test_the_form_of_checkpoint_ids_is_asked_for_once(connect_rest: Callable[..., Any]) -> None:
     def answer(call: Call) -> Answer:
         if call.path == "/profiling_status":  # by which its next release is told
             return NO_ROUTE
@@ -417,7 +417,7 @@ def test_the_server_is_asked_once_how_its_ids_are(connect_rest: Callable[..., An
         assert (len(server.to("client/config")), len(server.to("/profiling_status"))) == (1, 1)
 
 
-def test_only_saved_for_elsewhere_has_urls(
+def test_only_external_weights_have_urls(
     connect_rest: Callable[..., Any], examples: Answering
 ) -> None:
     with pytest.raises(InvalidInputError, match="external_weights"):
@@ -442,7 +442,9 @@ def jwt(**claims: str) -> str:
     return ".".join([*parts, "c2lnbmF0dXJl"])
 
 
-def test_a_jwt_says_whose_it_is(connect_rest: Callable[..., Any], examples: Answering) -> None:
+def test_whoami_reads_the_user_from_a_jwt(
+    connect_rest: Callable[..., Any], examples: Answering
+) -> None:
     before = len(examples.calls)
     who = connect_rest(
         examples.base_url, api_key=jwt(sub="tml:user:ada", org_id="lab", email="ada@example.org")

@@ -57,7 +57,7 @@ def learned(
     return folder, logprobs.tolist()
 
 
-def test_it_goes_up_in_one_call_and_does_what_it_did(
+def test_an_uploaded_adapter_gives_the_same_logprobs_as_before(
     connect_rest: Callable[..., Any], torch_server: Server, learned: tuple[Path, list[float]]
 ) -> None:
     folder, logprobs = learned
@@ -86,7 +86,7 @@ def test_it_goes_up_in_one_call_and_does_what_it_did(
     rest.delete_checkpoint_from_tinker_path(path)
 
 
-def test_step_by_step_as_the_official_client_does(
+def test_the_three_calls_of_the_official_client_work(
     connect_rest: Callable[..., Any], torch_server: Server, learned: tuple[Path, list[float]]
 ) -> None:
     rest = connect_rest(torch_server.base_url)
@@ -184,7 +184,7 @@ def store(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
         server.server_close()
 
 
-def test_a_store_that_stumbles_gets_the_whole_file_again(
+def test_a_failed_upload_is_retried_with_the_whole_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tinkex.rest.external_weights._PAUSES", wait_none())

@@ -42,7 +42,7 @@ def calls() -> Iterator[list[str]]:
 def bulk_server(
     server: Server, server_engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> Server:
-    monkeypatch.setattr(routes._FLAGS, "sample_use_retrieve_futures", True)
+    monkeypatch.setattr(routes.FLAGS, "sample_use_retrieve_futures", True)
     server_engine.gate.set()
     return server
 
@@ -75,7 +75,7 @@ def test_a_sample_that_fails_has_its_own_error(
     assert good.result().sequences
 
 
-def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
+def test_the_embedded_server_returns_results_from_before_a_restart(
     tmp_path: Any, server_engine: RecordingEngine
 ) -> None:
     def ended(base_url: str, cursor: int) -> Any:
@@ -117,7 +117,7 @@ def test_the_embedded_server_tells_again_what_had_ended_before_it_was_restarted(
         ({"type": "sampling_session", "sampling_session_id": "nope", "cloned_sampler_id": -1}, 422),
     ],
 )
-def test_the_embedded_server_refuses_what_it_does_not_know(
+def test_the_embedded_server_refuses_unknown_request_ids(
     server: Server, target: dict[str, Any], status: int
 ) -> None:
     body = {"target": target, "prev_cursor": 0}
@@ -171,7 +171,7 @@ class Bulk:
         return [name for poll in self.polls for name in poll.get("retrieved_request_ids", ())]
 
 
-def test_what_was_fetched_is_acknowledged_and_nobody_is_asked_when_nobody_waits() -> None:
+def test_fetched_results_are_acknowledged_and_an_idle_client_sends_no_polls() -> None:
     async def work() -> None:
         bulk = Bulk()
         await asyncio.gather(*(bulk.wait(f"r{number}") for number in (1, 2, 3)))
@@ -271,7 +271,7 @@ def test_a_server_that_answers_at_once_that_nothing_is_done_is_not_stormed() -> 
     run(work())
 
 
-def test_one_that_is_given_up_does_not_hold_the_others() -> None:
+def test_a_cancelled_wait_does_not_delay_the_others() -> None:
     async def work() -> None:
         bulk = Bulk()
         first, second = bulk.wait("r5"), bulk.wait("r9")

@@ -44,7 +44,7 @@ def cancelled(answers: dict[str, list[int | None]]) -> list[int | None]:
     return answers["cancel_future"]
 
 
-def test_the_server_is_told_and_gives_up_the_sample(
+def test_a_cancelled_sample_is_cancelled_on_the_server(
     connect: Callable[..., Any],
     server: Server,
     server_engine: RecordingEngine,
@@ -100,9 +100,7 @@ def test_a_training_step_is_not_cancelled_on_the_server(
 
 
 @pytest.mark.parametrize(("cancels", "told"), [(True, 100), (False, 0)])
-def test_so_many_at_once_as_the_server_allows_and_only_where_it_does(
-    cancels: bool, told: int
-) -> None:
+def test_cancellations_are_limited_as_the_server_says(cancels: bool, told: int) -> None:
     under_way = most = 0
 
     async def answer(request: httpx.Request) -> httpx.Response:

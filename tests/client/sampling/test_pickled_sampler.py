@@ -55,7 +55,7 @@ def sampler(server: Server, server_engine: RecordingEngine) -> Any:
 
 
 @pytest.mark.parametrize("facade", SCRIPTS)
-def test_other_processes_sample_by_it_at_once(
+def test_other_processes_sample_with_a_pickled_client(
     sampler: Any, server_engine: RecordingEngine, facade: str
 ) -> None:
     raw = pickle.dumps(sampler if facade == "blocking" else sampler._client)
@@ -86,14 +86,14 @@ def test_other_processes_sample_by_it_at_once(
     )
 
 
-def test_the_key_does_not_go_along(sampler: Any) -> None:
+def test_the_key_is_not_pickled(sampler: Any) -> None:
     raw = pickle.dumps(sampler)
     assert b"tml-secret" not in raw
     assert b"hidden" not in raw
     assert b"X-Team" in raw
 
 
-def test_a_copy_in_this_process_works_too(sampler: Any) -> None:
+def test_an_unpickled_copy_works_in_the_same_process(sampler: Any) -> None:
     with pickle.loads(pickle.dumps(sampler)) as copy:
         assert copy.sampling_session_id == sampler.sampling_session_id
         assert copy.compute_logprobs([5, 6]).result() == [None, -1.0]
@@ -108,7 +108,7 @@ def _first_token(sampler: SamplingClient) -> int:
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_pool_of_processes_samples_by_it(
+def test_a_process_pool_samples_with_it(
     sampler: Any, server_engine: RecordingEngine, method: str
 ) -> None:
     before = server_engine.count("sample")
@@ -183,7 +183,7 @@ def test_copies_and_copies_of_copies_are_numbered_by_the_server(sampler: Any) ->
     assert billions == [[start] * 2, [start + 1] * 2, [start + 2] * 2]
 
 
-def test_where_the_server_numbers_no_copies_chance_does(
+def test_copies_have_random_numbers_where_the_server_gives_none(
     server: Server, server_engine: RecordingEngine
 ) -> None:
     """Numbers pass 2^53, and come through exactly."""

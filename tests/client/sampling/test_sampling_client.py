@@ -57,7 +57,7 @@ def test_samples_come_with_tokens_logprobs_and_ids(sampler: Any) -> None:
     assert response.sequences[0].stop_reason == "stop"
 
 
-def test_what_is_asked_about_the_prompt(sampler: Any) -> None:
+def test_logprobs_and_alternatives_of_the_prompt_are_returned(sampler: Any) -> None:
     response = sampler.sample(
         [5, 6, 7], 1, {"max_tokens": 1}, prompt_logprobs=True, topk_prompt_logprobs=1
     ).result()
@@ -121,7 +121,7 @@ def test_a_sample_that_fails_says_whose_fault_it_is(sampler: Any) -> None:
         ({"model_path": "tinker://nope/sampler_weights/x"}, NotFoundError),
     ],
 )
-def test_weights_that_there_are_not(
+def test_unknown_weights_are_not_found(
     service: Any, weights: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -189,7 +189,7 @@ def test_the_official_order_of_arguments_is_taken(
     assert sampler.compute_logprobs([5, 6, 7], 2).result() == [None, -1.0, -1.0]
 
 
-def test_questions_are_answered_by_the_model(
+def test_all_requested_logprobs_are_those_of_the_model(
     connect: Callable[..., Any], torch_server: Server
 ) -> None:
     """All ways to ask for a logprob agree."""
@@ -332,7 +332,7 @@ def scripted(
         (200, b'{"error": "result was already retrieved", "category": "Application"}'),
     ],
 )
-def test_a_sample_whose_result_is_lost_is_asked_for_anew(lost: tuple[int, bytes]) -> None:
+def test_a_sample_whose_result_is_lost_is_requested_again(lost: tuple[int, bytes]) -> None:
     """Rule 9: it changes nothing, so it may be."""
     response, routes = scripted({"asample": [PROMISE] * 3, "retrieve_future": [lost, lost, SAMPLE]})
     assert response.sequences[0].tokens == [7]
@@ -366,16 +366,14 @@ def test_a_submit_that_is_tried_again_keeps_its_number() -> None:
         ({"prompt_alt_tokens_k": 2}, "prompt_alt_tokens_k"),
     ],
 )
-def test_what_a_server_passes_over_is_not_taken_for_an_answer(
-    asked: dict[str, Any], name: str
-) -> None:
+def test_an_option_that_the_server_ignores_is_an_error(asked: dict[str, Any], name: str) -> None:
     error, routes = scripted({"asample": [PROMISE], "retrieve_future": [SAMPLE]}, **asked)
     assert isinstance(error, UnsupportedByServer)
     assert name in error.message
     assert name in routes.bodies[0], "it was sent"
 
 
-def test_logprobs_that_do_not_come_are_an_error() -> None:
+def test_missing_logprobs_are_an_error() -> None:
     async def run() -> None:
         sampler, _ = scripted_sampler({"asample": [PROMISE], "retrieve_future": [SAMPLE]}, UNKNOWN)
         with pytest.raises(UnsupportedByServer, match="no logprobs of a prompt"):

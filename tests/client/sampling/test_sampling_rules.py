@@ -134,7 +134,7 @@ def test_more_samples_than_a_server_gives_at_once_are_asked_for_in_parts() -> No
 
 
 @pytest.mark.rule(2)
-def test_fewest_fields_are_sent() -> None:
+def test_default_fields_are_not_sent() -> None:
     request = planned(1, {"max_tokens": 1}).request(ModelInput.from_ints([1]), 0)
     fields = {
         "prompt",
@@ -148,7 +148,7 @@ def test_fewest_fields_are_sent() -> None:
 
 
 @pytest.mark.rule(3)
-def test_texts_side_by_side_become_one() -> None:
+def test_adjacent_text_chunks_are_joined() -> None:
     """Rule 3: one server reads the first alone."""
     image = ImageChunk(b"x", "png", expected_tokens=2)
     prompt = ModelInput(
@@ -179,7 +179,7 @@ def test_texts_side_by_side_become_one() -> None:
         ({"target_prompt_logprobs": [[1]]}, "2 rows.*found 1"),
     ],
 )
-def test_a_wrong_question_is_refused(questions: dict[str, Any], match: str) -> None:
+def test_a_wrong_option_is_refused(questions: dict[str, Any], match: str) -> None:
     with pytest.raises(InvalidInputError, match=match):
         planned(**questions).check_prompt(ModelInput.from_ints([1, 2, 3]))
 
@@ -213,7 +213,7 @@ def test_weights_that_cannot_be_sampled_are_refused() -> None:
 
 
 @pytest.mark.rule(20)
-def test_what_has_no_effect_is_remarked() -> None:
+def test_options_without_effect_cause_a_warning() -> None:
     params = {"seed": 1, "max_tokens": 2}
     assert ["seed" in warning for warning in planned(1, params, TWINKLE).warnings] == [True]
     assert planned(1, params, DIALECTS["hosted"]).warnings == []
@@ -236,19 +236,19 @@ def response(**fields: Any) -> SampleResponse:
         ),
     ],
 )
-def test_what_a_server_passed_over_is_an_error(
+def test_an_ignored_option_is_an_error(
     questions: dict[str, Any], answer: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(UnsupportedByServer, match=name):
         planned(**questions).check_response(response(**answer), UNKNOWN)
 
 
-def test_an_answer_to_all_that_was_asked_is_none() -> None:
+def test_a_complete_answer_is_not_an_error() -> None:
     answer = response(prompt_logprobs_np=np.array([np.nan, np.nan, -1], np.float32))
     planned(prompt_logprobs=True, prompt_logprobs_last_n=1).check_response(answer, UNKNOWN)
 
 
-def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handle_holds_the_rules_of_the_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "tml-from-env")
     dialect = Dialect(
         name="mine",
@@ -276,6 +276,6 @@ def test_a_handle_holds_the_ways_of_the_server_and_no_key(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "text", ["", "not base64!", "e30=", "W10=", handle.pack("u", "s", "x", None, UNKNOWN)[:-9]]
 )
-def test_another_text_is_no_handle(text: str) -> None:
+def test_an_arbitrary_string_is_not_a_handle(text: str) -> None:
     with pytest.raises(InvalidInputError, match="handle"):
         handle.unpack(text)

@@ -60,7 +60,7 @@ def test_the_table_in_the_docs_has_every_event_with_its_fields() -> None:
     assert table == {kind.name: [a.name for a in fields(kind)] for kind in KINDS}
 
 
-def test_a_job_is_told(
+def test_a_job_emits_events(
     connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, heard: list[Any]
 ) -> None:
     server_engine.gate.set()
@@ -87,7 +87,7 @@ def test_a_job_is_told(
     assert {"forward_backward", "sample", "create_session"} <= {event.operation for event in stops}
 
 
-def test_failures_are_told(
+def test_failures_emit_events(
     connect: Callable[..., Any], server: Server, server_engine: RecordingEngine, heard: list[Any]
 ) -> None:
     server_engine.gate.set()
@@ -109,7 +109,7 @@ def test_failures_are_told(
     assert of(heard, events.Session)[-1].state == "errored"
 
 
-def test_a_request_that_is_not_answered(heard: list[Any]) -> None:
+def test_an_unanswered_request_emits_an_exception_event(heard: list[Any]) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -169,7 +169,7 @@ ANSWERED = events.HttpRequestStop(operation="sample", status=200, seconds=0.25)
         ([], False),
     ],
 )
-def test_a_handler_hears_what_it_asked_for(names: list[str] | None, hears: bool) -> None:
+def test_a_handler_gets_only_the_events_it_asked_for(names: list[str] | None, hears: bool) -> None:
     seen: list[Any] = []
     telemetry.attach(seen.append, names)
     events.publish(ANSWERED)
@@ -217,7 +217,7 @@ def test_counters_and_latencies() -> None:
     assert metrics.latencies["training.step optim_step"].total == 3.0
 
 
-def test_counting_from_many_threads_loses_nothing() -> None:
+def test_counters_are_thread_safe() -> None:
     metrics = telemetry.Metrics()
     threads = [
         threading.Thread(target=lambda: [metrics(ANSWERED) for _ in range(1000)]) for _ in range(8)
@@ -284,7 +284,7 @@ class Telemetry(httpx.AsyncBaseTransport):
         ("http://127.0.0.1:1", True, "0", True),
     ],
 )
-def test_who_is_told(
+def test_telemetry_is_sent_only_where_it_is_wanted(
     monkeypatch: pytest.MonkeyPatch,
     base_url: str,
     setting: bool | None,
@@ -376,12 +376,12 @@ def told(status: int, count: int, seconds: float) -> list[int]:
     return sizes
 
 
-def test_batches_are_bounded_and_so_is_what_waits() -> None:
+def test_batches_and_the_queue_are_bounded() -> None:
     assert told(200, 249, 15) == [100, 100, 50, 1]
     assert sum(told(200, 12_000, 15)) == 10_000 + 1
     assert told(200, 0, 5) == [2]
 
 
-def test_what_is_not_taken_is_dropped_and_a_server_without_the_call_is_asked_no_more() -> None:
+def test_refused_events_are_dropped_and_a_server_without_the_call_is_not_asked_again() -> None:
     assert told(500, 249, 25) == [100, 100, 51]
     assert told(404, 249, 25) == [100]

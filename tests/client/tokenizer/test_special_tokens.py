@@ -78,7 +78,7 @@ def ids(tokenizer: Tokenizer) -> tuple[int | None, ...]:
     )
 
 
-def test_it_says_what_transformers_says(tmp_path: Path) -> None:
+def test_special_tokens_are_those_of_transformers(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     config = {**ROLES, "tokenizer_class": "PreTrainedTokenizerFast"}
@@ -136,13 +136,13 @@ def test_it_says_what_transformers_says(tmp_path: Path) -> None:
         ({}, (None, None, None, None)),
     ],
 )
-def test_the_files_that_name_them(
+def test_special_tokens_are_read_from_each_of_the_files(
     tmp_path: Path, files: dict[str, Any], expected: tuple[int | None, ...]
 ) -> None:
     assert ids(get_tokenizer(write(tmp_path, **files))) == expected
 
 
-def test_without_such_a_file_they_are_known_by_name_alone(tmp_path: Path) -> None:
+def test_without_such_a_file_special_tokens_are_known_by_name(tmp_path: Path) -> None:
     tokenizer = get_tokenizer(write(tmp_path))
     assert [getattr(tokenizer, name) for name in NO_ROLES] == [None] * len(NO_ROLES), (
         "nothing is guessed"
@@ -152,12 +152,12 @@ def test_without_such_a_file_they_are_known_by_name_alone(tmp_path: Path) -> Non
     assert tokenizer.special_tokens_map == {}
 
 
-def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="cannot be read"):
         get_tokenizer(write(tmp_path, tokenizer_config="[]"))
 
 
-def test_those_of_a_servers_model(connect: Callable[..., Any]) -> None:
+def test_special_tokens_of_a_servers_model(connect: Callable[..., Any]) -> None:
     config = json.dumps(ROLES)
     known = ModelInfo("mine/a", 64, 100, "Fake", "mine/a", tokenizer_json(), config)
     bare = ModelInfo("mine/b", 64, 100, "Fake", "mine/b", tokenizer_json())
@@ -172,7 +172,7 @@ def test_those_of_a_servers_model(connect: Callable[..., Any]) -> None:
     assert [ids(tokenizer) for tokenizer in found] == [(2, 3, 4, 5), (None, None, None, None)]
 
 
-def test_those_of_the_embedded_servers_own_model(
+def test_special_tokens_of_the_shipped_model(
     torch_server: tinkex.local.Server, connect: Callable[..., Any]
 ) -> None:
     tokenizer = (
@@ -191,7 +191,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def test_those_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_tokens_from_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     at = "/org/model/resolve/main/"
     hub.files = {
         f"{at}tokenizer.json": tokenizer_json().encode(),
@@ -206,7 +206,7 @@ def test_those_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ids(get_tokenizer("org/model")) == (2, 3, 4, 5), "from what was fetched before"
 
 
-def test_a_repository_that_names_none(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repository_without_special_tokens(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     hub.files = {"/org/model/resolve/main/tokenizer.json": tokenizer_json().encode()}
     assert ids(get_tokenizer("org/model")) == (None, None, None, None)
     assert caplog.messages == [], "it is as it is"

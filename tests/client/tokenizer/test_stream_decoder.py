@@ -44,7 +44,7 @@ def pieces(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
     return [*(decoder.push(token) for token in tokens), decoder.end()]
 
 
-def test_a_character_comes_whole() -> None:
+def test_a_character_is_emitted_whole() -> None:
     assert pieces(of_bytes(), list("né漢🙂!".encode())) == [
         "n",
         "",
@@ -61,7 +61,7 @@ def test_a_character_comes_whole() -> None:
     ]
 
 
-def test_half_a_character_at_the_end_is_told_there() -> None:
+def test_an_incomplete_character_is_emitted_at_the_end() -> None:
     assert pieces(of_bytes(), [97, 0xE4, 0xBD]) == ["a", "", "", "\N{REPLACEMENT CHARACTER}"]
 
 
@@ -94,7 +94,7 @@ def test_a_blank_before_a_word_stays_after_special_tokens() -> None:
 # the bytes of pieces are those of texts alone
 @pytest.mark.parametrize(("make", "least"), [(of_bytes, 0), (of_pieces, 256)])
 @given(st.data())
-def test_joined_it_is_the_text_of_all_tokens(
+def test_the_joined_pieces_are_the_decoded_text(
     make: Callable[[], Tokenizer], least: int, data: st.DataObject
 ) -> None:
     tokenizer = make()
@@ -104,7 +104,7 @@ def test_joined_it_is_the_text_of_all_tokens(
     assert "".join(pieces(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 
-def test_its_work_does_not_grow_with_the_text() -> None:
+def test_the_work_per_token_does_not_grow_with_the_text() -> None:
     longest = 0
 
     def decode(tokens: object) -> str:

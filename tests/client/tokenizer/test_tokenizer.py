@@ -71,12 +71,12 @@ def test_ids_are_lists_as_programs_of_the_official_sdk_expect() -> None:
     assert {type(token) for token in a} == {int}
 
 
-def test_the_array_twin_says_the_same() -> None:
+def test_encode_np_returns_the_same_ids() -> None:
     array = get_tokenizer("tinkex/tiny").encode_np("hé")
     assert (array.dtype, array.tolist()) == (np.int64, list("hé".encode()))
 
 
-def test_it_is_called_as_those_of_transformers_are() -> None:
+def test_a_tokenizer_can_be_called_like_one_of_transformers() -> None:
     tokenizer = get_tokenizer("tinkex/tiny")
     assert tokenizer("ab") == {"input_ids": [97, 98], "attention_mask": [1, 1]}
     assert (
@@ -100,7 +100,7 @@ def test_it_survives_a_pickle() -> None:
 
 
 def test_transformers_gets_the_same_tokenizer(tmp_path: Path) -> None:
-    """With its special tokens, its chat template, and the name by which it was loaded."""
+    """It keeps its special tokens, its chat template and the name by which it was loaded."""
     (tmp_path / "tokenizer.json").write_text(words_tokenizer("a", "b", "end"))
     own = {"eos_token": "end", "chat_template": "{{ messages[0]['content'] }} b"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
@@ -157,7 +157,7 @@ def test_a_folder_or_a_file(tmp_path: Path, given: str) -> None:
     assert get_tokenizer(str(tmp_path if given == "folder" else path)).encode("b a") == [1, 0]
 
 
-def test_a_broken_file_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match="cannot be read") as caught:
         get_tokenizer(str(tmp_path))
@@ -190,7 +190,7 @@ def test_a_mirror_of_the_hub_by_revision(hub: Hub) -> None:
     )
 
 
-def test_a_gated_repository_wants_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.files = {"/gated/model/resolve/main/tokenizer.json": words_tokenizer("a").encode()}
     with pytest.raises(TokenizerError, match="HF_TOKEN") as caught:
         get_tokenizer("gated/model")
@@ -238,7 +238,7 @@ def test_the_error_says_what_was_tried_in_order(hub: Hub) -> None:
     assert "save_pretrained" in str(caught.value)
 
 
-def test_models_whose_repository_wants_an_agreement_have_an_open_tokenizer(hub: Hub) -> None:
+def test_gated_models_use_an_open_copy_of_their_tokenizer(hub: Hub) -> None:
     path = "/thinkingmachineslabinc/meta-llama-3-tokenizer/resolve/main/tokenizer.json"
     hub.files = {path: words_tokenizer("a").encode()}
     assert get_tokenizer("meta-llama/Llama-3.1-8B").encode("a") == [0]
@@ -427,7 +427,7 @@ def test_a_client_whose_loop_ends_leaves_the_tokenizer_to_the_next(hub: Hub) -> 
     assert hub.asked == []
 
 
-def test_few_are_kept() -> None:
+def test_few_tokenizers_are_cached() -> None:
     loads: Loads[int] = Loads()
     for number in range(40):
         loads.get(number, lambda number=number: number)

@@ -82,7 +82,7 @@ def test_the_datum_and_the_field_are_named(wrong: Any, words: str) -> None:
         check_batch([datum(), wrong], "cross_entropy")
 
 
-def test_an_empty_batch_and_a_loss_without_a_name() -> None:
+def test_an_empty_batch_or_loss_name_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="the batch is empty: expected at least one datum"):
         check_batch([], "cross_entropy")
     with pytest.raises(InvalidInputError, match="loss_fn is empty"):

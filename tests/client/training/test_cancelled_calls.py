@@ -72,7 +72,7 @@ MOMENTS = st.one_of(st.none(), st.integers(0, 3), st.floats(0, 30, allow_nan=Fal
     st.booleans(),
     st.sampled_from(["repeats", "refuses", "ignores", "unknown"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
     moments: list[int | float | None], overtakes: bool, repeats: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_wherever_calls_are_cancelled_the_others_are_answered_in_order(
 
 @pytest.mark.rule(10)
 @pytest.mark.parametrize("which", range(6))
-def test_one_of_six_that_are_queued(service: Any, which: int) -> None:
+def test_one_of_six_queued_calls_can_be_cancelled(service: Any, which: int) -> None:
     trainer = service.create_lora_training_client("fake/base", rank=4)
     futures = [trainer.forward([datum(5)] * 50, "cross_entropy") for _ in range(6)]
     futures[which].cancel()
@@ -125,13 +125,13 @@ def test_one_of_six_that_are_queued(service: Any, which: int) -> None:
 
 
 @pytest.mark.rule(10)
-def test_a_call_that_is_cancelled_at_once(service: Any) -> None:
+def test_a_call_can_be_cancelled_at_once(service: Any) -> None:
     trainer = service.create_lora_training_client("fake/base", rank=4)
     trainer.forward([datum(5)], "cross_entropy").cancel()
     assert trainer.forward([datum(5)], "cross_entropy").result(20).loss_fn_outputs
 
 
-def test_what_is_being_sent_when_it_is_cancelled_is_sent_to_its_end() -> None:
+def test_a_request_that_is_cancelled_while_it_is_sent_is_sent_completely() -> None:
     async def work() -> None:
         server = Server(5.0)
         trainer = client(server, seq_id_repeats="unknown")

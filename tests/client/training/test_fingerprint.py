@@ -30,14 +30,16 @@ from tinkex.dialects.table import DIALECTS
 from tinkex.local import serve
 from tinkex.training.fingerprint import MAX_TOKENS, NO_FINGERPRINT, are_taken, shortened
 from tinkex.types import Datum, ModelInput
+from tinkex_server.engine.fake import FakeEngine
+from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = "tinkex/tiny"
 PROVED: Mapping[str, Any] = {"dialect": "tinkex", "verify_checkpoints": True}
 
 
-class Lying(TorchEngine):
-    """Loads what it is told to, or another checkpoint, and says nothing of it."""
+class Lies:
+    """The control of an engine that loads what it is told to, or silently another checkpoint."""
 
     instead: str | None = None
     """The name of the one that it loads."""
@@ -48,15 +50,28 @@ class Lying(TorchEngine):
         super().load_model(model_id, folder, optimizer=optimizer)
 
 
-@pytest.fixture(scope="module")
-def lying() -> Lying:
-    return Lying([TINY])
+class Lying(Lies, FakeEngine):
+    """A lying engine whose logprobs differ with each step, which is all that most tests need."""
+
+
+class LyingTorch(Lies, TorchEngine):
+    """A lying engine with an optimizer, and with the rounding of real logprobs."""
 
 
 @pytest.fixture
-def engine(lying: Lying) -> Iterator[Lying]:
-    yield lying
-    lying.instead = None
+def engine() -> Lying:
+    return Lying([TINY])
+
+
+@pytest.fixture(scope="module")
+def lying_torch() -> LyingTorch:
+    return LyingTorch([TINY])
+
+
+@pytest.fixture
+def torch_engine(lying_torch: LyingTorch) -> Iterator[LyingTorch]:
+    yield lying_torch
+    lying_torch.instead = None
 
 
 @pytest.fixture
@@ -64,6 +79,18 @@ def begin(connect: Callable[..., Any], engine: Lying) -> Iterator[Callable[..., 
     """Makes a service client of a server of a profile, behind a proxy that counts and can break
     requests.
     """
+    yield from beginning(connect, engine)
+
+
+@pytest.fixture
+def begin_on_torch(
+    connect: Callable[..., Any], torch_engine: LyingTorch
+) -> Iterator[Callable[..., Any]]:
+    """The same, with an engine that really trains."""
+    yield from beginning(connect, torch_engine)
+
+
+def beginning(connect: Callable[..., Any], engine: Engine) -> Iterator[Callable[..., Any]]:
     with ExitStack() as stack:
 
         def begin(profile: str, **settings: Any) -> tuple[Any, Faulty]:
@@ -151,19 +178,21 @@ def test_a_load_of_other_weights_is_an_error_by_name(
     assert proxy.count("optim_step") == 6, "the proof takes no step"
 
 
-def test_a_model_made_by_create_model_is_proved_too(
-    begin: Callable[..., Any], engine: Lying
+def test_a_model_made_by_create_model_is_verified_too(
+    begin_on_torch: Callable[..., Any], torch_engine: LyingTorch
 ) -> None:
-    service, _ = begin("tinker-cloud-old")
+    service, _ = begin_on_torch("tinker-cloud-old")
     _, first, path = two_saves(service)
     service.create_training_client_from_state_with_optimizer(path)
-    engine.instead = "first"
+    torch_engine.instead = "first"
     service.create_training_client_from_state_with_optimizer(first)
     with pytest.raises(CheckpointMismatchError):
         service.create_training_client_from_state_with_optimizer(path)
 
 
-def test_hatchery_is_found_out_where_the_table_does_not_know_it(begin: Callable[..., Any]) -> None:
+def test_wrong_loads_of_hatchery_are_detected_without_its_dialect(
+    begin: Callable[..., Any],
+) -> None:
     """It keeps the files of a model's first save for each later one."""
     service, _ = begin("hatchery", dialect=evolve(DIALECTS["hatchery"], saves_once=False))
     _, first, path = two_saves(service)
@@ -172,7 +201,7 @@ def test_hatchery_is_found_out_where_the_table_does_not_know_it(begin: Callable[
         service.create_training_client_from_state(path)
 
 
-def test_what_was_called_behind_such_a_load_is_not_sent(
+def test_calls_queued_behind_a_mismatched_load_are_not_sent(
     begin: Callable[..., Any], engine: Lying
 ) -> None:
     service, proxy = begin("tinkex", **PROVED)
@@ -248,12 +277,12 @@ def checkpoints(service: Any, trainer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["tinkex", "mlx-tinker", "skyrl-0.3"])
-def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(
-    begin: Callable[..., Any], kind: str
+def test_verification_changes_neither_training_nor_a_resume(
+    begin_on_torch: Callable[..., Any], kind: str
 ) -> None:
     losses: dict[bool, list[float]] = {}
     for proved in (False, True):
-        service, proxy = begin(kind, verify_checkpoints=proved)
+        service, proxy = begin_on_torch(kind, verify_checkpoints=proved)
         trainer, _, path = two_saves(service)
         resumed = service.create_training_client_from_state_with_optimizer(path, TINY, rank=8)
         forwards = (
@@ -269,7 +298,7 @@ def test_training_is_the_same_with_the_proof_and_a_resume_is_warm(
     assert losses[True] == losses[False]
 
 
-def test_the_proof_does_not_hold_up_the_save(begin: Callable[..., Any]) -> None:
+def test_verification_does_not_delay_the_save(begin: Callable[..., Any]) -> None:
     service, _ = begin("tinkex", **PROVED)
     trainer = new(service)
     train(trainer)
@@ -284,7 +313,7 @@ def test_the_proof_does_not_hold_up_the_save(begin: Callable[..., Any]) -> None:
     "fault",
     [Instead(400, b'{"detail": "no"}'), Instead(500, b"broken"), "answer lost", "request lost"],
 )
-def test_a_proof_that_fails_harms_nothing(
+def test_a_failed_verification_has_no_effect(
     begin: Callable[..., Any], caplog: pytest.LogCaptureFixture, fault: Any
 ) -> None:
     service, proxy = begin("mlx-tinker")
@@ -317,7 +346,7 @@ def test_a_save_that_is_cancelled_leaves_nothing_behind(begin: Callable[..., Any
     train(trainer)
 
 
-def test_a_client_may_be_closed_before_the_proof_is_there(
+def test_a_client_can_be_closed_during_a_verification(
     connect: Callable[..., Any], engine: Lying, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(engine=engine) as server:
@@ -348,7 +377,9 @@ def test_a_client_may_be_closed_before_the_proof_is_there(
         ("skyrl", False, True),
     ],
 )
-def test_on_which_servers(dialect: str, by_default: bool, if_wanted: bool) -> None:
+def test_loads_are_verified_only_where_they_are_not_known_to_be_right(
+    dialect: str, by_default: bool, if_wanted: bool
+) -> None:
     known = DIALECTS[dialect]
     assert (are_taken(known, None), are_taken(known, True), are_taken(known, False)) == (
         by_default,
@@ -368,7 +399,7 @@ def test_of_an_unknown_server_a_forward_with_a_route_of_its_own_is_believed(
     assert {are_taken(unknown, None), are_taken(unknown, True)} == {expected}
 
 
-def test_a_long_datum_is_cut_to_its_end() -> None:
+def test_a_long_datum_is_shortened_to_its_end() -> None:
     datum = shortened(
         Datum(
             ModelInput.from_ints(list(range(100))),

@@ -48,7 +48,9 @@ def engine() -> Engine:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_a_load_brings_back(connect: Callable[..., Any], engine: Engine, case: str) -> None:
+def test_a_probe_finds_what_a_load_restores(
+    connect: Callable[..., Any], engine: Engine, case: str
+) -> None:
     profile, changes, found = CASES[case]
     with serve(engine=engine, profile=profile, hold=0.5) as server:
         config = Config(base_url=server.base_url, dialect=evolve(DIALECTS[profile], **changes))
@@ -101,7 +103,7 @@ KEPT = LoadedModel(ONE, OTHER)
         ),
     ],
 )
-def test_what_is_found_of_what_is_seen(
+def test_a_probe_concludes_from_what_it_observed(
     warm: LoadedModel | None, cold: LoadedModel | None, noise: float, expected: dict[str, bool]
 ) -> None:
     assert LoadEffects(KEPT, noise, warm, cold).findings() == expected

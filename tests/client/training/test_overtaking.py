@@ -72,7 +72,7 @@ def test_a_call_that_fails_does_not_hold_up_the_next_one(
 
 
 @pytest.mark.rule(10)
-def test_batches_wait_for_nothing(
+def test_batches_do_not_wait_for_each_other(
     trainer_through: Callable[[Faulty], Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     """Each step comes after the batches before it, and a batch is sent while the one before it, or

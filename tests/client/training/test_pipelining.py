@@ -25,26 +25,26 @@ def steps(check: PipelineCheck, count: int, *, awaited: bool, gap: float = 0.5) 
     return [message for message in said if message]
 
 
-def test_steps_that_are_awaited_one_by_one_are_told_of_once() -> None:
+def test_steps_awaited_one_by_one_cause_one_warning() -> None:
     [message] = steps(PipelineCheck(), 50, awaited=True)
     assert "train_step" in message
     assert "0.50 s of the 3.00 s of a step" in message
 
 
-def test_pipelined_steps_are_fine() -> None:
+def test_pipelined_steps_cause_no_warning() -> None:
     assert steps(PipelineCheck(), 50, awaited=False) == []
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_a_few_steps_are_no_habit(count: int) -> None:
+def test_a_few_steps_cause_no_warning(count: int) -> None:
     assert steps(PipelineCheck(), count, awaited=True) == []
 
 
-def test_a_gap_that_costs_nothing_is_not_worth_a_word() -> None:
+def test_a_gap_that_costs_little_causes_no_warning() -> None:
     assert steps(PipelineCheck(), 50, awaited=True, gap=0.001) == []
 
 
-def test_one_pipelined_step_begins_the_count_anew() -> None:
+def test_one_pipelined_step_resets_the_count() -> None:
     check = PipelineCheck()
     for _ in range(10):
         assert steps(check, 3, awaited=True) == []

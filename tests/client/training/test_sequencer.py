@@ -33,7 +33,7 @@ def test_turns_come_in_the_order_of_the_calls_whoever_is_ready_first(ready: Sequ
 
 
 @pytest.mark.rule(10)
-def test_a_cancelled_call_leaves_no_hole() -> None:
+def test_a_cancelled_call_leaves_no_gap() -> None:
     async def run() -> int:
         sequencer = Sequencer()
         first, second, third = (sequencer.turn("step") for _ in range(3))
@@ -76,7 +76,7 @@ def test_a_refusal_skips_what_is_called_until_somebody_has_seen_it_and_no_more()
     asyncio.run(run())
 
 
-def test_an_unknown_outcome_ends_the_line_for_good() -> None:
+def test_an_unknown_outcome_stops_all_later_calls() -> None:
     async def run() -> None:
         sequencer = Sequencer()
         async with sequencer.turn("first"):
@@ -113,7 +113,7 @@ def lost(number: int) -> RequestFailedError:
     return RequestFailedError(f"loss {number}", category="server", state_loss=number)
 
 
-def test_what_is_called_before_a_loss_can_be_known_is_skipped() -> None:
+def test_calls_made_before_a_loss_is_known_are_skipped() -> None:
     async def run() -> list[bool]:
         sequencer = Sequencer()
         queued = sequencer.turn("step", 1)

@@ -93,7 +93,7 @@ def test_forward_leaves_the_model_as_it_is(
 
 
 @pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo", "cispo"])
-def test_the_losses_of_reinforcement_learning(
+def test_each_loss_of_reinforcement_learning_trains(
     connect: Callable[..., Any], torch_server: Server, loss_fn: str
 ) -> None:
     trainer = connect(torch_server.base_url).create_lora_training_client(
@@ -146,7 +146,7 @@ def test_a_large_batch_is_split_and_put_together_in_order(
 ) -> None:
     from tinkex_server.routes import server as routes
 
-    monkeypatch.setattr(routes._FLAGS, "parallel_fwdbwd_chunks", parallel)
+    monkeypatch.setattr(routes.FLAGS, "parallel_fwdbwd_chunks", parallel)
     config = Config(
         base_url=server.base_url, api_key="tml-x", chunk_limits=ChunkLimits(max_items=10)
     )
@@ -219,7 +219,7 @@ def test_a_token_out_of_range_fails_that_request_alone(
     assert right.result().loss_fn_outputs
 
 
-def test_a_fault_of_the_server_says_so(trainer: Any) -> None:
+def test_a_failure_of_the_server_is_named_as_such(trainer: Any) -> None:
     with pytest.raises(RequestFailedError, match="ZeroDivisionError") as caught:
         trainer.forward_backward([datum(98)], "cross_entropy").result()
     assert (caught.value.category, caught.value.operation) == ("server", "forward_backward")
@@ -239,14 +239,14 @@ def test_a_refused_request_skips_what_was_queued_behind_it_and_the_client_goes_o
     trainer.optim_step(AdamParams()).result()
 
 
-def test_a_name_that_no_checkpoint_can_have(trainer: Any) -> None:
+def test_an_invalid_checkpoint_name_is_refused(trainer: Any) -> None:
     with pytest.raises(InvalidInputError):
         trainer.save_weights_for_sampler("a/b")
     with pytest.raises(UnprocessableEntityError):
         trainer.save_weights_for_sampler("..").result()
 
 
-def test_what_the_server_says_of_the_model(trainer: Any) -> None:
+def test_get_info_describes_the_model(trainer: Any) -> None:
     info = trainer.get_info()
     assert (info.model_id, info.model_data.model_name, info.lora_rank) == (
         trainer.model_id,
@@ -322,7 +322,7 @@ def test_a_call_that_the_server_is_known_to_lack_leaves_the_model_usable(
 
 
 @pytest.mark.rule(13)
-def test_training_goes_on_from_a_saved_state(
+def test_training_resumes_from_a_saved_state(
     connect: Callable[..., Any], torch_server: Server
 ) -> None:
     service = connect(torch_server.base_url)
@@ -350,7 +350,7 @@ def test_training_goes_on_from_a_saved_state(
     )
 
 
-def test_weights_are_loaded_into_a_model_that_is_there(
+def test_weights_are_loaded_into_an_existing_model(
     connect: Callable[..., Any], torch_server: Server
 ) -> None:
     service = connect(torch_server.base_url)
@@ -368,7 +368,7 @@ def test_weights_are_loaded_into_a_model_that_is_there(
         service.create_lora_training_client("tinkex/tiny", rank=8).load_state(path).result()
 
 
-def test_saving_a_state_twice_under_one_name(trainer: Any) -> None:
+def test_a_name_can_be_saved_again_only_with_overwrite(trainer: Any) -> None:
     trainer.save_state("one").result()
     with pytest.raises(RequestFailedError, match="one"):
         trainer.save_state("one").result()
@@ -386,7 +386,7 @@ def test_an_unloaded_model_is_gone(trainer: Any) -> None:
     "given",
     [{}, {"optim_params": AdamParams(), "adam_params": AdamParams()}, {"optim_params": 1e-4}],
 )
-def test_an_optimizers_parameters_are_given_once_and_as_such(
+def test_optimizer_parameters_are_given_once_and_have_the_right_type(
     trainer: Any, given: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidInputError):
@@ -439,7 +439,7 @@ def test_a_model_is_trained_by_the_optimizer_that_was_chosen(
 
 
 @pytest.mark.parametrize("loss_fn", ["dro", "gspo"])
-def test_a_policy_gets_likelier_where_its_advantage_is_positive(
+def test_actions_with_a_positive_advantage_become_likelier(
     connect: Callable[..., Any], torch_server: Server, loss_fn: str
 ) -> None:
     trainer = connect(torch_server.base_url).create_lora_training_client(
@@ -496,7 +496,7 @@ def test_an_unknown_kind_of_sampler_weights_is_refused_at_the_call(trainer: Any)
         trainer.save_weights_and_get_sampling_client(kind="mutable")
 
 
-def test_weights_saved_as_files(trainer: Any) -> None:
+def test_external_weights_are_saved_and_listed(trainer: Any) -> None:
     saved = trainer.save_weights_external("all", ttl_seconds=3600).result()
     assert (saved.path, saved.size_bytes) == (
         f"tinker://{trainer.model_id}/external_weights/all",
@@ -523,7 +523,7 @@ def test_without_a_project_weights_are_not_copied(
         service.copy_weights("tinker://a/weights/b")
 
 
-def test_weights_for_sampling_by_name_by_path_and_by_a_number_of_the_session(
+def test_weights_are_saved_for_sampling_by_name_by_path_and_by_session_number(
     service: Any, trainer: Any
 ) -> None:
     named = trainer.save_weights_for_sampler("a").result()

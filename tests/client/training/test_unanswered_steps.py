@@ -45,7 +45,7 @@ def expected_decision(
     ("failure_point", "operation", "repeats"),
     list(itertools.product(get_args(FailurePoint), CHANGING + READING, get_args(SeqIdRepeats))),
 )
-def test_what_may_be_sent_again(
+def test_only_safe_requests_are_sent_again(
     failure_point: FailurePoint, operation: str, repeats: SeqIdRepeats
 ) -> None:
     assert resend.decide(failure_point, operation, repeats) == expected_decision(
@@ -63,7 +63,7 @@ def test_what_may_be_sent_again(
         ("the model does not exist", "unclear"),
     ],
 )
-def test_what_the_refusal_of_a_repeat_says_of_the_first_request(text: str, meaning: str) -> None:
+def test_a_refused_repeat_shows_whether_the_first_request_arrived(text: str, meaning: str) -> None:
     assert resend.meaning_of_refusal(text, 5) == meaning
 
 
@@ -81,7 +81,7 @@ def train(
     from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
-        monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)
+        monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", repeats)
         config = Config(
             base_url=proxied.base_url, retry=RetrySettings(base_delay=0.01, max_delay=0.01)
         )
@@ -124,7 +124,7 @@ def test_on_a_server_that_knows_repeats_a_step_is_applied_once_whatever_is_lost(
 @pytest.mark.parametrize(
     ("fault", "arrived"), [("request lost", 0), ("answer lost", 1), ("answer cut", 1)]
 )
-def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
+def test_on_other_servers_it_is_not_sent_again_and_later_calls_say_why(
     train: Callable[[str], Any],
     proxied: Faulty,
     server_engine: RecordingEngine,
@@ -146,7 +146,7 @@ def test_elsewhere_it_is_not_sent_again_and_all_later_calls_say_why(
 
 
 @pytest.mark.rule(11)
-def test_what_changes_nothing_is_sent_again_where_repeats_are_ignored(
+def test_requests_that_change_nothing_are_sent_again(
     train: Callable[[str], Any], proxied: Faulty, server_engine: RecordingEngine
 ) -> None:
     trainer = train("ignores")

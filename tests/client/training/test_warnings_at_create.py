@@ -30,7 +30,7 @@ def told(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
     ]
 
 
-def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_blocking_client_warns_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "tinkex"), ServiceClient(server.base_url) as service:
         training = service.create_lora_training_client("fake/base", rank=4)
         path = training.save_state("one").result().path
@@ -41,7 +41,7 @@ def test_a_blocking_client_says_it_once(server: Server, caplog: pytest.LogCaptur
 
 
 @pytest.mark.anyio
-async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
+async def test_an_asyncio_client_warns_about_a_model_made_from_a_checkpoint(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine = RecordingEngine()
@@ -56,7 +56,9 @@ async def test_an_asyncio_client_says_it_of_a_model_made_from_a_checkpoint(
     assert len(told(caplog, "tinkex")) == 1
 
 
-def test_where_there_is_nothing_to_say_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_reason_nothing_is_sent_and_no_warning_given(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with serve(engine=RecordingEngine()) as server, ServiceClient(server.base_url) as service:
         service.create_lora_training_client("fake/base", rank=4)
     assert not told(caplog, "tinkex")

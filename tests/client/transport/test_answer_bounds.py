@@ -134,7 +134,9 @@ def test_an_answer_that_is_not_in_its_encoding_is_an_error_by_name(
     assert caught.value.retryable
 
 
-def test_an_encoding_that_was_not_asked_for(connect_rest: Callable[..., Any]) -> None:
+def test_an_encoding_that_the_client_did_not_accept_is_an_error(
+    connect_rest: Callable[..., Any],
+) -> None:
     with pytest.raises(UnreadableAnswerError, match="'br', which the client did not accept"):
         run_of(connect_rest, of(GOOD, "br"))
 
@@ -172,14 +174,14 @@ def test_the_status_of_a_refusal_counts_whatever_its_body_is(
         run_of(connect_rest, of(body, "gzip", 500))
 
 
-def test_the_words_of_a_refusal_are_of_bounded_length(connect_rest: Callable[..., Any]) -> None:
+def test_the_message_of_a_refusal_is_of_bounded_length(connect_rest: Callable[..., Any]) -> None:
     with pytest.raises(NotFoundError) as caught:
         run_of(connect_rest, Answer(404, b'{"detail": "' + b"x" * 900_000 + b'"}'))
     assert len(str(caught.value)) < 10_000
 
 
 @pytest.mark.parametrize("encoding", ENCODE)
-def test_expanding_does_not_keep_the_loop_from_running(encoding: str) -> None:
+def test_decompression_does_not_block_the_event_loop(encoding: str) -> None:
     bomb = ENCODE[encoding](bytes(200 << 20))
     longest = 0.0
 
@@ -203,7 +205,7 @@ def test_expanding_does_not_keep_the_loop_from_running(encoding: str) -> None:
 
 
 @given(st.binary(max_size=200_000), st.sampled_from(sorted(ENCODE)), st.integers(1, 40))
-def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times: int) -> None:
+def test_decoding_restores_what_was_encoded(data: bytes, encoding: str, times: int) -> None:
     data *= times
 
     async def run() -> bytes:
@@ -214,7 +216,7 @@ def test_what_is_expanded_is_what_was_encoded(data: bytes, encoding: str, times:
     assert asyncio.run(run()) == data
 
 
-def test_results_may_be_larger_than_what_else_is_asked_for() -> None:
+def test_results_may_be_larger_than_other_answers() -> None:
     most = HttpLimits().max_answer_bytes
     assert (
         response_body.bound_of("retrieve_future", most).bytes
@@ -224,7 +226,7 @@ def test_results_may_be_larger_than_what_else_is_asked_for() -> None:
     assert response_body.bound_of("get_training_run", 5).bytes == 5
 
 
-def test_an_answer_that_is_large_and_honest_comes_whole(connect_rest: Callable[..., Any]) -> None:
+def test_a_large_valid_answer_is_read_completely(connect_rest: Callable[..., Any]) -> None:
     padded = GOOD[:-1] + b', "unknown": "' + b"x" * (12 << 20) + b'"}'
     assert (
         run_of(connect_rest, Answer(200, padded, {"Content-Type": "application/json"})).base_model

@@ -219,7 +219,7 @@ def test_a_request_that_waits_for_a_token_may_be_sent_again_even_one_that_must_n
     assert len(server.keys) == 1
 
 
-def test_without_a_token_to_be_had_the_error_says_so() -> None:
+def test_if_no_token_can_be_obtained_the_error_says_so() -> None:
     server = TokenServer(trouble=[503] * 9)
     error = run(server, send, retry=RetrySettings(max_attempts=3))
     assert isinstance(error, APIConnectionError)
@@ -422,7 +422,7 @@ def test_without_a_key_none_is_sent() -> None:
 
 
 @pytest.mark.parametrize("key", ["x", "sk-or-whatever", "tml-1"])
-def test_any_key_is_taken(key: str) -> None:
+def test_any_key_is_accepted(key: str) -> None:
     server = Keys(key)
     assert not isinstance(run(server, send, api_key=key, dialect=Dialect()), TinkexError)
 

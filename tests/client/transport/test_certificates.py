@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tinkex_api.api.training_runs import list_training_runs
 
 from tests.support.fault_server import answer, fault_server
+from tests.support.one_exchange import RUNS, list_runs
 from tests.support.tls import Authority
 from tinkex import APIConnectionError, APIStatusError, Config, ConfigError
-from tinkex.transport.transport import Transport
-
-RUNS = b'{"training_runs": [], "cursor": {"offset": 0, "limit": 1, "total_count": 0}}'
 
 
 @pytest.fixture
@@ -26,15 +23,7 @@ def authority(tmp_path: Path) -> Authority:
 
 def ask(base_url: str, **settings: Any) -> Any:
     """Lists the training runs; returns what the client saw."""
-
-    async def main() -> Any:
-        transport = Transport(Config(base_url=base_url, **settings))
-        try:
-            return await transport.send(list_training_runs.request(limit=1))
-        finally:
-            await transport.aclose()
-
-    return asyncio.run(main())
+    return asyncio.run(list_runs(Config(base_url=base_url, **settings)))
 
 
 def asked_over_tls(context: Any, host: str = "localhost") -> tuple[Any, int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.portal.test_closed_clients import CALLS
+from tests.support.client_calls import CALLS
 from tests.support.counting_engine import ROOT
 from tinkex import (
     AdminClient,

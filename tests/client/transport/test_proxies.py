@@ -12,28 +12,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tinkex_api.api.training_runs import list_training_runs
 
+from tests.support import one_exchange
 from tests.support.fault_server import answer, fault_server
 from tests.support.tls import Authority, SmallProxy, small_proxy
 from tinkex import APIConnectionError, Config, ConfigError, InternalServerError, TinkexError
 from tinkex.config.proxies import Proxies
 from tinkex.transport.transport import Transport
 
-RUNS = b'{"training_runs": [], "cursor": {"offset": 0, "limit": 1, "total_count": 0}}'
 AWAY = "tinker.example.test"
 
 
 async def list_runs(base_url: str, **settings: Any) -> Any:
-    transport = Transport(Config(base_url=base_url, **settings))
-    try:
-        return await transport.send(list_training_runs.request(limit=1))
-    finally:
-        await transport.aclose()
+    return await one_exchange.list_runs(Config(base_url=base_url, **settings))
 
 
 async def tell(path: str, writer: asyncio.StreamWriter) -> None:
-    await answer(writer, RUNS)
+    await answer(writer, one_exchange.RUNS)
 
 
 def away(url: str, host: str = AWAY) -> str:
@@ -245,7 +240,7 @@ def test_a_tunnel_that_breaks_is_told_with_the_proxy(monkeypatch: pytest.MonkeyP
     asyncio.run(main())
 
 
-def test_a_proxy_of_another_kind_is_refused_before_anything_is_sent(
+def test_an_unsupported_kind_of_proxy_is_refused_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://me:pass-word@127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""The window after a 429, and the gradual start after it. Time is virtual."""
+"""The pause after a 429, and the gradual start after it. Time is virtual."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinkex_api.api.server import health
 from tests.support.virtual_time import Answering, VirtualClock, run, transport_to
 from tinkex import RateLimitError, RetrySettings
 from tinkex.transport.backoff import rate_limit_pause
-from tinkex.transport.rate_limit import RateLimitWindow
+from tinkex.transport.rate_limit import RateLimiter
 from tinkex.waiting.clock import Clock
 
 OK = httpx.Response(200, json={"status": "ok"})
@@ -31,24 +31,24 @@ OK = httpx.Response(200, json={"status": "ok"})
         (9, 200_000, 7.0, 0.5, 7.0),
     ],
 )
-def test_how_long_a_window_lasts(
+def test_a_pause_lasts_as_long_as_the_server_says(
     streak: int, size: int, hint: float | None, chance: float, pause: float
 ) -> None:
     assert rate_limit_pause(streak, size, hint, chance) == pytest.approx(pause)
 
 
 class Crowd:
-    """Requests through one window, each of which takes a second, by a server that takes all."""
+    """Requests through one limiter, each of which takes a second, by a server that takes all."""
 
-    def __init__(self, window: RateLimitWindow) -> None:
-        self.window = window
+    def __init__(self, limiter: RateLimiter) -> None:
+        self.limiter = limiter
         self.clock = VirtualClock()
         self.under_way = 0
         self.most: dict[int, int] = {}
         self.order: list[int] = []
 
     async def send(self, number: int) -> None:
-        counted = await self.window.enter(self.clock)
+        counted = await self.limiter.enter(self.clock)
         self.order.append(number)
         self.under_way += 1
         second = int(self.clock.now())
@@ -56,21 +56,21 @@ class Crowd:
         await asyncio.sleep(1)
         self.under_way -= 1
         if counted:
-            self.window.leave(succeeded=True)
-        self.window.record_success()
+            self.limiter.leave(succeeded=True)
+        self.limiter.record_success()
 
 
 def in_crowd(work: Callable[[Crowd], Coroutine[Any, Any, None]]) -> Crowd:
-    crowd = Crowd(RateLimitWindow())
+    crowd = Crowd(RateLimiter())
     run(work(crowd))
     return crowd
 
 
-def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
+def test_after_a_pause_requests_are_admitted_gradually_and_in_order() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.record_refusal(0, 10.0, crowd.clock)
+        crowd.limiter.record_refusal(0, 10.0, crowd.clock)
         await asyncio.gather(*(crowd.send(number) for number in range(500)))
-        assert crowd.window.is_open
+        assert crowd.limiter.is_open
 
     crowd = in_crowd(work)
     for first, after in ((0, 4), (4, 12), (12, 28)):
@@ -80,12 +80,12 @@ def test_its_end_lets_requests_in_gradually_and_in_order() -> None:
     assert [crowd.most[second] for second in range(10, 16)] == [4, 8, 16, 32, 64, 128]
 
 
-def test_a_success_clears_the_window() -> None:
+def test_a_success_ends_the_pause() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.record_refusal(0, 60.0, crowd.clock)
+        crowd.limiter.record_refusal(0, 60.0, crowd.clock)
         waiting = asyncio.ensure_future(crowd.send(1))
         await asyncio.sleep(5)
-        crowd.window.record_success()
+        crowd.limiter.record_success()
         await waiting
         assert crowd.clock.now() == 6
 
@@ -94,11 +94,11 @@ def test_a_success_clears_the_window() -> None:
 
 def test_a_429_while_requests_are_let_in_holds_the_others_and_loses_none() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.record_refusal(0, 1.0, crowd.clock)
+        crowd.limiter.record_refusal(0, 1.0, crowd.clock)
         sending = asyncio.gather(*(crowd.send(number) for number in range(100)))
         await asyncio.sleep(2.5)
-        crowd.window.record_refusal(0, 20.0, crowd.clock)
-        crowd.window._streak = 0  # the successes under way say nothing of it
+        crowd.limiter.record_refusal(0, 20.0, crowd.clock)
+        crowd.limiter._streak = 0  # the successes under way say nothing of it
         await sending
 
     crowd = in_crowd(work)
@@ -106,52 +106,52 @@ def test_a_429_while_requests_are_let_in_holds_the_others_and_loses_none() -> No
     assert max(crowd.most[second] for second in crowd.most if 22 <= second < 23) <= 12
 
 
-def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
+def test_a_cancelled_wait_leaves_its_place_to_the_next() -> None:
     async def work(crowd: Crowd) -> None:
-        crowd.window.record_refusal(0, 5.0, crowd.clock)
+        crowd.limiter.record_refusal(0, 5.0, crowd.clock)
         tasks = [asyncio.ensure_future(crowd.send(number)) for number in range(20)]
         await asyncio.sleep(1)
         for task in tasks[:10]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert crowd.window.is_open
+        assert crowd.limiter.is_open
 
     assert sorted(in_crowd(work).order) == list(range(10, 20))
 
 
-def test_failures_do_not_widen_the_gate_and_give_their_places_back() -> None:
+def test_failures_admit_no_further_requests_and_free_their_places() -> None:
     async def work(crowd: Crowd) -> None:
-        window, clock = crowd.window, crowd.clock
-        window.record_refusal(0, 1.0, clock)
+        limiter, clock = crowd.limiter, crowd.clock
+        limiter.record_refusal(0, 1.0, clock)
         for _ in range(20):
-            assert await window.enter(clock)
-            window.leave(succeeded=False)
-        assert not window.is_open
+            assert await limiter.enter(clock)
+            limiter.leave(succeeded=False)
+        assert not limiter.is_open
 
     in_crowd(work)
 
 
-def test_outside_a_window_nothing_is_counted() -> None:
+def test_without_a_429_nothing_is_counted() -> None:
     async def work() -> None:
-        assert await RateLimitWindow().enter(VirtualClock()) is False
+        assert await RateLimiter().enter(VirtualClock()) is False
 
     run(work())
 
 
-def test_it_holds_event_loops_in_several_threads() -> None:
-    window, clock = RateLimitWindow(), Clock()
+def test_a_pause_holds_event_loops_in_several_threads() -> None:
+    limiter, clock = RateLimiter(), Clock()
     done: list[int] = []
 
     async def send(number: int) -> None:
-        if await window.enter(clock):
+        if await limiter.enter(clock):
             await asyncio.sleep(0)
-            window.leave(succeeded=True)
+            limiter.leave(succeeded=True)
         done.append(number)
 
     async def many(first: int) -> None:
         await asyncio.gather(*(send(first + number) for number in range(100)))
 
-    window.record_refusal(0, 0.05, clock)
+    limiter.record_refusal(0, 0.05, clock)
     threads = [
         threading.Thread(target=lambda first=first: asyncio.run(many(first)))
         for first in (0, 100, 200)
@@ -163,7 +163,7 @@ def test_it_holds_event_loops_in_several_threads() -> None:
     assert sorted(done) == list(range(300))
 
 
-def test_a_saturated_server_is_not_stormed_and_serves_all() -> None:
+def test_a_saturated_server_is_not_flooded_and_serves_all() -> None:
     """One that takes 8 requests at a time, and refuses the others."""
     under_way = refused = 0
 

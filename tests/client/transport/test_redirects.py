@@ -90,7 +90,9 @@ def test_redirects_that_go_in_a_circle_end() -> None:
         ("DELETE", 308, "/c", "http://server/c"),
     ],
 )
-def test_where_a_redirect_leads(method: str, status: int, location: str, url: str | None) -> None:
+def test_the_target_of_a_redirect_is_resolved(
+    method: str, status: int, location: str, url: str | None
+) -> None:
     asked = httpx.Request(method, "http://server/api/a")
     assert (
         next_url(

@@ -102,13 +102,15 @@ def test_a_final_refusal_is_raised_at_once(status: int, words: str, error: type[
         ({"retry-after": "soon"}, 0.5),
     ],
 )
-def test_the_servers_wish_goes_before_our_own_pause(headers: dict[str, str], pause: float) -> None:
+def test_retry_after_takes_precedence_over_the_computed_delay(
+    headers: dict[str, str], pause: float
+) -> None:
     _, clock, _ = exchange([httpx.Response(503, headers=headers), OK])
     assert clock.sleeps == [pause]
 
 
 @pytest.mark.parametrize(("wish", "tries"), [("false", 1), ("true", 2)])
-def test_x_should_retry_goes_before_the_status(wish: str, tries: int) -> None:
+def test_x_should_retry_takes_precedence_over_the_status(wish: str, tries: int) -> None:
     script, _, _ = exchange(
         [httpx.Response(500 if wish == "false" else 404, headers={"x-should-retry": wish}), OK]
     )
@@ -146,7 +148,7 @@ def test_retries_end_when_their_time_is_over() -> None:
     ],
     ids=str,
 )
-def test_what_may_not_be_applied_twice_is_only_sent_again_when_it_was_not_taken(
+def test_a_request_that_must_not_be_applied_twice_is_retried_only_if_it_was_not_accepted(
     answer: Answer, tries: int
 ) -> None:
     script, _, result = exchange([answer, OK], repeatable=False)
@@ -163,7 +165,7 @@ def test_an_error_tells_whether_the_request_may_have_arrived(error: Exception, s
     assert result.sent is sent
 
 
-def test_an_answer_of_another_form() -> None:
+def test_an_answer_of_an_unexpected_form_is_a_validation_error() -> None:
     _, _, result = exchange([httpx.Response(200, json=["no", "object"])] * 10)
     assert isinstance(result, APIResponseValidationError)
 
@@ -182,7 +184,7 @@ def test_no_error_holds_the_key() -> None:
 @pytest.mark.parametrize(
     ("level", "shown"), [(None, "WARNING"), ("warning", "WARNING"), ("error", "ERROR")]
 )
-def test_what_a_server_says_of_calls_that_end_is_logged_once(
+def test_a_deprecation_notice_of_the_server_is_logged_once(
     level: str | None, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {

@@ -91,7 +91,7 @@ def test_a_poll_that_is_answered_with_nothing_is_asked_again(
 @pytest.mark.parametrize(
     "kind", sorted(UNREADABLE.keys() - {"JSON that says protobuf"})
 )  # it is an object without fields all the same
-def test_a_call_that_stands_alone_is_asked_again(service: Any, proxied: Faulty, kind: str) -> None:
+def test_a_call_outside_the_sequence_is_retried(service: Any, proxied: Faulty, kind: str) -> None:
     for call in ("client/config", "create_session", "create_model"):
         proxied.faults.append((call.rpartition("/")[2], unreadable(kind)))
     trainer = service.create_lora_training_client("fake/base", rank=4)
@@ -108,7 +108,7 @@ def test_a_call_that_stands_alone_is_asked_again(service: Any, proxied: Faulty, 
     "body",
     [b"<html>", b"{}", b'{"model_id": null}', b'{"model_id": ""}', b'{"model_id": 7}', b"[]"],
 )
-def test_what_goes_on_for_ever_ends_in_an_error_by_name(body: bytes) -> None:
+def test_endless_unreadable_answers_end_in_an_error(body: bytes) -> None:
     async def work() -> None:
         server = Answering(lambda request: httpx.Response(200, content=body))
         with pytest.raises(
@@ -127,7 +127,7 @@ def test_what_goes_on_for_ever_ends_in_an_error_by_name(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [{}, {"loss_fn_outputs": [], "metrics": {}}, b""])
-def test_a_batch_with_nothing_in_it_is_no_result(payload: Any) -> None:
+def test_an_empty_batch_is_not_a_result(payload: Any) -> None:
     with pytest.raises((ValueError, KeyError)):
         read_batch(payload)
 
@@ -147,7 +147,7 @@ def train(service: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]
     from tinkex_server.routes import server as routes
 
     def train(repeats: str) -> Any:
-        monkeypatch.setattr(routes._FLAGS, "seq_id_repeats", repeats)
+        monkeypatch.setattr(routes.FLAGS, "seq_id_repeats", repeats)
         return service.create_lora_training_client("fake/base", rank=4)
 
     return train

@@ -30,7 +30,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def test_no_class_is_a_map_in_name_only() -> None:
+def test_every_map_class_is_a_dict() -> None:
     kinds = {name: getattr(models, name) for name in models.__all__}
     assert sorted(name for name, kind in kinds.items() if issubclass(kind, dict)) == sorted(
         EXAMPLES
@@ -44,7 +44,7 @@ def test_no_class_is_a_map_in_name_only() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_it_is_a_dict_that_is_read_and_written(name: str) -> None:
+def test_a_map_is_read_and_written_as_a_dict(name: str) -> None:
     kind, fields = getattr(models, name), EXAMPLES[name]
     value = kind.from_dict(fields)
     assert (value.keys(), value.to_dict()) == (fields.keys(), fields)

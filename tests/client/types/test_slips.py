@@ -21,7 +21,9 @@ DATUM = Datum(model_input=ModelInput.from_ints([1, 2]), loss_fn_inputs={"target_
 @pytest.mark.parametrize(
     "given", [DATUM, {"a": 1}, "text", None], ids=["one datum", "dict", "text", "none"]
 )
-def test_a_batch_that_is_no_list(given: Any, connect: Callable[..., Any], server: Server) -> None:
+def test_a_batch_that_is_not_a_list_gets_a_hint(
+    given: Any, connect: Callable[..., Any], server: Server
+) -> None:
     trainer = connect(server.base_url).create_lora_training_client("fake/base", 8)
     for call in (trainer.forward_backward, trainer.forward):
         with pytest.raises(InvalidInputError, match="data must be a list of Datum") as caught:
@@ -39,7 +41,7 @@ def test_a_batch_that_is_no_list(given: Any, connect: Callable[..., Any], server
         ("TINKEX_RETRY_MAX_ATTEMPT", "TINKEX_RETRY_MAX_ATTEMPTS"),
     ],
 )
-def test_a_misspelt_variable(
+def test_a_misspelt_environment_variable_gets_a_hint(
     name: str, meant: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -48,7 +50,7 @@ def test_a_misspelt_variable(
     assert caplog.messages == [f"{name} is set and has no effect: did you mean {meant}?"]
 
 
-def test_variables_of_others_are_not_spoken_of(
+def test_unrelated_environment_variables_cause_no_hint(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in (
@@ -106,7 +108,9 @@ def test_a_star_import_brings_the_public_names() -> None:
         ),
     ],
 )
-def test_a_misspelt_keyword_of_what_is_made(call: Callable[[], Any], hint: str) -> None:
+def test_a_misspelt_keyword_of_a_constructor_gets_a_hint(
+    call: Callable[[], Any], hint: str
+) -> None:
     with pytest.raises(TypeError) as caught:
         call()
     assert isinstance(caught.value, tinkex.ArgumentError)
@@ -133,7 +137,7 @@ def test_the_known_parameters_are_listed() -> None:
         ("create_sampling_client", {"modelpath": "a"}, "did you mean model_path?"),
     ],
 )
-def test_a_misspelt_keyword_of_a_call(
+def test_a_misspelt_keyword_of_a_call_gets_a_hint(
     name: str, arguments: dict[str, Any], hint: str, connect: Callable[..., Any], server: Server
 ) -> None:
     with pytest.raises(tinkex.ArgumentError, match=re.escape(hint)):
@@ -148,7 +152,7 @@ def test_a_misspelt_keyword_of_a_call(
         ({"n": 3}, "did you mean num_samples?"),
     ],
 )
-def test_a_keyword_that_belongs_into_an_argument(
+def test_a_keyword_that_belongs_into_an_argument_gets_a_hint(
     arguments: dict[str, Any], hint: str, connect: Callable[..., Any], server: Server
 ) -> None:
     sampler = connect(server.base_url).create_sampling_client(base_model="fake/base")
@@ -156,7 +160,7 @@ def test_a_keyword_that_belongs_into_an_argument(
         sampler.sample([1], **arguments)
 
 
-def test_an_error_from_within_a_call_is_left_as_it_is() -> None:
+def test_a_type_error_from_within_a_call_is_not_changed() -> None:
     def broken() -> str:
         return len(3)  # type: ignore[arg-type, return-value]
 
@@ -171,7 +175,7 @@ def test_an_error_from_within_a_call_is_left_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("given", ["some text", ["some", "text"]])
-def test_text_where_token_ids_are_wanted(given: Any) -> None:
+def test_text_in_place_of_token_ids_gets_a_hint(given: Any) -> None:
     for make in (
         ModelInput.from_ints,
         tinkex.EncodedTextChunk,

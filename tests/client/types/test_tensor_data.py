@@ -38,7 +38,7 @@ def test_a_sparse_tensor_has_all_values(matrix: np.ndarray[Any, Any], pad_value:
 # torch's own, with which ours is compared
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 @given(matrices)
-def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any]) -> None:
+def test_a_tensor_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any]) -> None:
     rows, columns = matrix.shape
     count = np.count_nonzero(matrix)
     tensor = TensorData.from_torch_sparse(matrix)
@@ -54,7 +54,7 @@ def test_it_is_sparse_where_that_takes_fewer_numbers(matrix: np.ndarray[Any, Any
 
 
 @given(matrices)
-def test_made_of_its_own_fields_it_is_the_same(matrix: np.ndarray[Any, Any]) -> None:
+def test_a_tensor_can_be_rebuilt_from_its_fields(matrix: np.ndarray[Any, Any]) -> None:
     tensor = TensorData.from_torch_sparse(matrix)
     again = TensorData(
         tensor.data,
@@ -67,7 +67,7 @@ def test_made_of_its_own_fields_it_is_the_same(matrix: np.ndarray[Any, Any]) -> 
     assert (again.csr is None) == (tensor.csr is None)
 
 
-def test_what_pads_is_the_readers_to_say() -> None:
+def test_the_reader_chooses_the_pad_value() -> None:
     tensor = TensorData([7, 8], "int64", [2, 4], [0, 1, 2], [3, 0])
     assert tensor.tolist() == [[0, 0, 0, 7], [8, 0, 0, 0]]
     assert tensor.tolist(pad_value=-1) == [[-1, -1, -1, 7], [8, -1, -1, -1]]
@@ -187,7 +187,7 @@ def test_a_torch_copy_shares_no_memory() -> None:
         (lambda: sparse(col=[-1, 1]), r"sparse_col_indices must be 0 to 2, found -1 to 1"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_with_what_was_expected_and_found(
+def test_data_that_cannot_be_sent_is_refused_with_what_was_expected_and_found(
     make: Any, words: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=words):

@@ -101,7 +101,7 @@ def test_text_is_encoded_by_a_given_tokenizer_without_special_tokens() -> None:
         ),
     ],
 )
-def test_text_that_cannot_be_encoded(
+def test_text_that_cannot_be_encoded_is_refused(
     text: Any, settings: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -216,7 +216,7 @@ def test_errors_survive_a_pickle() -> None:
     assert (str(error), error.status_code, error.body) == ("slow (operation sample)", 429, {"a": 1})
 
 
-def test_config_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_errors_name_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TINKER_API_KEY", raising=False)
     monkeypatch.delenv("TINKER_BASE_URL", raising=False)
     with pytest.raises(ConfigError, match="no API key"):
@@ -255,7 +255,7 @@ def test_tokens_of_a_chunk_are_a_list() -> None:
         EncodedTextChunk([1], type="image")  # type: ignore[arg-type]
 
 
-def test_a_chunk_whose_list_was_changed_is_what_the_list_says() -> None:
+def test_a_chunk_follows_changes_of_its_list() -> None:
     chunk = EncodedTextChunk([1, 2])
     chunk.tokens.append(3)
     assert (chunk.length, chunk.tokens_np.tolist(), chunk) == (

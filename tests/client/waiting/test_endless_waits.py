@@ -18,7 +18,7 @@ import orjson
 import pytest
 from tinkex_api.api.server import health
 
-from tests.client.waiting.test_waiting import hold_up_the_loop
+from tests.support.blocked_loop import hold_up_the_loop
 from tests.support.fault_server import Fault, answer, fault_server, never
 from tests.support.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
@@ -97,7 +97,7 @@ async def held(response: httpx.Response, seconds: float) -> httpx.Response:
         ("paused_capacity for hours", 0, PAUSED, "queue", 3700),
     ],
 )
-def test_a_server_that_always_says_not_yet(
+def test_a_server_that_always_answers_not_yet_ends_in_a_timeout(
     caplog: pytest.LogCaptureFixture,
     name: str,
     hold: float,
@@ -120,7 +120,7 @@ def test_a_server_that_always_says_not_yet(
 
 
 @pytest.mark.rule(7)
-def test_a_poll_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_poll_that_is_never_answered_ends_in_a_timeout(caplog: pytest.LogCaptureFixture) -> None:
     async def half_open(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(request.extensions["timeout"]["read"])
         raise httpx.ReadTimeout("")
@@ -137,7 +137,7 @@ def test_a_poll_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None
     assert "the last poll was not answered in time; last HTTP status none" in caplog.text
 
 
-def test_5xx_for_ever_on_polls(caplog: pytest.LogCaptureFixture) -> None:
+def test_endless_5xx_on_polls_end_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
     server = Answering(lambda request: httpx.Response(502))
     error = awaited(server)
     assert isinstance(error, InternalServerError)
@@ -175,7 +175,7 @@ def test_a_base_model_samples_while_an_adapter_never_does(caplog: pytest.LogCapt
     [(503, InternalServerError, "network"), (429, RateLimitError, "queue")],
     ids=["503", "429"],
 )
-def test_a_submit_that_is_put_off_for_ever(
+def test_endless_429_or_503_on_a_submit_ends_in_an_error(
     caplog: pytest.LogCaptureFixture, status: int, kind: type[TinkexError], whose: str
 ) -> None:
     server = Answering(lambda request: httpx.Response(status))
@@ -187,7 +187,7 @@ def test_a_submit_that_is_put_off_for_ever(
     assert ages(caplog)[0] == 10
 
 
-def test_a_heartbeat_that_is_never_answered(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unanswered_heartbeat_blocks_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def half_open(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("session_heartbeat"):
             await asyncio.sleep(request.extensions["timeout"]["read"])
@@ -282,7 +282,7 @@ async def never_end_the_body(path: str, writer: asyncio.StreamWriter) -> None:
         (never_end_the_body, result, WaitTimeoutError, "within 1 s"),
     ],
 )
-def test_a_connection_on_which_nothing_comes(
+def test_a_silent_connection_ends_in_an_error(
     fault: Fault, work: Callable[[Transport], Any], kind: type[TinkexError], words: str
 ) -> None:
     error = ended(fault, work)
@@ -301,7 +301,7 @@ async def one_result(path: str, writer: asyncio.StreamWriter) -> None:
     await answer(writer, orjson.dumps({"type": "try_again"}))
 
 
-def test_a_program_that_holds_up_its_own_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blocked_event_loop_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalls, "PACE", stalls.Pace(beat=0.02, late=0.1))
 
     async def with_a_slow_reward(transport: Transport) -> None:
@@ -317,7 +317,7 @@ def test_a_program_that_holds_up_its_own_event_loop(monkeypatch: pytest.MonkeyPa
     assert "in hold_up_the_loop" in str(error)
 
 
-def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(
+def test_a_long_blocked_event_loop_is_reported_by_another_thread(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def work() -> None:
@@ -331,7 +331,7 @@ def test_a_loop_that_stands_still_for_long_is_told_by_another_thread(
     assert "the event loop has been blocked for 12 s by" in first_line(caplog)
 
 
-def test_virtual_time_is_what_a_wait_goes_by() -> None:
+def test_waits_use_the_clock_of_virtual_time() -> None:
     async def work() -> float:
         clock = VirtualClock()
         await clock.sleep(3600)

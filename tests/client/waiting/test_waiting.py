@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from tinkex_api.api.server import get_client_config, health
 from tinkex_api.models import ClientConfigRequest
 
 from tests.support.batches import datum
+from tests.support.blocked_loop import hold_up_the_loop
 from tests.support.recording_engine import RecordingEngine
 from tests.support.virtual_time import Answering, VirtualClock, as_it_is, run, transport_to
 from tinkex import (
@@ -59,7 +59,7 @@ def test_lines_come_after_10_seconds_and_then_ever_more_rarely() -> None:
     assert {later - earlier for earlier, later in itertools.pairwise(times[7:])} == {600}
 
 
-def test_a_wait_tells_what_it_waits_for_and_whose_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wait_says_what_it_waits_for_and_why(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         state = RequestState("sample", "r1", "paused_capacity", "no free slot")
         with Waits(VirtualClock()).create(state, "its result", FOREVER) as wait:
@@ -96,7 +96,7 @@ def test_a_short_wait_says_nothing(
     assert (lines(caplog), heard) == ([], [])
 
 
-def test_a_thousand_like_waits_share_a_line(
+def test_a_thousand_similar_waits_share_a_log_line(
     caplog: pytest.LogCaptureFixture, heard: list[events.Event]
 ) -> None:
     async def work() -> None:
@@ -162,7 +162,7 @@ def test_a_bound_under_10_seconds_is_kept() -> None:
     run(work())
 
 
-def test_who_cancels_a_wait_gets_a_cancellation_not_a_timeout() -> None:
+def test_cancelling_a_wait_raises_a_cancellation_not_a_timeout() -> None:
     async def work() -> None:
         async def wait() -> None:
             with Waits(VirtualClock()).create(
@@ -187,10 +187,6 @@ def quick_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalls, "PACE", stalls.Pace(beat=0.02, late=0.1, idle=0.05))
 
 
-def hold_up_the_loop(seconds: float) -> None:
-    time.sleep(seconds)  # the line that is to be found
-
-
 def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_stalls: None) -> None:
     async def work() -> Any:
         with Waits(Clock()).create(RequestState("sample"), "its result", FOREVER) as wait:
@@ -202,7 +198,8 @@ def test_a_stalled_event_loop_is_the_programs_own_and_the_line_is_named(quick_st
 
     facts = asyncio.run(work())
     assert facts.seconds["program"] >= 0.4
-    place = f"{__file__}:{hold_up_the_loop.__code__.co_firstlineno + 1} in hold_up_the_loop"
+    code = hold_up_the_loop.__code__
+    place = f"{code.co_filename}:{code.co_firstlineno + 2} in hold_up_the_loop"
     assert facts.stalled_by == place
     assert facts.main_owner == "program"
 
@@ -249,7 +246,7 @@ def test_retries_say_what_is_awaited_and_their_last_error_holds_the_facts(
     assert "tried" in str(caught.value)
 
 
-def test_the_window_after_a_429_is_the_servers_queue(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_wait_after_a_429_counts_as_the_servers_queue(caplog: pytest.LogCaptureFixture) -> None:
     answers = iter(
         [httpx.Response(429, headers={"retry-after": "30"}), httpx.Response(200, json={})]
     )
@@ -335,7 +332,8 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
 
     async def work() -> None:
         line = SubmissionQueue(
-            Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s")
+            Session(transport_to(Answering(never), poll=PollSettings(max_wait=100.0)), "s"),
+            "m",
         )
         async with line.turn("save_weights"):
             second = line.run("optim_step", [], as_it_is, list)
@@ -349,7 +347,7 @@ def test_a_training_call_that_waits_for_its_turn_says_so_and_ends(
     assert "optim_step has waited 10 s for its turn: the calls before it" in lines(caplog)[0]
 
 
-def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
+def test_the_error_of_a_blocking_result_names_the_cause_of_the_wait(
     connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     config = Config(base_url=server.base_url, api_key="tml-x", poll=PollSettings(max_wait=0.5))
@@ -371,7 +369,7 @@ def test_a_blocking_result_says_in_its_error_whose_the_wait_was(
 # ---- events ----
 
 
-def test_a_listener_hears_of_requests_and_retries(heard: list[events.Event]) -> None:
+def test_a_listener_gets_requests_and_retries(heard: list[events.Event]) -> None:
     answers = iter([httpx.Response(503), httpx.Response(200, json={"status": "ok"})])
 
     async def work() -> None:

@@ -193,7 +193,7 @@ def test_a_sample_comes_back_as_from_json() -> None:
     "decode",
     [protobuf.decode_forward_backward, lambda raw: protobuf.decode_sample(raw, PROMISE, None)],
 )
-def test_bytes_that_are_no_message(decode: Any) -> None:
+def test_invalid_bytes_are_an_error(decode: Any) -> None:
     with pytest.raises(ValueError, match="are not a valid "):
         decode(b"\xff\xff\xff")
 
@@ -281,7 +281,7 @@ def test_only_cells_at_a_rows_end_are_left_out() -> None:
     assert topk([], [], 2, 0) is None
 
 
-def test_a_torn_sample_names_the_field() -> None:
+def test_a_truncated_sample_names_the_field() -> None:
     with pytest.raises(ValueError, match="1 tokens and 1 logprobs for 1 x 2 cells"):
         topk([4], [-1.0], 2, 1)
     with pytest.raises(ValueError, match="prompt_logprobs has 3 bytes"):
@@ -296,7 +296,7 @@ def test_a_torn_sample_names_the_field() -> None:
         )
 
 
-def test_images_go_along_but_pointers_to_them_cannot() -> None:
+def test_images_are_encoded_but_asset_pointers_are_refused() -> None:
     text, image = EncodedTextChunk([1]), ImageChunk(b"png", "png", 4)
     message = pb.ForwardBackwardRequest.FromString(
         protobuf.encode_forward_backward(

@@ -232,7 +232,7 @@ def served_routes() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     "route", [route for route in served_routes() if route not in NAME_NOTHING], ids=" ".join
 )
-def test_what_is_anothers_is_404_on_every_route(
+def test_objects_of_other_keys_are_404_on_every_route(
     both: tuple[Api, Api], hers: dict[str, str], route: tuple[str, str]
 ) -> None:
     """A new route must be put into one of the two tables."""
@@ -241,7 +241,9 @@ def test_what_is_anothers_is_404_on_every_route(
         assert response.status_code == 404, (body, response.text)
 
 
-def test_she_may_send_all_of_them(both: tuple[Api, Api], hers: dict[str, str]) -> None:
+def test_the_owner_may_send_all_of_these_requests(
+    both: tuple[Api, Api], hers: dict[str, str]
+) -> None:
     """The same requests succeed with the first key, so only the key made them 404."""
     for (method, _), asked in requests_for(hers).items():
         for path, body in asked:
@@ -249,7 +251,7 @@ def test_she_may_send_all_of_them(both: tuple[Api, Api], hers: dict[str, str]) -
             assert response.status_code in (200, 302, 400, 409), (path, body, response.text)
 
 
-def test_lists_have_ones_own_alone() -> None:
+def test_lists_contain_only_the_keys_own_objects() -> None:
     with keyed() as (hers, his):
         for api in (hers, his):
             model = api.model()
@@ -304,7 +306,7 @@ def test_anothers_state_is_not_loaded_into_ones_own_model(
     "headers",
     [{}, {"X-API-Key": "tml-other"}, {"X-API-Key": ""}, {"Authorization": f"Bearer {HERS}"}],
 )
-def test_without_a_key_that_is_taken_it_is_401(
+def test_without_an_accepted_key_the_status_is_401(
     both: tuple[Api, Api], headers: dict[str, str]
 ) -> None:
     url = both[0].http.base_url
@@ -315,7 +317,7 @@ def test_without_a_key_that_is_taken_it_is_401(
     assert httpx.get(f"{url}{API}/healthz", headers=headers).status_code == 200
 
 
-def test_a_key_has_its_own_again_after_a_restart(tmp_path: Path) -> None:
+def test_a_key_finds_its_objects_after_a_restart(tmp_path: Path) -> None:
     with keyed(data_dir=tmp_path) as (hers, _):
         session = hers.session()
     with keyed(data_dir=tmp_path) as (hers, his):
@@ -323,7 +325,7 @@ def test_a_key_has_its_own_again_after_a_restart(tmp_path: Path) -> None:
         assert his.get(f"sessions/{session}").status_code == 404
 
 
-def test_a_key_that_is_not_given_any_more_is_not_taken(tmp_path: Path) -> None:
+def test_a_key_that_is_no_longer_configured_is_refused(tmp_path: Path) -> None:
     with keyed(data_dir=tmp_path):
         pass
     with serve(engine=RecordingEngine(), data_dir=tmp_path, api_key=HERS) as server:
@@ -356,7 +358,7 @@ def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "a\nb", "eyJhbGciOi"])
-def test_what_could_not_be_told_for_a_key_is_none(key: str) -> None:
+def test_unknown_facts_about_a_key_are_null(key: str) -> None:
     with pytest.raises(InvalidApiKeys, match="API key"):
         serve(engine=RecordingEngine(), api_key=key)
 
@@ -370,7 +372,7 @@ def test_a_server_that_imitates_another_takes_one_key() -> None:
 @pytest.mark.parametrize(
     "query", ["signature=x", "signature", "%73ignature=x", "expires=1&signature="]
 )
-def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
+def test_a_parameter_named_signature_gives_no_access(profile: str, query: str) -> None:
     with (
         serve(engine=RecordingEngine(), api_key=HERS, profile=profile) as server,
         httpx.Client(base_url=server.base_url) as http,
@@ -383,7 +385,7 @@ def test_the_word_signature_opens_nothing(profile: str, query: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", ""])
-def test_an_address_for_all_needs_a_key(host: str) -> None:
+def test_a_public_address_needs_a_key(host: str) -> None:
     with pytest.raises(
         ApiKeyRequired, match=r"0\.0\.0\.0 can be reached from other machines.*API key"
     ):
@@ -394,13 +396,13 @@ def test_an_address_for_all_needs_a_key(host: str) -> None:
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="the machine has no IPv6")
-def test_every_loopback_address_may_go_without(tmp_path: Path) -> None:
+def test_loopback_addresses_need_no_key(tmp_path: Path) -> None:
     for host in ("localhost", "127.0.0.2", "::1"):
         with serve(engine=RecordingEngine(), host=host) as server:
             assert httpx.get(f"{server.base_url}{API}/sessions").status_code == 200
 
 
-def test_the_command_refuses_an_address_for_all_without_a_key(
+def test_the_command_refuses_a_public_address_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TINKEX_SERVER_API_KEYS", raising=False)

@@ -28,7 +28,7 @@ def begin(server: Server, **headers: str) -> httpx.Response:
     )
 
 
-def test_a_page_of_another_site_starts_nothing(open_server: Server) -> None:
+def test_requests_from_another_sites_page_are_refused(open_server: Server) -> None:
     for origin in ("https://evil.example", "http://127.0.0.1:1", "null"):
         refused = begin(open_server, Origin=origin)
         assert (refused.status_code, "web pages" in refused.json()["detail"]) == (403, True)
@@ -36,7 +36,7 @@ def test_a_page_of_another_site_starts_nothing(open_server: Server) -> None:
     assert begin(open_server, Origin=open_server.base_url).status_code == 200, "its own pages may"
 
 
-def test_a_public_name_that_leads_here_shows_nothing(open_server: Server) -> None:
+def test_requests_under_a_public_host_name_are_refused(open_server: Server) -> None:
     for path in ("/", f"{API}/sessions", f"{API}/get_server_capabilities"):
         refused = httpx.get(
             open_server.base_url + path, headers={"Host": "rebound.evil.example:80"}
@@ -47,7 +47,7 @@ def test_a_public_name_that_leads_here_shows_nothing(open_server: Server) -> Non
         )
 
 
-def test_with_a_key_any_name_will_do() -> None:
+def test_with_a_key_any_host_name_is_accepted() -> None:
     with serve(engine=RecordingEngine(), api_key="tml-k") as server:
         headers = {
             "Host": "tinker.example.com",
@@ -76,12 +76,12 @@ def test_with_a_key_any_name_will_do() -> None:
         ("[::1", False),
     ],
 )
-def test_names(host: str, passes: bool) -> None:
+def test_host_names_are_classified(host: str, passes: bool) -> None:
     assert (refusal_reason(host, None) is None) == passes
     assert (refusal_reason(host, f"http://{host}") is None) == passes
 
 
-def test_a_name_that_the_local_network_makes_up_starts_nothing(open_server: Server) -> None:
+def test_host_names_of_the_local_network_are_refused(open_server: Server) -> None:
     for name in ("evil", "wpad", "metadata.internal"):
         host = f"{name}:80"
         refused = begin(open_server, Host=host, Origin=f"http://{host}")
@@ -89,7 +89,7 @@ def test_a_name_that_the_local_network_makes_up_starts_nothing(open_server: Serv
     assert begin(open_server, Host="localhost:80").status_code == 200
 
 
-def test_a_name_that_was_given_is_served() -> None:
+def test_an_allowed_host_name_is_accepted() -> None:
     with serve(engine=RecordingEngine(), allow_hosts=["Host.Docker.Internal"]) as server:
         headers = {"Host": "host.docker.internal:8765"}
         assert httpx.get(f"{server.base_url}{API}/sessions", headers=headers).status_code == 200

@@ -76,7 +76,7 @@ def test_a_request_that_is_not_done_does_not_expire(api: Api, own: Server) -> No
     )
 
 
-def test_many_results_go_in_one_sweep(
+def test_many_results_expire_in_one_sweep(
     api: Api, own: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = api.sampler()
@@ -91,7 +91,7 @@ def test_many_results_go_in_one_sweep(
     } == {410}
 
 
-def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
+def test_the_oldest_results_beyond_the_limit_are_deleted(tmp_path: Path) -> None:
     """Each result has 10 bytes and the last one 25. There is room for 50, also after a restart."""
 
     async def end(store: Store, number: int, size: int) -> None:
@@ -119,7 +119,7 @@ def test_of_more_results_than_may_be_kept_the_oldest_go(tmp_path: Path) -> None:
         assert expired(store) == [0, 1, 2, 3, 4, 5]
 
 
-def test_records_of_what_was_done_go_after_a_year_and_a_month(api: Api, own: Server) -> None:
+def test_records_are_deleted_after_400_days(api: Api, own: Server) -> None:
     model_id = api.model()
     api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="a"))
     api.result(api.step(model_id, 2))
@@ -141,9 +141,7 @@ def records(server: Server) -> tuple[int, int]:
     return server._state.store.audit.count(), server._state.store.usage.count()
 
 
-def test_so_many_records_are_kept_whatever_their_age(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_records_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiry, "_ROWS_AT_ONCE", 7)
     with closing(Store(tmp_path / "tinkex.db")) as store:
         store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
@@ -156,7 +154,7 @@ def test_so_many_records_are_kept_whatever_their_age(
     assert [entry.details["number"] for entry in left] == list(range(30, 50))
 
 
-def test_an_hour_of_usage_goes_whole(tmp_path: Path) -> None:
+def test_an_hour_of_usage_is_deleted_as_a_whole(tmp_path: Path) -> None:
     """Two models were used in each of five hours."""
 
     async def used(store: Store) -> list[float]:
@@ -186,7 +184,7 @@ def test_checkpoints_that_were_deleted_are_known_for_so_long(api: Api, own: Serv
     assert len(usage.stored(None, now - 60, now + 60)) == 2
 
 
-def test_a_checkpoint_goes_after_its_time_to_live(api: Api, own: Server) -> None:
+def test_a_checkpoint_is_deleted_after_its_time_to_live(api: Api, own: Server) -> None:
     model_id = api.model()
     for number, (name, ttl) in enumerate(
         {"short": 3600, "long": 7200, "for_ever": None}.items(), 1
@@ -275,7 +273,7 @@ def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) 
     assert folders(own) == {"kept"}
 
 
-def test_weights_not_used_for_longest_make_room_and_come_back() -> None:
+def test_the_least_recently_used_weights_are_unloaded_and_loaded_again() -> None:
     engine = RecordingEngine()
     engine.gate.set()
     with started(engine, limits=Limits(samplers=2)) as api:
@@ -290,7 +288,7 @@ def test_weights_not_used_for_longest_make_room_and_come_back() -> None:
         assert engine.count("load_sampler", samplers[1]) == 2
 
 
-def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> None:
+def test_nothing_of_ended_sessions_stays_in_memory(own: Server, api: Api) -> None:
     for _ in range(3):
         session_id = api.session()
         model_id, sampler_id = api.model(session_id), api.sampler(session_id)
@@ -306,7 +304,7 @@ def test_nothing_of_what_has_ended_stays_in_memory(own: Server, api: Api) -> Non
     # a sweep does not wait for the engine to unload the models of a session that ended
     wait_until(lambda: not state.lanes._turns and not state.lanes._running)
     assert not state.futures._active
-    assert not state.futures._logs
+    assert not state.futures._ended._logs
     assert not state.samplers._loading
     assert not state.activity._last_request
     assert not state.folders._held
@@ -339,7 +337,7 @@ def test_a_model_whose_session_ends_while_it_is_made_is_freed_and_forgotten() ->
         assert server._state.recovery._saved_states == {}
 
 
-def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
+def test_gc_shrinks_a_data_folder(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="kept"))
@@ -359,7 +357,7 @@ def test_gc_makes_a_data_folder_small(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints" / "other").exists()
 
 
-def test_the_command_collects_and_serves_nothing(tmp_path: Path) -> None:
+def test_the_gc_command_serves_nothing(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         assert (
             "in use"

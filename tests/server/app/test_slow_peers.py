@@ -67,7 +67,7 @@ def test_headers_are_bounded_before_the_key_is_asked_for(keyed: Server, piece: b
     assert sent < 10_000_000, "what the two sockets hold, and no more"
 
 
-def test_too_long_headers_are_told(keyed: Server) -> None:
+def test_headers_that_are_too_long_are_refused_with_a_reason(keyed: Server) -> None:
     with connect(keyed) as peer:
         peer.sendall(HEAD + b"X-Long: " + b"a" * (65 << 10))
         assert answer(peer).startswith(b"HTTP/1.1 431 ")
@@ -78,7 +78,7 @@ def test_too_long_headers_are_told(keyed: Server) -> None:
     [b"", HEAD, HALF_A_BODY, b"\r\n"],
     ids=["nothing", "half the headers", "half a body", "a blank line"],
 )
-def test_a_peer_that_sends_no_more_is_let_go(
+def test_a_peer_that_stops_sending_is_disconnected(
     keyed: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(slow_peers, "HEADER_SECONDS", 0.3)
@@ -90,7 +90,7 @@ def test_a_peer_that_sends_no_more_is_let_go(
     assert time.monotonic() - began < 8
 
 
-def test_a_poll_that_waits_has_no_clock_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_poll_has_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slow_peers, "HEADER_SECONDS", 0.2)
     monkeypatch.setattr(slow_peers, "BODY_SECONDS", 0.2)
     with (
@@ -172,7 +172,7 @@ def test_a_message_of_many_small_ones_is_refused_before_it_is_read(
 
 
 @given(st.binary(max_size=60))
-def test_what_is_no_message_is_counted_too(raw: bytes) -> None:
+def test_invalid_messages_are_counted_too(raw: bytes) -> None:
     count = count_values(raw, pb.ForwardBackwardRequest.DESCRIPTOR, 1000)
     try:
         pb.ForwardBackwardRequest.FromString(raw)

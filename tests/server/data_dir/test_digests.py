@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused_by_name(
         assert "use another checkpoint" in told
 
 
-def test_what_an_older_release_saved_has_no_digests_and_is_used(api: Api, server: Server) -> None:
+def test_weights_of_an_older_release_without_digests_are_used(api: Api, server: Server) -> None:
     model_id = api.model()
     path = api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path="x"))["path"]
     folder = saved_folder(server.data_dir, model_id, "weights", "x")
@@ -134,7 +134,7 @@ def test_what_an_older_release_saved_has_no_digests_and_is_used(api: Api, server
 
 
 @pytest.mark.parametrize("text", ["", "no digests", "00  ../x\n"])
-def test_digests_that_were_damaged_themselves(tmp_path: Path, text: str) -> None:
+def test_damaged_digest_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / digests.FILE).write_text(text)
     with pytest.raises(InvalidRequest, match=rf"{digests.FILE}.*is not as it was saved"):
         digests.check(tmp_path)
@@ -155,7 +155,7 @@ def test_a_copy_has_the_digests_of_what_it_is_a_copy_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.0, "contains only zeros"), (float("nan"), "NaN")])
-def test_weights_without_digests_that_can_be_no_weights(
+def test_impossible_weights_without_digests_are_refused(
     torch_server: Server, tmp_path: Path, value: float, words: str
 ) -> None:
     with httpx.Client(base_url=torch_server.base_url, timeout=30) as http:

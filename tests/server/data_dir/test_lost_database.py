@@ -134,7 +134,7 @@ def with_keys(data_dir: Path, *keys: str) -> Iterator[list[Api]]:
         yield [Api(opened.enter_context(client), engine) for client in clients]
 
 
-def test_each_key_has_its_own_again_and_no_other_has(tmp_path: Path) -> None:
+def test_restored_checkpoints_belong_to_their_keys(tmp_path: Path) -> None:
     """The keys are given in another order, in which they get other ids."""
     with with_keys(tmp_path, "tml-a", "tml-b") as (a, b):
         saved = {"a": save_one(a, "of-a"), "b": save_one(b, "of-b")}
@@ -148,7 +148,7 @@ def test_each_key_has_its_own_again_and_no_other_has(tmp_path: Path) -> None:
         assert b.send("weights_info", tinker_path=saved["a"]).status_code == 404
 
 
-def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
+def test_the_order_and_later_settings_are_restored(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         model_id = api.model()
         for number, name in enumerate(["c", "a", "b"], 1):
@@ -186,7 +186,7 @@ def test_the_order_and_what_was_set_later_come_back(tmp_path: Path) -> None:
         )
 
 
-def test_what_was_deleted_on_purpose_does_not_come_back(
+def test_deleted_checkpoints_are_not_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server ends before the files are removed."""
@@ -201,7 +201,7 @@ def test_what_was_deleted_on_purpose_does_not_come_back(
     assert list(tmp_path.glob("set_aside/checkpoints/*/weights/a.*")), "nor does a start remove it"
 
 
-def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
+def test_an_unknown_folder_is_kept_until_its_deletion_is_confirmed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     strange = tmp_path / "checkpoints" / "run" / "weights" / "a.12345678"
@@ -236,7 +236,7 @@ def test_a_folder_of_which_nothing_is_known_is_kept_until_somebody_agrees(
         assert len(api.get("checkpoints").json()["checkpoints"]) == 1
 
 
-def test_what_appears_in_the_folder_while_the_server_runs_is_left_alone(tmp_path: Path) -> None:
+def test_files_added_while_the_server_runs_are_left_alone(tmp_path: Path) -> None:
     engine = RecordingEngine()
     engine.gate.set()
     with serve(engine=engine, data_dir=tmp_path) as server:
@@ -246,7 +246,7 @@ def test_what_appears_in_the_folder_while_the_server_runs_is_left_alone(tmp_path
         assert put_back.is_dir()
 
 
-def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> None:
+def test_checkpoints_of_an_earlier_release_get_their_manifests(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
     [manifest] = tmp_path.glob("checkpoints/*/*/*/.tinkex.json")
@@ -260,7 +260,7 @@ def test_saves_of_a_release_before_get_what_their_rows_need(tmp_path: Path) -> N
         ]
 
 
-def test_a_folder_named_as_by_a_release_before_is_found(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_format_of_an_earlier_release_is_found(tmp_path: Path) -> None:
     """The older names had colons, which Windows does not allow."""
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         path = save_one(api, "a")
@@ -341,7 +341,7 @@ def test_a_folder_that_goes_while_it_is_saved_is_not_acknowledged(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="of the modes of POSIX")
-def test_what_the_server_keeps_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_files_of_the_server_are_readable_only_by_their_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with started(RecordingEngine(), data_dir=tmp_path / "data") as api:

@@ -127,7 +127,7 @@ def test_greedy_samples_are_those_of_generate(kind: str, tmp_path: Path) -> None
         ),
     ],
 )
-def test_layers_of_other_names_are_trained_too(
+def test_layers_with_unusual_names_are_trained_too(
     config: PreTrainedConfig, trained: set[str], tmp_path: Path
 ) -> None:
     saved(config, tmp_path)
@@ -168,7 +168,7 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
     assert not any("attn" in name or "attention" in name for name in of_mlp)
 
 
-def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
+def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) -> None:
     saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
     base = LoadedBaseModel.load(str(tmp_path), "cpu")
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_what_would_be_trained_in_part_alone_is_refused(tmp_path: Path) -> None:
         LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
 
 
-def test_a_model_that_keeps_other_things_than_keys_and_values_is_refused_before_it_is_loaded(
+def test_a_model_without_a_plain_kv_cache_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
     types = ["linear_attention", "full_attention"]
@@ -273,7 +273,7 @@ ROPES: dict[str, tuple[PreTrainedConfig, int]] = {
 
 
 @pytest.mark.parametrize("kind", ROPES)
-def test_positions_that_change_with_the_length_are_used_up_to_where_they_do(
+def test_longrope_models_are_served_up_to_the_length_where_positions_change(
     kind: str, tmp_path: Path
 ) -> None:
     config, longest = ROPES[kind]

@@ -205,7 +205,7 @@ def test_training_goes_on_while_samples_are_drawn(engine: TorchEngine) -> None:
     assert_same(under_way.result(), alone)
 
 
-def test_what_is_wrong_with_one_request_is_not_wrong_with_another(engine: TorchEngine) -> None:
+def test_a_faulty_request_does_not_affect_others(engine: TorchEngine) -> None:
     wrong = SampleSpec(PROMPTS[0], max_tokens=3, target_prompt_tokens=np.full((9, 1), 1000))
     right = SampleSpec(PROMPTS[0], max_tokens=3, stop_tokens=[])
     futures = [engine.sample("base", spec) for spec in (wrong, right)]
@@ -230,7 +230,7 @@ def test_weights_that_have_diverged_fail_their_own_samples(
     assert_same(futures[1].result(60), alone)
 
 
-def test_no_tokens_may_be_asked_for(engine: TorchEngine) -> None:
+def test_a_sample_of_no_tokens_is_allowed(engine: TorchEngine) -> None:
     [result] = together(
         engine, [("base", SampleSpec(PROMPTS[0], max_tokens=0, prompt_logprobs=True))]
     )
@@ -238,7 +238,7 @@ def test_no_tokens_may_be_asked_for(engine: TorchEngine) -> None:
     assert result.prompt_logprobs is not None
 
 
-def test_closing_gives_up_what_is_under_way() -> None:
+def test_closing_cancels_the_samples_in_progress() -> None:
     engine = TorchEngine(["tinkex/tiny"], "cpu")
     engine.load_sampler("base", "tinkex/tiny", None)
     begun = threading.Event()
@@ -279,13 +279,13 @@ LIMITS = BatchBudget(samples=8, cached_tokens=800, prefill_tokens=100, scored_pr
         ([RequestSize(20, 1000, 500), RequestSize(1, 10, 5)], RequestSize(0, 0), 1),
     ],
 )
-def test_as_many_join_as_there_is_room_for(
+def test_samples_join_as_long_as_there_is_room(
     waiting: list[RequestSize], running: RequestSize, count: int
 ) -> None:
     assert count_admissible(waiting, running, LIMITS) == count
 
 
-def test_a_queue_behind_the_bound_is_served_in_the_end(
+def test_a_queue_beyond_the_limit_is_served_eventually(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More samples than may be under way at once."""

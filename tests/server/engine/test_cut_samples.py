@@ -35,7 +35,9 @@ def long_prompt(service: ServiceClient) -> list[int]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_cut_is_told_once(server: Server, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample_cut_by_the_context_is_reported_once(
+    server: Server, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         caplog.at_level(logging.WARNING, "tinkex.local"),
         ServiceClient(server.base_url) as service,
@@ -56,7 +58,7 @@ def test_a_cut_is_told_once(server: Server, stream: bool, caplog: pytest.LogCapt
     )
 
 
-def test_an_end_at_max_tokens_or_at_a_stop_or_that_nobody_bounded_is_no_cut(
+def test_other_ends_of_a_sample_are_not_reported(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (

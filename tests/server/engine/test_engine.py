@@ -25,7 +25,7 @@ def engine() -> TorchEngine:
     return TorchEngine(["tinkex/tiny"])
 
 
-def test_it_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Path) -> None:
+def test_a_model_learns_and_samples_what_it_learned(engine: TorchEngine, tmp_path: Path) -> None:
     engine.create_model("a", "tinkex/tiny", LoraShape(rank=16, seed=1))
     engine.create_model("b", "tinkex/tiny", LoraShape(rank=4, seed=1))
     before = engine.forward_backward("b", BATCH, "cross_entropy", {}, backward=False)
@@ -80,7 +80,7 @@ def test_a_seed_fixes_the_sample(engine: TorchEngine) -> None:
         ({"target_tokens": TEXT[1:]}, "nonsense", "unknown loss_fn"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_impossible_requests_are_refused_with_a_reason(
     engine: TorchEngine, inputs: dict[str, np.ndarray], loss: str, words: str
 ) -> None:
     engine.create_model("c", "tinkex/tiny", LoraShape(rank=2))
@@ -130,7 +130,7 @@ def make(engine: TorchEngine) -> Iterator[Callable[..., str]]:
         engine.unload_model(model_id)
 
 
-def test_a_loaded_training_state_goes_on_bit_for_bit(
+def test_training_resumes_bit_for_bit_from_a_loaded_state(
     engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str]
 ) -> None:
     folder, followed = saved
@@ -149,7 +149,7 @@ def test_loaded_into_a_model_that_trained_it_goes_back(
     assert train(engine, "used", 3) == followed
 
 
-def test_without_the_optimizer_adamw_starts_anew(
+def test_a_load_without_the_optimizer_resets_adamw(
     engine: TorchEngine, saved: tuple[Path, list[float]], make: Callable[..., str], tmp_path: Path
 ) -> None:
     folder, followed = saved
@@ -201,7 +201,7 @@ def test_weights_of_another_shape_are_refused_and_change_nothing(
     assert train(engine, "other", 2) == train(engine, "twin", 2)
 
 
-def test_what_was_saved_for_sampling_holds_no_optimizer(
+def test_sampler_weights_contain_no_optimizer_state(
     engine: TorchEngine, make: Callable[..., str], tmp_path: Path
 ) -> None:
     train(engine, make("a1"), 1)

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from tests.support.model_zoo import make_model
+from tests.support.peft_models import ROW, SIZES, logprobs
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.merge import merge
 
-ROW = [72, 105, 33, 40, 41, 42]
-SIZES: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of peft, for tied embeddings
 
 
@@ -45,12 +33,6 @@ def trained(folder: Path, *, tied: bool) -> tuple[Path, np.ndarray[Any, Any]]:
     engine.save_model("m", folder / "adapter", optimizer=False)
     engine.close()
     return folder / "adapter", np.asarray(result.loss_fn_outputs[0]["logprobs"])
-
-
-@torch.inference_mode()
-def logprobs(model: Any, row: Sequence[int] = ROW) -> np.ndarray[Any, Any]:
-    of_all = model.eval()(input_ids=torch.tensor([row[:-1]])).logits[0].float().log_softmax(-1)
-    return of_all.gather(-1, torch.tensor(row[1:])[:, None])[:, 0].numpy()
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -51,9 +51,7 @@ def engine() -> FakeEngine:
     return FakeEngine(["m"])
 
 
-def test_two_engines_that_are_asked_the_same_say_the_same(
-    engine: FakeEngine, tmp_path: Path
-) -> None:
+def test_two_engines_give_the_same_results(engine: FakeEngine, tmp_path: Path) -> None:
     other = FakeEngine(["m"])
     for one in (engine, other):
         trained(one, "x", (1, 2, 3), (4, 5))
@@ -166,7 +164,7 @@ def test_a_stop_token_ends_a_sample(engine: FakeEngine) -> None:
     )
 
 
-def test_what_it_refuses(engine: FakeEngine, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused(engine: FakeEngine, tmp_path: Path) -> None:
     trained(engine, "x")
     with pytest.raises(InvalidRequest, match="unknown base model 'other'; this server has m"):
         engine.create_model("y", "other", LoraShape(4))
@@ -209,7 +207,7 @@ def test_a_training_loop_runs_on_it(facade: str) -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_it_needs_no_torch() -> None:
+def test_the_fake_engine_does_not_import_torch() -> None:
     code = (
         "import sys, tinkex.local; tinkex.local.serve(engine='fake').close(); print([m for m in "
         "('torch', 'peft') if m in sys.modules])"

@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from tests.server.engine.test_exports import ROW, SIZES, logprobs
 from tests.support.model_zoo import make_model
+from tests.support.peft_models import ROW, SIZES, logprobs
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -80,7 +80,7 @@ def ours(engine: TorchEngine, base: Path, folder: Path, shape: LoraShape = SHAPE
     ],
     ids=str,
 )
-def test_an_adapter_of_peft_has_the_logprobs_that_it_has_there(
+def test_an_adapter_of_peft_gives_the_same_logprobs_as_in_peft(
     config: dict[str, Any], base: Path, engine: TorchEngine, tmp_path: Path
 ) -> None:
     adapter = made_by_peft(base, tmp_path / "theirs", **config)
@@ -92,7 +92,7 @@ def test_an_adapter_of_peft_has_the_logprobs_that_it_has_there(
     np.testing.assert_allclose(in_peft(base, tmp_path / "ours"), expected, atol=1e-5)
 
 
-def test_layers_that_it_lacks_are_trained_from_then_on(
+def test_layers_that_the_adapter_lacks_are_trained_afterwards(
     base: Path, engine: TorchEngine, tmp_path: Path
 ) -> None:
     adapter = made_by_peft(base, tmp_path / "theirs", target_modules=["q_proj"])
@@ -107,7 +107,7 @@ def test_layers_that_it_lacks_are_trained_from_then_on(
     assert float(weights[name].abs().max()) > 0
 
 
-def test_what_the_engine_saved_comes_back_as_it_was(
+def test_adapters_saved_by_the_engine_are_restored_exactly(
     base: Path, engine: TorchEngine, tmp_path: Path
 ) -> None:
     engine.import_adapter(str(base), SHAPE, made_by_peft(base, tmp_path / "a"), tmp_path / "b")
@@ -189,7 +189,7 @@ def cut(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_such_adapter_is_refused_by_name(
+def test_invalid_adapters_are_refused_with_a_reason(
     spoil: Callable[[Path], None], words: str, base: Path, engine: TorchEngine, tmp_path: Path
 ) -> None:
     adapter = made_by_peft(base, tmp_path / "theirs")

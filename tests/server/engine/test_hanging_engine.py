@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.server.engine.test_process_engine import example
+from tests.support.batches import example
 from tests.support.killable_engine import BASES, COMPUTES, HOLDS, WAITS, KillableEngine
 from tinkex_server.engine.interface import EngineDied, LoraShape, SampleSpec
 from tinkex_server.engine.process.engine import ProcessEngine
@@ -30,26 +30,26 @@ def alive(*cpu: float, answers: int = 2) -> list[Activity]:
     return [Activity(True, 6 + number, answers, taken) for number, taken in enumerate(cpu)]
 
 
-def test_silence_is_borne_for_so_long() -> None:
+def test_a_process_may_be_silent_for_a_limited_time() -> None:
     *before, last = looks(QUIET, QUIET, QUIET)
     assert before == [None, None]
     assert last
     assert "sent no heartbeat for 3 s" in last
 
 
-def test_any_message_is_a_sign_of_life() -> None:
+def test_any_message_counts_as_a_heartbeat() -> None:
     now_and_then = [Activity(True, 5 + number // 2, 2, 1.0) for number in range(30)]
     assert looks(*now_and_then, idle=100.0) == [None] * 30
 
 
-def test_a_process_that_waits_for_ever_is_told_by_its_processor_time() -> None:
+def test_a_deadlocked_process_is_detected_by_its_cpu_time() -> None:
     *before, last = looks(*alive(1.0, 1.001, 1.002, 1.003, 1.004))
     assert before == [None] * 4
     assert last
     assert "neither answered nor used the CPU for 5 s" in last
 
 
-def test_whoever_computes_or_answers_may_take_as_long_as_it_likes() -> None:
+def test_a_process_that_computes_or_answers_is_never_killed() -> None:
     assert looks(*alive(*range(2, 100))) == [None] * 98
     answering = [Activity(True, 6 + number, 3 + number // 4, 1.0) for number in range(100)]
     assert looks(*answering) == [None] * 100
@@ -102,7 +102,7 @@ def test_a_stopped_process_is_killed_and_another_takes_its_place(engine: Process
 @pytest.mark.parametrize(
     ("token", "how"), [(HOLDS, "sent no heartbeat"), (WAITS, "neither answered nor used the CPU")]
 )
-def test_a_call_that_hangs_is_the_end_of_the_process_which_says_where_it_is(
+def test_a_hanging_call_ends_the_process_after_a_stack_dump(
     capfd: pytest.CaptureFixture[str], token: int, how: str
 ) -> None:
     with impatient() as engine, pytest.raises(EngineDied, match=how):
@@ -117,7 +117,7 @@ def test_a_long_computation_is_left_alone(engine: ProcessEngine) -> None:
     assert engine.pid == pid
 
 
-def test_a_process_that_is_stopped_while_nothing_is_asked_goes_on_when_it_may(
+def test_an_idle_process_that_was_suspended_continues(
     engine: ProcessEngine,
 ) -> None:
     pid = engine.pid

@@ -27,7 +27,7 @@ def write(folder: Path, config: Any = CONFIG, **files: str) -> Path:
     return folder
 
 
-def test_the_shipped_one_and_its_folder_are_the_same() -> None:
+def test_the_shipped_model_and_its_folder_are_the_same() -> None:
     texts = [(TINY / f"{name}.json").read_text() for name in ("tokenizer", "tokenizer_config")]
     shipped = describe("tinkex/tiny")
     assert shipped == ModelInfo(
@@ -78,7 +78,7 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
         ),
     ],
 )
-def test_one_that_does_not_say_enough_is_refused(config: Any, words: str, tmp_path: Path) -> None:
+def test_an_incomplete_configuration_is_refused(config: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=words):
         describe(str(write(tmp_path / "model", config)))
 
@@ -89,7 +89,7 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     assert f"there is no {tmp_path / 'config.json'}, which each" in str(caught.value)
 
 
-def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hub_here() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(
@@ -120,7 +120,7 @@ def test_one_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_one_of_the_hub_is_known_by_what_was_fetched_before(
+def test_a_cached_model_of_the_hub_is_found_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

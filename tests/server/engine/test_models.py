@@ -72,7 +72,7 @@ def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
         assert kinds().keys() <= ROWS.keys()
 
 
-def test_a_finding_of_each_sort_has_its_table() -> None:
+def test_each_kind_of_finding_has_its_table() -> None:
     text = page({"a": Finding("A", trains=("train_attn",)), "b": Finding("B", "it looks ahead")})
     assert "| a | A | yes | - | - |" in text
     assert "| b | B | it looks ahead |" in text

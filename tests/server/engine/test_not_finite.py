@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.server.routes.test_custom_losses import LOGPROBS, node, output, ref
+from tests.support.custom_loss_graphs import LOGPROBS, node, output, ref
 from tinkex import (
     AdamParams,
     AsyncServiceClient,

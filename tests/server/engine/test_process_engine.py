@@ -19,6 +19,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
+from tests.support.batches import example
 from tests.support.killable_engine import (
     BASES,
     BREAKS,
@@ -36,7 +37,6 @@ from tinkex_server.engine.interface import (
     AdamSettings,
     EngineDied,
     EngineExit,
-    Example,
     InvalidRequest,
     LoraShape,
     SampleSpec,
@@ -52,13 +52,6 @@ from tinkex_server.engine.process.restart import (
 )
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
-
-
-def example(*tokens: int) -> Example:
-    return Example(
-        np.array(tokens),
-        {"target_tokens": np.array(tokens), "weights": np.ones(len(tokens), np.float32)},
-    )
 
 
 @pytest.fixture
@@ -91,7 +84,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def test_it_answers_as_the_engine_in_it_does(
+def test_the_process_returns_what_its_engine_returns(
     engine: ProcessEngine, deaths: SimpleQueue[EngineExit], tmp_path: Path
 ) -> None:
     inside = FakeEngine(["fake/base"])
@@ -173,7 +166,7 @@ def test_calls_that_come_before_it_is_ready_are_answered_when_it_is(tmp_path: Pa
         (does_not_start, "the engine process ended with exit code 4 before it was ready"),
     ],
 )
-def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
+def test_an_engine_that_cannot_start_fails_all_calls_with_the_reason(
     make: EngineFactory, reason: str
 ) -> None:
     engine = ProcessEngine(make, BASES)
@@ -186,7 +179,7 @@ def test_one_that_cannot_start_says_why_to_all_who_ask_and_is_not_started_again(
     engine.close()
 
 
-def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(
+def test_an_error_at_the_start_of_the_engine_keeps_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "tinkex.local")
@@ -203,7 +196,7 @@ def test_what_the_engine_did_wrong_when_it_was_made_is_kept_with_its_trace(
     engine.close()
 
 
-def test_closing_one_that_has_yet_to_start_waits_for_nothing(tmp_path: Path) -> None:
+def test_closing_an_engine_that_is_starting_does_not_wait(tmp_path: Path) -> None:
     engine = ProcessEngine(partial(starts_slowly, tmp_path / "never"), BASES)
     began = time.monotonic()
     engine.close()
@@ -223,7 +216,7 @@ def test_an_interrupt_at_its_start_is_left_to_the_server() -> None:
         engine.close()
 
 
-def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
+def test_a_death_fails_the_calls_in_progress_and_later_calls_wait_for_the_restart(
     engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
     first, under_way = engine.pid, engine.sample("s", SampleSpec([WAITS]))
@@ -243,7 +236,7 @@ def test_a_death_fails_what_is_under_way_and_goes_on_once_it_was_dealt_with(
         step(engine, 5)
 
 
-def test_a_process_that_dies_again_and_again_is_given_up(
+def test_a_process_that_keeps_dying_is_not_restarted(
     engine: ProcessEngine, deaths: SimpleQueue[EngineExit]
 ) -> None:
     def note(death: EngineExit) -> None:
@@ -309,7 +302,7 @@ def test_arrays_go_beside_the_pickle_and_come_out_writable(tmp_path: Path) -> No
             frames.read(file)
 
 
-def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
+def test_a_truncated_message_ends_the_connection(tmp_path: Path) -> None:
     whole = b"".join(bytes(part) for part in frames.pack([1, 2, 3]))
     for length in range(len(whole)):
         (tmp_path / "pipe").write_bytes(whole[:length])
@@ -317,7 +310,7 @@ def test_a_message_that_was_cut_off_is_the_end(tmp_path: Path) -> None:
             frames.read(file)
 
 
-def test_how_an_end_is_told() -> None:
+def test_the_reason_of_an_exit_is_described() -> None:
     assert exit_reason(3) == "ended with exit code 3"
     assert exit_reason(-11) == "was killed by SIGSEGV"
     assert "memory" in exit_reason(-9)

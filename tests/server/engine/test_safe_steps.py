@@ -42,7 +42,7 @@ def give_gradients(optimizer: Optimizer, scale: float = 1.0) -> float:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_nothing_reaches_farther_than_was_foreseen(
+def test_no_weight_moves_farther_than_predicted(
     settings: OptimizerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(safe_steps, "rolled_back_unless_finite", None)  # no copy is taken
@@ -59,7 +59,7 @@ def test_nothing_reaches_farther_than_was_foreseen(
         assert found.square <= foreseen.square * slack
 
 
-def test_the_numbers_are_looked_at_again_only_when_they_may_have_come_far(
+def test_weights_are_checked_again_only_when_they_may_have_moved_far(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[Optimizer] = []
@@ -92,7 +92,7 @@ def no_number_of_steps(optimizer: Optimizer) -> None:
 
 
 @pytest.mark.parametrize("spoil", [negative_square, no_number_of_steps])
-def test_a_state_that_no_step_made_makes_nothing_infinite(
+def test_an_optimizer_state_that_no_step_can_produce_makes_nothing_infinite(
     spoil: Callable[[Optimizer], None],
 ) -> None:
     optimizer = made("adamw")

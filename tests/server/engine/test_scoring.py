@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from attrs import define
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -45,7 +45,6 @@ def drawn(lengths: list[int], targets: int | None, random: np.random.Generator) 
     ]
 
 
-@settings(deadline=None)  # torch is slow the first time
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=4),
     st.sampled_from([None, 1, 3]),

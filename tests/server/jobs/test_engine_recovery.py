@@ -100,7 +100,7 @@ def test_a_model_whose_saved_weights_are_damaged_is_not_left_in_the_engine(
 def test_a_model_is_unloaded_with_an_engine_that_is_closed(
     mortal_api: Api, engine: MortalEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Happens with Ctrl-C while the engine starts: the engine is closed before sessions end."""
+    """Sessions still end after Ctrl-C has closed an engine that was starting."""
     model_id = mortal_api.model()
     engine.is_closed = True
     promise = mortal_api.ok("unload_model", model_id=model_id)

@@ -76,7 +76,7 @@ def told(ahead: PipeliningClient, promises: list[dict[str, Any]]) -> set[str]:
     return {ahead.result(promise)["error"] for promise in promises}
 
 
-def test_what_was_sent_before_its_client_could_know_fails_with_the_same_words(
+def test_requests_sent_before_the_client_could_know_fail_with_the_same_error(
     ahead: PipeliningClient,
 ) -> None:
     model_id, known = saved_model(ahead)
@@ -98,7 +98,7 @@ def test_a_repeat_of_what_failed_is_known_again(ahead: PipeliningClient) -> None
     assert ahead.step(model_id, 7) == first
 
 
-def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_was_told(
+def test_after_a_death_while_idle_requests_fail_until_one_failure_was_reported(
     ahead: PipeliningClient,
 ) -> None:
     model_id, known = saved_model(ahead)
@@ -108,7 +108,7 @@ def test_killed_while_nothing_is_asked_all_fails_that_is_sent_before_one_of_it_w
     assert ahead.loss(model_id, 11) == known
 
 
-def test_what_follows_a_lost_step_of_a_model_that_comes_back_as_it_was_fails_too(
+def test_requests_after_a_lost_step_fail_even_if_the_model_is_restored_exactly(
     ahead: PipeliningClient,
 ) -> None:
     model_id, _ = saved_model(ahead)
@@ -134,7 +134,7 @@ def test_one_model_s_loss_is_not_another_s(ahead: PipeliningClient) -> None:
     assert len(told(ahead, ahead.pair(lost, 7))) == 1
 
 
-def test_a_second_death_is_told_of_by_itself(ahead: PipeliningClient) -> None:
+def test_a_second_death_is_reported_separately(ahead: PipeliningClient) -> None:
     model_id, known = saved_model(ahead)
     ahead.kill_engine()
     first = ahead.pair(model_id, 7)
@@ -148,7 +148,7 @@ def test_a_second_death_is_told_of_by_itself(ahead: PipeliningClient) -> None:
     assert ahead.loss(model_id, 13) == known
 
 
-def test_lost_steps_are_known_once_they_were_told() -> None:
+def test_lost_steps_are_known_once_reported() -> None:
     lost = LostSteps(1, "lost")
     assert lost.was_unknown(1.0)
     lost.note_told(2.0)

@@ -17,7 +17,7 @@ from tinkex_proto import tinker_pb2 as pb
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, started, step
 from tinkex.local import Server
-from tinkex_server.jobs import futures
+from tinkex_server.jobs import missing_seq_ids
 from tinkex_server.limits import Limits
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -73,7 +73,7 @@ REFUSED: dict[str, Refuse] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_came_and_comes_after_a_refused_request_goes_on(
+def test_requests_around_a_refused_one_are_carried_out(
     name: str, server_engine: RecordingEngine
 ) -> None:
     with started(RecordingEngine(), limits=Limits(datums=4)) as api:
@@ -349,7 +349,7 @@ def cut_message(api: Api, model_id: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
+def test_requests_after_an_unreadable_one_are_carried_out(name: str) -> None:
     refuse, status = UNREADABLE[name]
     with started(RecordingEngine(), limits=Limits(body_bytes=100_000)) as api:
         model_id = api.model()
@@ -367,10 +367,10 @@ def test_what_comes_after_an_unreadable_request_goes_on(name: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"nothing that can be read", WHOLE + b'{"model_id": "other", "seq_id": 3}']
 )
-def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
+def test_requests_waiting_for_an_unidentified_one_fail_in_time(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.4)
+    monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 0.4)
     with started(RecordingEngine()) as api:
         model_id = api.model()
         api.result(api.step(model_id, 1, 11))
@@ -378,7 +378,7 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
         failed = api.result(api.step(model_id, 3, 33))
         assert failed["category"] == "user"
         assert "seq_id 3 was not run: it waited for seq_id 2" in failed["error"]
-        monkeypatch.setattr(futures, "MISSING_SECONDS", 60)
+        monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 60)
         assert "waited for seq_id 2" in api.result(api.step(model_id, 4, 44))["error"]  # at once
         late = api.step(model_id, 2, 22)
         assert all(
@@ -394,7 +394,7 @@ def test_what_waits_for_a_request_that_names_nobody_fails_in_time(
 def test_a_number_that_comes_late_keeps_those_after_it_waiting_for_the_next_one_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(futures, "MISSING_SECONDS", 0.6)
+    monkeypatch.setattr(missing_seq_ids, "MISSING_SECONDS", 0.6)
     with started(RecordingEngine()) as api:
         model_id = api.model()
         fifth = api.step(model_id, 5, 55)

@@ -35,7 +35,7 @@ def test_an_item_without_a_number_does_not_wait_for_a_gap() -> None:
     assert taken(turns) == [2, 3]
 
 
-def test_what_waits_for_a_gap_is_known_and_can_be_dropped() -> None:
+def test_items_waiting_for_a_gap_are_listed_and_can_be_dropped() -> None:
     turns: Turns[int] = Turns()
     turns.put(3, 3)
     turns.put(2, 2)

@@ -63,7 +63,7 @@ class TestCurve:
             (596, 116),
         )
 
-    def test_what_is_no_number_breaks_the_line(self) -> None:
+    def test_a_number_that_is_not_finite_breaks_the_curve(self) -> None:
         curve = draw(self.steps(2.0, None, 0.0, math.inf, 1.0))
         assert curve is not None
         assert curve.path == "M4,4M300,116M596,60"
@@ -76,5 +76,5 @@ class TestCurve:
         assert curve.end[1] == 60
 
     @pytest.mark.parametrize("losses", [(), (None,), (math.inf, math.nan)])
-    def test_no_numbers_make_no_curve(self, losses: tuple[float | None, ...]) -> None:
+    def test_without_numbers_there_is_no_curve(self, losses: tuple[float | None, ...]) -> None:
         assert draw(self.steps(*losses)) is None

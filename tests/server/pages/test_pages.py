@@ -32,7 +32,7 @@ def text(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
-def test_an_idle_server_tells_how_to_begin(api: Api) -> None:
+def test_an_idle_server_shows_how_to_begin(api: Api) -> None:
     page = api.http.get("/")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "fake/base FakeForCausalLM, 64 tokens of context" in text(page.text)
@@ -82,7 +82,7 @@ def test_the_data_folder_is_measured_once_in_a_while(
     assert len(measured) == 2
 
 
-def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
+def test_waiting_requests_are_listed_with_the_reason(api: Api) -> None:
     model_id = api.model()
     api.step(model_id, 2)
     shown = text(api.http.get("/").text)
@@ -99,7 +99,7 @@ def test_what_waits_is_listed_with_the_reason(api: Api) -> None:
     assert f"forward_backward {running} 2 0 s waits for earlier requests of its model" in shown
 
 
-def test_nothing_that_a_client_chose_is_markup(api: Api) -> None:
+def test_text_from_clients_is_escaped(api: Api) -> None:
     body = {
         "tags": [HOSTILE],
         "user_metadata": {},
@@ -191,7 +191,7 @@ class TestKeys:
         ):
             yield http
 
-    def test_a_stranger_sees_a_form_and_no_more(self, http: httpx.Client) -> None:
+    def test_without_a_key_only_the_login_form_is_shown(self, http: httpx.Client) -> None:
         session_id = self._session(http)
         page = http.get("/")
         assert page.status_code == 401
@@ -216,7 +216,7 @@ class TestKeys:
         http.cookies.set("tinkex_login", cookie.partition(";")[0].partition("=")[2])
         assert http.get("/").status_code == 401  # the secret is no longer valid
 
-    def test_each_key_shows_its_own(self) -> None:
+    def test_each_key_shows_its_own_runs(self) -> None:
         with serve(engine=RecordingEngine(), api_key=[KEY, "another"]) as server:
             pages = []
             for key in (KEY, "another"):
@@ -237,7 +237,7 @@ class TestKeys:
                 tar = browser.get(f"/download/{his}/weights/first", follow_redirects=True)
                 assert (tar.status_code, tar.headers["content-type"]) == (200, "application/x-tar")
 
-    def test_a_header_does_as_well(self, http: httpx.Client) -> None:
+    def test_a_key_in_a_header_works_too(self, http: httpx.Client) -> None:
         assert http.get("/", headers={"X-API-Key": KEY}).status_code == 200
 
     @pytest.mark.parametrize("key", ["", "wrong", "ключ"])

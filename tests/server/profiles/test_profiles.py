@@ -302,7 +302,7 @@ def test_a_missing_route_is_404(wire: Wire) -> None:
 
 
 @on("skyrl", "hatchery")
-def test_an_archive_is_fetched_where_there_is_one(wire: Wire) -> None:
+def test_an_archive_is_fetched_where_the_server_has_archives(wire: Wire) -> None:
     model_id = wire.model()
     wire.saved(model_id, 1)
     name = "one" if wire.profile.bare_archives else "weights/one"
@@ -346,7 +346,7 @@ def test_a_refused_request_takes_its_number(wire: Wire) -> None:
         ("skyrl-0.4", {"detail": "no profiling is under way"}),
     ],
 )
-def test_the_route_that_tells_releases_of_skyrl_apart(name: str, answer: dict[str, str]) -> None:
+def test_one_route_distinguishes_releases_of_skyrl(name: str, answer: dict[str, str]) -> None:
     with serving(name) as wire:
         assert (
             wire.http.get("/profiling_status").status_code,
@@ -361,7 +361,7 @@ def test_the_route_that_tells_releases_of_skyrl_apart(name: str, answer: dict[st
         ("open-rl", {"error": "unknown sampling session 'none'"}),
     ],
 )
-def test_the_route_that_tells_releases_of_open_rl_apart(name: str, answer: dict[str, str]) -> None:
+def test_one_route_distinguishes_releases_of_open_rl(name: str, answer: dict[str, str]) -> None:
     with serving(name) as wire:
         response = wire.http.get(f"{API}/samplers/none")
         assert (response.status_code, response.json()) == (404, answer)
@@ -590,7 +590,9 @@ X, BEARER = "x-api-key", "authorization"
         ("skyrl", {X: "tml-k"}, 200),
     ],
 )
-def test_keys(name: str, headers: dict[str, str], status: int) -> None:
+def test_each_profile_reads_keys_in_its_own_way(
+    name: str, headers: dict[str, str], status: int
+) -> None:
     with (
         serve(engine=RecordingEngine(), profile=name, api_key="tml-k") as server,
         httpx.Client(base_url=server.base_url, headers=headers) as http,
@@ -715,7 +717,7 @@ def test_a_result_is_given_once(wire: Wire) -> None:
     assert again.get("seen_before") or again["type"] == "try_again"
 
 
-def test_a_poll_that_waited_is_told_not_yet_once_more() -> None:
+def test_a_waiting_poll_is_answered_not_yet_once_more() -> None:
     with (
         serving("verl", hold=10) as wire,
         socket.create_connection((wire.http.base_url.host, wire.http.base_url.port or 0)) as poll,
@@ -796,7 +798,7 @@ def test_each_operation_has_numbers_of_its_own(wire: Wire) -> None:
 
 
 @on("miles")
-def test_a_number_is_needed(wire: Wire) -> None:
+def test_a_sequence_number_is_required(wire: Wire) -> None:
     answer = wire.send("optim_step", model_id=wire.model(), adam_params={})
     assert (answer.status_code, answer.json()) == (400, {"detail": "seq_id is missing"})
 
@@ -865,7 +867,7 @@ def test_the_ids_of_the_samples_to_come(name: str) -> None:
 
 
 @on("open-rl-old")
-def test_one_session_for_all_and_models_of_their_own(wire: Wire) -> None:
+def test_all_clients_share_one_session_and_have_models_of_their_own(wire: Wire) -> None:
     assert {wire.session(), wire.session()} == {"sess-real-123"}
     promise = wire.good("create_model", **new_model("sess-real-123"))
     assert promise["request_id"] == promise["model_id"]
@@ -883,7 +885,7 @@ def test_one_session_for_all_and_models_of_their_own(wire: Wire) -> None:
         ("tuft", "create_model", 202),
     ],
 )
-def test_statuses(name: str, path: str, status: int) -> None:
+def test_each_profile_answers_with_its_own_statuses(name: str, path: str, status: int) -> None:
     with serving(name) as wire:
         session = {"tags": [], "user_metadata": {}, "sdk_version": "1"}
         sampler = {
@@ -926,7 +928,7 @@ def test_refusals_name_status_and_path(wire: Wire) -> None:
         ("hatchery", {"default_poll_interval_ms": 1000}),
     ],
 )
-def test_client_config(name: str, expected: dict[str, Any]) -> None:
+def test_each_profile_returns_its_own_client_config(name: str, expected: dict[str, Any]) -> None:
     with serving(name) as wire:
         flags = wire.good("client/config", sdk_version="1")
     assert expected.items() <= flags.items()
@@ -934,7 +936,7 @@ def test_client_config(name: str, expected: dict[str, Any]) -> None:
 
 
 @on("tinker-cloud-old", "tinker-cloud")
-def test_no_lora_is_told_of(wire: Wire) -> None:
+def test_a_server_without_lora_says_so(wire: Wire) -> None:
     model_id = wire.model()
     info = wire.good("get_info", model_id=model_id)
     assert (info["is_lora"], info["lora_rank"]) == (False, None)
@@ -942,7 +944,7 @@ def test_no_lora_is_told_of(wire: Wire) -> None:
 
 
 @on("hatchery")
-def test_hatchery_s_calls(wire: Wire) -> None:
+def test_hatchery_has_calls_of_its_own(wire: Wire) -> None:
     session_id = wire.session()
     promise = wire.good(
         "create_sampling_session",
@@ -1108,7 +1110,7 @@ def with_loss(model_id: str, loss_fn: str, copies: int = 1, **inputs: Any) -> di
     ],
 )
 @on("twinkle")
-def test_other_losses_are_trained_without_a_word(wire: Wire, sent: str, trained: str) -> None:
+def test_other_losses_are_replaced_without_a_warning(wire: Wire, sent: str, trained: str) -> None:
     wire.result(wire.good("forward_backward", **with_loss(wire.model(), sent, 2)))
     assert wire.engine.losses == [trained]
 
@@ -1213,7 +1215,7 @@ def test_forward_only_in_json_is_ignored_so_it_trains(wire: Wire) -> None:
         ("skyrl", {"total_loss:sum": 9.0, "pg_loss:last": 3.0}),
     ],
 )
-def test_metrics(name: str, metrics: dict[str, float]) -> None:
+def test_each_profile_returns_its_own_metrics(name: str, metrics: dict[str, float]) -> None:
     with serving(name) as wire:
         assert wire.result(wire.batch(wire.model(), 1, 2, 3, 4).json())["metrics"] == metrics
 
@@ -1234,7 +1236,9 @@ def test_an_optimizer_step_has_no_metrics(wire: Wire) -> None:
         ("hatchery", {"temperature": 0.0, "top_k": 50}),
     ],
 )
-def test_what_a_missing_parameter_means(name: str, expected: dict[str, float]) -> None:
+def test_missing_sampling_parameters_have_the_servers_own_defaults(
+    name: str, expected: dict[str, float]
+) -> None:
     with serving(name) as wire:
         wire.sampled(params={})
         spec = wire.engine.specs[0]
@@ -1334,7 +1338,7 @@ def cut(model_id: str) -> bytes:
 @pytest.mark.parametrize(
     "name", [name for name in PROFILES if PROFILES[name].seq_ids.turn == "by number"]
 )
-def test_nobody_waits_for_the_number_of_what_could_not_be_read(name: str, key: str | None) -> None:
+def test_an_unreadable_request_frees_its_sequence_number(name: str, key: str | None) -> None:
     engine, profile = Watched(), PROFILES[name]
     with serve(engine=engine, profile=name, hold=5, api_key=key or ()) as server:
         headers = {"x-api-key": key or "tml-any", "authorization": f"Bearer {key or 'tml-any'}"}
@@ -1364,7 +1368,7 @@ def test_nobody_waits_for_the_number_of_what_could_not_be_read(name: str, key: s
             ]
 
 
-def test_nobody_waits_for_the_number_of_what_a_rule_refused() -> None:
+def test_a_refused_request_frees_its_sequence_number() -> None:
     rule = Rule(operations=["optim_step"], field="adam_params.grad_clip_norm", absent=True)
     key = {"x-api-key": "tml-key"}
     with (

@@ -33,7 +33,7 @@ def events(api: Api, **query: str) -> list[str]:
     return [entry["event"] for entry in api.get("audit", **query).json()["entries"]]
 
 
-def test_the_audit_log_tells_what_was_done_in_order(api: Api) -> None:
+def test_the_audit_log_lists_events_in_order(api: Api) -> None:
     model_id, url = saved(api)
     session_id = model_id.partition(":")[0]
     for method, what, body in (
@@ -181,7 +181,7 @@ def test_the_hours_of_storage() -> None:
         ("now", "later"),
     ],
 )
-def test_a_time_of_usage_that_cannot_be_is_422(api: Api, start: str, end: str) -> None:
+def test_an_impossible_time_of_usage_is_422(api: Api, start: str, end: str) -> None:
     assert api.get("billing/usage/events", starting_on=start, ending_before=end).status_code == 422
     assert api.get("billing/usage/events").status_code == 422
 
@@ -194,7 +194,7 @@ def claims(token: str) -> dict[str, Any]:
     return orjson.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
-def test_a_token_says_whose_it_is_and_until_when(api: Api) -> None:
+def test_a_token_names_its_holder_and_its_expiry(api: Api) -> None:
     told = claims(api.ok("auth/token")["jwt"])
     assert (told["sub"], told["org_id"]) == ("tml:user:local", "local")
     assert told["exp"] - told["iat"] == 3600
@@ -207,7 +207,7 @@ def test_a_server_that_is_asked_to_tells_clients_to_exchange_their_keys(api: Api
         assert asked.ok("client/config", sdk_version="1")["pjwt_auth_enabled"] is True
 
 
-def test_where_no_key_is_asked_for_there_is_none_to_tell_of(api: Api) -> None:
+def test_without_keys_there_is_no_key_to_describe(api: Api) -> None:
     assert api.get("auth/apikey/me").status_code == 404
     assert api.http.delete(f"{API}/auth/apikey/me").status_code == 404
 

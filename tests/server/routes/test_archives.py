@@ -18,19 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import Api, saved, saved_folder, started
+from tests.support.server_calls import Api, location, saved, saved_folder, started
 from tinkex.local import Server
 from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.data_dir import digests
 from tinkex_server.routes import archives
 from tinkex_server.wire import content
 from tinkex_server.wire.content import FileChanged, of_folder, wanted_range
-
-
-def location(api: Api, url: str) -> str:
-    response = api.http.get(f"{url}/archive")
-    assert response.status_code == 302, response.text
-    return response.headers["location"]
 
 
 def test_an_archive_is_a_tar_of_the_checkpoint_s_files(api: Api) -> None:
@@ -149,7 +143,7 @@ def test_an_archive_that_takes_long_is_503_until_it_is_there(
     assert api.http.get(f"{url}/archive").status_code == 302
 
 
-def test_what_was_saved_anew_is_read_anew(api: Api, server: Server) -> None:
+def test_an_overwritten_checkpoint_is_read_again(api: Api, server: Server) -> None:
     model_id, url = saved(api)
     first = httpx.get(location(api, url))
     api.result(api.ok("save_weights", model_id=model_id, seq_id=2, path="one", overwrite=True))

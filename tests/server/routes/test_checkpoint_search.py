@@ -67,7 +67,7 @@ def test_a_search(api: Api, query: dict[str, Any], expected: list[str]) -> None:
     assert names(api.ok("checkpoints/search", **query)) == expected
 
 
-def test_what_is_found_is_told_as_in_a_list(api: Api) -> None:
+def test_found_checkpoints_look_like_listed_ones(api: Api) -> None:
     found = api.ok("checkpoints/search")["checkpoints"]
     assert found == api.get("checkpoints").json()["checkpoints"]
     assert {checkpoint["base_model"] for checkpoint in found} == {"fake/base"}
@@ -103,13 +103,13 @@ def test_pages_follow_one_another_to_the_end(api: Api) -> None:
         ),
     ],
 )
-def test_a_search_that_cannot_be_is_422(api: Api, query: dict[str, Any], at: list[str]) -> None:
+def test_an_invalid_search_is_422(api: Api, query: dict[str, Any], at: list[str]) -> None:
     response = api.send("checkpoints/search", **query)
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body", *at]
 
 
-def test_the_holder_of_a_key_finds_its_own_alone() -> None:
+def test_a_key_finds_only_its_own_checkpoints() -> None:
     with started(RecordingEngine(), api_key=["tml-ada", "tml-bob"]) as api:
         api.http.headers["x-api-key"] = "tml-ada"
         api.result(api.ok("save_weights", model_id=api.model(), seq_id=1, path="w"))

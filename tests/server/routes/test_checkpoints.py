@@ -31,7 +31,7 @@ def test_the_time_to_live_is_counted_from_now_and_can_be_cleared(api: Api) -> No
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 2**62, "long"])
-def test_a_time_to_live_that_is_none_is_422(api: Api, seconds: object) -> None:
+def test_an_invalid_time_to_live_is_422(api: Api, seconds: object) -> None:
     _, url = saved(api)
     response = api.http.put(f"{url}/ttl", json={"ttl_seconds": seconds})
     assert (response.status_code, response.json()["detail"][0]["loc"]) == (
@@ -41,7 +41,7 @@ def test_a_time_to_live_that_is_none_is_422(api: Api, seconds: object) -> None:
 
 
 @pytest.mark.parametrize("kind", ["save_weights", "save_weights_for_sampler"])
-def test_what_the_saver_wrote_of_it_is_listed(api: Api, kind: str) -> None:
+def test_the_metadata_of_a_checkpoint_is_listed(api: Api, kind: str) -> None:
     model_id, _ = saved(api, kind=kind, user_metadata={"step": "7"})
     assert listed(api, model_id)["user_metadata"] == {"step": "7"}
     [entry] = [
@@ -96,14 +96,14 @@ def test_a_model_that_could_not_be_made_is_a_corrupted_run(api: Api) -> None:
     assert api.get(f"training_runs/{promise['model_id']}").json()["corrupted"]
 
 
-def test_the_optimizer_of_a_model_and_of_weights_is_told(api: Api) -> None:
+def test_the_optimizer_of_a_model_and_of_weights_is_reported(api: Api) -> None:
     model_id, _ = saved(api)
     assert api.ok("get_info", model_id=model_id)["optimizer_config"] == {"type": "adamw"}
     path = f"tinker://{model_id}/weights/one"
     assert api.ok("weights_info", tinker_path=path)["optimizer_config"] == {"type": "adamw"}
 
 
-def test_a_name_that_is_not_there_is_404_whatever_is_done_with_it(api: Api) -> None:
+def test_an_unknown_checkpoint_is_404_for_every_operation(api: Api) -> None:
     url = f"{API}/training_runs/{api.model()}/checkpoints/weights/none"
     calls: list[tuple[str, str, Any]] = [
         *(

@@ -13,30 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.custom_loss_graphs import LOGPROBS, node, output, ref
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import CustomLoss, Example, InvalidRequest
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss
-
-LOGPROBS = {"op": "placeholder", "name": "logprobs", "target": "logprobs", "args": [], "kwargs": {}}
-
-
-def node(op: str, name: str, target: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    return {"op": op, "name": name, "target": target, "args": list(args), "kwargs": kwargs}
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"ref": name}
-
-
-def output(loss: str, **metrics: str) -> dict[str, Any]:
-    return node(
-        "output",
-        "output",
-        "output",
-        {"tuple": [ref(loss), {"dict": {name: ref(value) for name, value in metrics.items()}}]},
-    )
-
 
 TOTAL = node("call_method", "total", "sum", ref("logprobs"))
 OUTPUT = output("total")
@@ -90,7 +71,7 @@ def run(program: LossProgram, logprobs: Sequence[float] = (-1.0, -2.0)) -> tuple
         (node("call_method", "logprobs", "exp", ref("logprobs")), "the name of an earlier one"),
     ],
 )
-def test_a_graph_that_may_not_be_run_is_refused(step: Any, words: str) -> None:
+def test_a_forbidden_graph_is_refused(step: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         compile_loss(graph(step))
 
@@ -181,7 +162,7 @@ def squaring(count: int) -> list[Any]:
         ([node("call_function", "n", "torch.exp", ref("logprobs"), nonsense=1)], "nonsense"),
     ],
 )
-def test_a_graph_that_asks_for_too_much_fails_soon(steps: list[Any], words: str) -> None:
+def test_a_graph_beyond_the_limits_fails_quickly(steps: list[Any], words: str) -> None:
     program = compile_loss(graph(*steps))
     with pytest.raises(InvalidRequest, match=words):
         run(program)
@@ -210,7 +191,9 @@ def test_a_graph_that_asks_for_too_much_fails_soon(steps: list[Any], words: str)
         ),
     ],
 )
-def test_what_is_no_loss_is_refused_when_it_is_run(end: Any, steps: list[Any], words: str) -> None:
+def test_an_invalid_output_is_refused_when_the_loss_runs(
+    end: Any, steps: list[Any], words: str
+) -> None:
     program = compile_loss(CustomLoss([("logprobs", 1)], [LOGPROBS, TOTAL, *steps, end]))
     with pytest.raises(InvalidRequest, match=words):
         run(program)
@@ -236,7 +219,7 @@ def test_a_graph_in_place_changes_no_logprobs_but_its_own() -> None:
     ("inputs", "words"),
     [({}, "lacks 'x'"), ({"x": np.ones(2)}, r"\['x'\] has the shape \[2\].*rank 2")],
 )
-def test_an_input_that_is_missing_or_of_another_rank(inputs: Any, words: str) -> None:
+def test_a_missing_input_or_a_wrong_rank_is_refused(inputs: Any, words: str) -> None:
     program = compile_loss(CustomLoss([("logprobs", 1), ("x", 2)], [LOGPROBS, TOTAL, OUTPUT]))
     with pytest.raises(InvalidRequest, match=rf"data\[3\].*{words}"):
         program.check(3, Example(np.arange(2), {"target_tokens": np.arange(2), **inputs}))
@@ -273,7 +256,7 @@ def custom_step(model_id: str, seq_id: int, config: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_loss_is_taken_on_once_and_outlives_the_server(tmp_path: Path) -> None:
+def test_a_loss_is_registered_once_and_survives_a_restart(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         session_id = api.session()
         promise = api.ok("create_custom_loss", **request(session_id))
@@ -313,9 +296,7 @@ def test_a_loss_that_the_engine_refuses_is_the_senders_fault(api: Api) -> None:
         ({"loss_id": "no"}, 400),
     ],
 )
-def test_a_step_by_a_loss_that_is_not_named_as_it_should(
-    api: Api, config: Any, status: int
-) -> None:
+def test_a_step_with_a_wrongly_named_loss_is_refused(api: Api, config: Any, status: int) -> None:
     session_id = api.session()
     loss_id = api.result(api.ok("create_custom_loss", **request(session_id)))["loss_id"]
     config = {name: loss_id if value == "LOSS" else value for name, value in config.items()}
@@ -340,7 +321,7 @@ def test_a_loss_belongs_to_its_session(api: Api) -> None:
         ({"inputs": 1}, 422),
     ],
 )
-def test_a_request_that_cannot_be_is_refused(api: Api, more: Any, status: int) -> None:
+def test_an_invalid_request_is_refused(api: Api, more: Any, status: int) -> None:
     assert (
         api.send("create_custom_loss", **{**request(api.session()), **more}).status_code == status
     )

@@ -13,9 +13,8 @@ import httpx
 import pytest
 from attrs import frozen
 
-from tests.server.routes.test_archives import location
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import API, Api, listed, saved, started
+from tests.support.server_calls import API, Api, listed, location, saved, started
 
 
 @frozen
@@ -36,7 +35,7 @@ def two() -> Iterator[Two]:
         yield Two(ada, Api(http, ada.engine))
 
 
-def test_a_key_is_told_of_and_revoked(two: Two) -> None:
+def test_a_key_is_described_and_revoked(two: Two) -> None:
     facts = two.bob.get("auth/apikey/me").json()
     assert facts["key_id"] != two.ada.get("auth/apikey/me").json()["key_id"]
     assert facts["details"]["org_details"] == {"name": "local"}
@@ -48,7 +47,7 @@ def test_a_key_is_told_of_and_revoked(two: Two) -> None:
     assert two.ada.get("sessions").status_code == 200
 
 
-def test_a_token_sees_what_its_key_sees_and_then_is_to_be_exchanged_anew(
+def test_a_token_sees_what_its_key_sees_until_it_expires(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_id = two.ada.session()
@@ -83,7 +82,7 @@ def test_a_token_ends_with_its_key_when_the_server_is_started_without_that(tmp_p
     assert statuses == [200, 401]
 
 
-def test_each_finds_its_own_and_what_was_published(two: Two) -> None:
+def test_each_key_finds_its_own_and_published_checkpoints(two: Two) -> None:
     model_id, url = saved(two.ada)
     saved(two.ada, "unpublished")
     runs = {"access_scope": "accessible"}
@@ -102,7 +101,7 @@ def test_each_finds_its_own_and_what_was_published(two: Two) -> None:
         assert two.bob.http.request(method, f"{url}{what}").status_code == 404, "but not be changed"
 
 
-def test_what_is_another_s_is_not_there(two: Two) -> None:
+def test_objects_of_another_key_are_not_found(two: Two) -> None:
     model_id, url = saved(two.ada)
     session_id = model_id.partition(":")[0]
     for path in ("archive", "download", "external_weights_urls", "files/adapter_model.safetensors"):

@@ -112,7 +112,7 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(small: Api) 
 
 
 @pytest.mark.parametrize("profile", ["tinkex", "skyrl"])
-def test_a_client_that_leaves_in_its_body_is_no_fault_of_the_server(
+def test_a_client_that_disconnects_within_a_body_is_not_a_server_error(
     profile: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with started(RecordingEngine(), profile=profile) as api:
@@ -139,7 +139,7 @@ def test_little_more_than_the_bound_is_decompressed() -> None:
 @pytest.mark.parametrize(
     "raw", [b"", b"no zstd", zstandard.compress(b"{}")[:-1], zstandard.compress(b"{}") + b"more"]
 )
-def test_what_is_not_one_zstd_frame_is_400(raw: bytes) -> None:
+def test_anything_but_one_zstd_frame_is_400(raw: bytes) -> None:
     with pytest.raises(Refused) as refused:
         decompress(raw, 1000)
     assert refused.value.status == 400
@@ -208,7 +208,7 @@ def test_models_are_bounded_in_rank_and_number() -> None:
         assert api.model(session_id, 2)
 
 
-def test_what_is_nested_too_deeply_is_refused(api: Api) -> None:
+def test_bodies_nested_too_deeply_are_refused(api: Api) -> None:
     for depth in (300, 100_000):
         nested = b'{"tags": [], "x": ' + b"[" * depth + b"]" * depth + b"}"
         response = api.http.post(f"{API}/create_session", content=nested)
@@ -229,7 +229,7 @@ def test_what_is_nested_too_deeply_is_refused(api: Api) -> None:
         },
     ],
 )
-def test_a_tensor_that_cannot_be_is_refused(api: Api, tensor: dict[str, Any]) -> None:
+def test_an_impossible_tensor_is_refused(api: Api, tensor: dict[str, Any]) -> None:
     body = step(api.model(), None)
     body["forward_backward_input"]["data"][0]["loss_fn_inputs"]["weights"] = tensor
     assert api.send("forward_backward", **body).status_code == 422
@@ -296,7 +296,7 @@ def test_a_saturated_server_says_when_to_come_again() -> None:
         assert api.result(api.step(model, 1))["metrics"]
 
 
-def test_what_others_wait_for_is_taken_all_the_same() -> None:
+def test_a_saturated_server_accepts_requests_that_others_wait_for() -> None:
     with started(RecordingEngine(), limits=Limits(pending=2)) as api:
         model = api.model()
         later = [api.step(model, 3), api.step(model, 2)]
@@ -418,7 +418,7 @@ def test_no_log_has_a_key_or_a_prompt(caplog: pytest.LogCaptureFixture) -> None:
     assert "41, 42" not in logged
 
 
-def test_the_docs_tell_all_bounds() -> None:
+def test_the_docs_list_all_limits() -> None:
     text = (Path(__file__).parents[3] / "docs" / "embedded_server.md").read_text()
     told = {
         name: float(value)

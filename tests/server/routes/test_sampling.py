@@ -138,7 +138,7 @@ def test_a_malformed_sample_is_422_and_names_the_field(
     assert response.json()["detail"][0]["loc"] == ["body", *field]
 
 
-def test_what_is_asked_of_the_prompt_and_the_samples(api: Api) -> None:
+def test_logprobs_of_the_prompt_and_the_samples_are_returned(api: Api) -> None:
     targets = {"data": [5, -1, 6, 7], "dtype": "int64", "shape": [2, 2]}
     asked = {
         "topk_sample_logprobs": 1,
@@ -171,7 +171,7 @@ def test_what_is_asked_of_the_prompt_and_the_samples(api: Api) -> None:
         ("prompt_logprobs_last_n", 1),
     ],
 )
-def test_a_malformed_question_is_422(api: Api, field: str, value: Any) -> None:
+def test_a_malformed_option_is_422(api: Api, field: str, value: Any) -> None:
     response = api.send("asample", **sample(api.sampler(), **{field: value}))
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body", field]
@@ -201,7 +201,7 @@ def events(api: Api, **body: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_stream_tells_of_each_token_and_of_the_end(api: Api) -> None:
+def test_a_stream_sends_each_token_and_the_end(api: Api) -> None:
     assert events(api, **sample(api.sampler())) == [
         {"tokens": [6], "logprobs": [-0.5]},
         {"tokens": [1], "logprobs": [-1.0]},
@@ -224,7 +224,7 @@ def test_a_stream_that_fails_says_whose_fault_it_is(
 @pytest.mark.parametrize(
     "change", [{"num_samples": 2}, {"prompt_logprobs": True}, {"sampling_session_id": "none"}]
 )
-def test_a_stream_of_something_else_is_refused(api: Api, change: dict[str, Any]) -> None:
+def test_a_stream_of_other_requests_is_refused(api: Api, change: dict[str, Any]) -> None:
     assert api.send("asample_stream", **{**sample(api.sampler()), **change}).status_code in (
         400,
         404,
@@ -304,7 +304,7 @@ def test_a_stream_keeps_its_session(api: Api, server: Server) -> None:
         ({"model_path": "tinker://none/sampler_weights/x"}, 404),
     ],
 )
-def test_a_sampling_session_on_nothing_is_refused(
+def test_a_sampling_session_without_a_model_is_refused(
     api: Api, weights: dict[str, str], status: int
 ) -> None:
     body = {"session_id": api.session(), "sampling_session_seq_id": 0, **weights}

@@ -105,7 +105,7 @@ def test_a_stop_waits_for_it_too_when_waiting_for_the_server_was_interrupted() -
     assert engine.gate.is_set()
 
 
-def test_several_at_once() -> None:
+def test_several_servers_run_at_once() -> None:
     with started(RecordingEngine()) as one, started(RecordingEngine()) as other:
         model_id = one.model()
         assert one.send("get_info", model_id=model_id).status_code == 200
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         serve(engine=RecordingEngine(), data_dir=tmp_path)
 
 
-def test_importing_it_imports_no_torch() -> None:
+def test_importing_the_server_does_not_import_torch() -> None:
     code = (
         "import sys, tinkex.local, tinkex.cli; print([m for m in ('torch', 'starlette', 'numpy') "
         "if m in sys.modules])"
@@ -144,7 +144,7 @@ def test_importing_it_imports_no_torch() -> None:
     )
 
 
-def test_what_is_not_installed_is_named_with_the_way_to_install_it() -> None:
+def test_a_missing_package_is_named_with_the_way_to_install_it() -> None:
     with pytest.raises(
         ImportError,
         match=r"needs no_such_module: .*pip install torch.*pip install 'tinkex\[local\]'",

@@ -155,14 +155,12 @@ def test_a_summary_says_how_a_session_is(api: Api) -> None:
         ),
     ],
 )
-def test_a_search_that_cannot_be_is_422(
-    api: Api, query: dict[str, Any], at: list[str | int]
-) -> None:
+def test_an_invalid_search_is_422(api: Api, query: dict[str, Any], at: list[str | int]) -> None:
     response = api.send("sessions/search", **query)
     assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", *at])
 
 
-def test_a_session_that_is_not_there_has_no_project(api: Api) -> None:
+def test_an_unknown_session_cannot_be_moved(api: Api) -> None:
     assert (
         api.http.put(f"{API}/sessions/s-none/project", json={"project_id": "p"}).status_code == 404
     )

@@ -10,7 +10,7 @@ from tests.support.server_calls import Api, new_model, step
 from tinkex.local import Server, serve
 
 
-def test_what_the_server_says_of_itself(api: Api) -> None:
+def test_the_server_describes_itself(api: Api) -> None:
     flags = api.ok("client/config", sdk_version="1")
     assert (flags["fwdbwd_max_chunk_len"], flags["fwdbwd_max_chunk_bytes_count"]) == (
         1024,
@@ -96,7 +96,7 @@ def test_a_finished_session_lets_its_models_run_what_is_queued(api: Api) -> None
         ("GET", "no/such/call", None),
     ],
 )
-def test_what_there_is_not_is_404_with_a_detail_and_a_length(
+def test_an_unknown_route_is_404_with_a_detail_and_a_length(
     api: Api, method: str, path: str, body: Any
 ) -> None:
     response = api.http.request(method, f"/api/v1/{path}", json=body)
@@ -113,7 +113,7 @@ def test_a_wrong_method_is_405(api: Api) -> None:
     )
 
 
-def test_with_a_key_all_but_health_want_it() -> None:
+def test_with_keys_all_calls_but_health_need_one() -> None:
     with (
         serve(engine=RecordingEngine(), api_key="tml-right") as server,
         httpx.Client(base_url=server.base_url) as http,
@@ -129,6 +129,6 @@ def test_with_a_key_all_but_health_want_it() -> None:
         assert http.get("/api/v1/healthz").status_code == 200
 
 
-def test_without_a_key_any_is_taken(server: Server) -> None:
+def test_without_configured_keys_any_key_is_accepted(server: Server) -> None:
     with httpx.Client(base_url=server.base_url, headers={"X-API-Key": "whatever"}) as http:
         assert http.get("/api/v1/get_server_capabilities").status_code == 200

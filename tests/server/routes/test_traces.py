@@ -57,7 +57,7 @@ def test_the_spans_of_a_request_fit_one_another() -> None:
     ]
 
 
-def test_what_is_under_way_reaches_up_to_now() -> None:
+def test_spans_of_requests_in_progress_end_now() -> None:
     session = SessionRow("s", [], {}, "1", None, None, 0.0)
     request = TimedFuture(
         "r", "m", None, "sample", "pending", created_at=1.0, started_at=None, finished_at=None
@@ -69,5 +69,5 @@ def test_what_is_under_way_reaches_up_to_now() -> None:
     ]
 
 
-def test_a_trace_is_of_a_session_that_there_is(api: Api) -> None:
+def test_a_trace_of_an_unknown_session_is_404(api: Api) -> None:
     assert api.get("sessions/s-none/trace_export").status_code == 404

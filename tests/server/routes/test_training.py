@@ -123,7 +123,7 @@ def test_a_model_is_trained_by_the_optimizer_it_was_created_with(api: Api, kind:
         ({"optimizer_params": {"learning_rate": 0.1, "beta1": 2.0}}, ["optimizer_params", "beta1"]),
     ],
 )
-def test_a_step_that_cannot_be_is_422_and_names_the_field(
+def test_an_invalid_step_is_422_and_names_the_field(
     api: Api, params: dict[str, Any], at: list[str]
 ) -> None:
     response = api.send("optim_step", model_id=api.model(), seq_id=1, **params)
@@ -210,19 +210,19 @@ def test_a_failure_says_whose_fault_it_is_and_the_model_goes_on(
     assert "metrics" in api.result(api.step(model_id, 2))
 
 
-def test_a_model_that_cannot_be_made_fails_and_takes_nothing(api: Api) -> None:
+def test_a_model_that_cannot_be_created_fails_and_uses_no_memory(api: Api) -> None:
     promise = api.ok("create_model", **new_model(api.session()) | {"lora_config": {"rank": 65}})
     assert api.result(promise) == {"error": "rank is at most 64", "category": "user"}
     assert api.send("forward_backward", **step(promise["model_id"], 1)).status_code == 404
 
 
-def test_what_is_not_finite_is_null(api: Api) -> None:
+def test_numbers_that_are_not_finite_are_null(api: Api) -> None:
     result = api.result(api.step(api.model(), 1, 97, 5))
     assert result["metrics"] == {"loss:sum": None}
     assert result["loss_fn_outputs"][0]["logprobs"]["data"] == [None, None]
 
 
-def test_an_unloaded_model_takes_no_more(api: Api) -> None:
+def test_an_unloaded_model_accepts_no_requests(api: Api) -> None:
     model_id = api.model()
     done = api.step(model_id, 1)
     assert (
@@ -338,7 +338,7 @@ def test_other_encodings_are_415(api: Api, headers: dict[str, str], read: str) -
         ({"optimizer_config": {"type": "lion"}}, "no optimizer 'lion'; it has adamw, dimuon, sgd"),
     ],
 )
-def test_a_model_that_the_server_has_not_is_400_and_says_what_it_has(
+def test_an_unknown_base_model_is_400_and_lists_the_known_ones(
     api: Api, change: dict[str, Any], words: str
 ) -> None:
     response = api.send(
@@ -355,18 +355,18 @@ def test_a_model_that_the_server_has_not_is_400_and_says_what_it_has(
     "config",
     [{"rank": 0}, {"rank": 4, "train_attn": False, "train_mlp": False, "train_unembed": False}],
 )
-def test_a_lora_shape_that_cannot_be_is_422(api: Api, config: dict[str, Any]) -> None:
+def test_an_impossible_lora_shape_is_422(api: Api, config: dict[str, Any]) -> None:
     assert (
         api.send("create_model", **{**new_model(api.session()), "lora_config": config}).status_code
         == 422
     )
 
 
-def test_the_losses_known_at_the_door_are_the_engine_s() -> None:
+def test_the_routes_and_the_engine_know_the_same_losses() -> None:
     assert set(LOSS_FNS) == set(LOSSES)
 
 
-def test_a_loss_whose_formula_nobody_knows_is_not_another_one(api: Api) -> None:
+def test_a_loss_of_unknown_formula_is_refused(api: Api) -> None:
     body = step(api.model(), 1)
     body["forward_backward_input"]["loss_fn"] = "stable_reinforce"
     refused = api.send("forward_backward", **body)

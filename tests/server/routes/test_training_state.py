@@ -84,7 +84,7 @@ def test_a_malformed_save_is_422_and_takes_no_seq_id(api: Api, how: dict[str, An
     assert "path" in api.result(save(api, model_id, 1))
 
 
-def test_saves_and_loads_run_at_their_turn(api: Api) -> None:
+def test_saves_and_loads_run_in_order(api: Api) -> None:
     model_id = api.model()
     wanted = f"tinker://{model_id}/weights/state"
     promises = [
@@ -128,7 +128,7 @@ def test_a_state_is_loaded_into_a_model_as_asked(api: Api, path: str, optimizer:
         ),
     ],
 )
-def test_a_model_of_another_shape_is_told_what_differs(
+def test_a_load_into_another_shape_names_the_difference(
     api: Api, path: str, lora: dict[str, Any], words: str
 ) -> None:
     promise = api.ok("create_model", **{**new_model(api.session()), "lora_config": lora})
@@ -251,7 +251,7 @@ def test_a_new_model_that_cannot_be_loaded_is_not_left_behind(api: Api) -> None:
         ({"optimizer": None}, 422, "is missing"),
     ],
 )
-def test_a_load_that_cannot_be_is_refused(
+def test_an_invalid_load_is_refused(
     api: Api, path: str, change: dict[str, Any], status: int, words: str
 ) -> None:
     run = path.split("/")[2]

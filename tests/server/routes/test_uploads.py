@@ -44,7 +44,7 @@ def uploaded(api: Api, **more: Any) -> str:
     return finish["tinker_path"]
 
 
-def test_what_was_uploaded_is_a_checkpoint_like_any_other(ours: Api) -> None:
+def test_an_uploaded_adapter_is_a_checkpoint_like_any_other(ours: Api) -> None:
     path = uploaded(ours, destination_project_id="p1")
     run_id, kind, name = path.removeprefix("tinker://").split("/")
     assert kind == "external_weights"
@@ -62,7 +62,7 @@ def test_what_was_uploaded_is_a_checkpoint_like_any_other(ours: Api) -> None:
     assert httpx.get(urls["urls"]["adapter_model.safetensors"]).content == b"weights"
 
 
-def test_it_is_sampled_from_and_trained_on(ours: Api) -> None:
+def test_an_uploaded_adapter_is_sampled_and_trained(ours: Api) -> None:
     path = uploaded(ours)
     sampler = ours.sampler(model_path=path)
     assert ours.result(ours.ok("asample", **sample(sampler)))["sequences"]
@@ -78,7 +78,7 @@ def test_finishing_again_makes_nothing_new(ours: Api) -> None:
     assert len(ours.get("checkpoints").json()["checkpoints"]) == 1
 
 
-def test_a_file_that_did_not_come_is_named(ours: Api) -> None:
+def test_a_missing_file_is_named(ours: Api) -> None:
     start = begun(ours)
     urls = start["urls"]
     send({"adapter_config.json": urls["adapter_config.json"]})
@@ -104,7 +104,7 @@ def test_an_adapter_that_does_not_fit_leaves_nothing_behind(ours: Api) -> None:
     assert ours.ok("external_weights_upload_finish", upload_id=start["upload_id"])
 
 
-def test_nobody_else_finishes_it_or_sends_to_it(ours: Api) -> None:
+def test_other_keys_cannot_finish_or_send_to_an_upload(ours: Api) -> None:
     start = begun(ours)
     send(start["urls"])
     url = httpx.URL(start["urls"]["adapter_config.json"]["url"])
@@ -121,7 +121,7 @@ def test_nobody_else_finishes_it_or_sends_to_it(ours: Api) -> None:
     assert httpx.put(elsewhere, content=b"x").status_code == 403
 
 
-def test_made_by_one_it_is_not_told_to_another(ours: Api) -> None:
+def test_an_upload_is_hidden_from_other_keys(ours: Api) -> None:
     start = begun(ours)
     send(start["urls"])
     ours.ok("external_weights_upload_finish", upload_id=start["upload_id"])
@@ -134,7 +134,7 @@ def test_made_by_one_it_is_not_told_to_another(ours: Api) -> None:
 
 
 @pytest.mark.parametrize("upload_id", ["../checkpoints", "s-none", "", "a/b", "x" * 200])
-def test_an_upload_that_is_none_is_404(ours: Api, upload_id: str) -> None:
+def test_an_unknown_upload_is_404(ours: Api, upload_id: str) -> None:
     assert ours.send("external_weights_upload_finish", upload_id=upload_id).status_code == 404
 
 
@@ -157,7 +157,7 @@ def test_an_upload_that_is_none_is_404(ours: Api, upload_id: str) -> None:
         ),
     ],
 )
-def test_what_the_server_cannot_have_is_refused_before_anything_is_sent(
+def test_an_unsupported_adapter_is_refused_before_files_are_sent(
     ours: Api, more: dict[str, Any], status: int
 ) -> None:
     assert ours.send("external_weights_upload_start", **{**NEW, **more}).status_code == status
@@ -170,7 +170,7 @@ def test_a_release_that_takes_bare_urls_gets_them(ours: Api) -> None:
     assert all(isinstance(url, str) for url in start["urls"].values())
 
 
-def test_a_file_has_a_bound(tmp_path: Path) -> None:
+def test_the_size_of_a_file_is_limited(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path, limits=Limits(upload_bytes=1000)) as api:
         url = begun(api)["urls"]["adapter_model.safetensors"]["url"]
         assert httpx.put(url, content=bytes(1000)).status_code == 200
@@ -201,9 +201,7 @@ def test_uploads_outlive_a_restart_and_end_with_their_time(
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_an_upload_whose_time_is_over_takes_nothing(
-    ours: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_expired_upload_accepts_nothing(ours: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     start = begun(ours)
     send(start["urls"])
     later = time.time() + 3601

@@ -119,7 +119,7 @@ def test_a_name_that_cannot_be_a_folder_is_422(api: Api, name: str) -> None:
         ({"path": "a", "ttl_seconds": 0}, 422),
     ],
 )
-def test_a_save_that_cannot_be_is_refused(api: Api, how: dict[str, Any], status: int) -> None:
+def test_an_invalid_save_is_refused(api: Api, how: dict[str, Any], status: int) -> None:
     assert (
         api.send("save_weights_for_sampler", model_id=api.model(), seq_id=1, **how).status_code
         == status
@@ -139,7 +139,7 @@ def test_training_runs_are_paged_newest_first(api: Api) -> None:
     assert api.get("training_runs", limit="many").status_code == 422
 
 
-def test_what_was_saved_outlives_the_server(tmp_path: Path) -> None:
+def test_saved_weights_survive_a_restart(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         session_id = api.session()
         model_id = api.model(session_id)
@@ -270,7 +270,7 @@ def test_a_copy_into_a_session_is_made_once_under_its_number(api: Api) -> None:
         ({"source_path": "elsewhere", "destination_project_id": "p"}, 400),
     ],
 )
-def test_a_copy_that_cannot_be_is_refused(api: Api, body: Any, status: int) -> None:
+def test_an_invalid_copy_is_refused(api: Api, body: Any, status: int) -> None:
     session_id = api.session()
     path = api.result(save(api, api.model(session_id), 1, path="one"))["path"]
     body = {

@@ -13,6 +13,7 @@ import pytest
 from attrs import define, field
 
 from tests.support.counting_engine import process
+from tests.support.crashing_server import crash_at_saves
 from tests.support.server_calls import Api, calls, saved_folder
 from tinkex_server.data_dir.folders import write
 from tinkex_server.wire.content import files_of
@@ -114,7 +115,7 @@ def test_a_crash_between_the_steps_of_an_overwrite_leaves_one_of_the_two(
     tmp_path: Path, name: str, kept: int
 ) -> None:
     """The old save is left if the row was not written, and otherwise the new one."""
-    with process(tmp_path, "tests.support.crashing_server") as server:
+    with process(tmp_path, crash_at_saves) as server:
         with calls(server.base_url) as api:
             model_id = api.model()
             api.result(api.ok("save_weights", model_id=model_id, seq_id=1, path=name))

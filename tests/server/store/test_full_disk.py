@@ -41,7 +41,7 @@ def session(name: str) -> SessionRow:
     return SessionRow(name, ["x" * 5000], {}, "1", None, None, 0.0)
 
 
-def test_what_cannot_be_written_is_refused_until_there_is_room(store: Store) -> None:
+def test_requests_are_refused_while_the_disk_is_full(store: Store) -> None:
     fill(store._database)
     with pytest.raises(StoreWriteError, match=r"full.*make room on its disk$"):
         store.sessions.add(session("at once"))
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_is_refused_until_there_is_room(store: Store) -> 
     assert store.sessions.get("in a transaction") is None
 
 
-def test_once_something_is_lost_that_others_were_told_of_nothing_is_acknowledged(
+def test_once_an_announced_result_is_lost_all_requests_are_refused(
     store: Store,
 ) -> None:
     async def write() -> None:
@@ -99,7 +99,7 @@ def test_a_server_on_a_full_disk_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("how", ["--gc", "--engine=fake"])
-def test_the_command_says_so_in_a_line(
+def test_the_command_reports_a_full_disk_in_one_line(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:

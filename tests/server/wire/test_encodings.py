@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tinkex_api import models as api
@@ -45,7 +45,6 @@ def batches(draw: st.DrawFn) -> list[dict[str, np.ndarray[Any, Any]]]:
     return [{"target_tokens": draw(targets), "weights": draw(weights)} for _ in range(count)]
 
 
-@settings(deadline=None)  # the first body makes all of the contract's classes be imported
 @given(batches())
 def test_a_sparse_batch_arrives_in_both_encodings(
     batch: list[dict[str, np.ndarray[Any, Any]]],
@@ -137,7 +136,7 @@ def test_the_sparse_tensors_of_a_batch_are_bounded_together() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_torn_tensor_in_protobuf_is_422() -> None:
+def test_a_truncated_tensor_in_protobuf_is_422() -> None:
     message = pb.ForwardBackwardRequest(data=[pb.Datum()])
     message.data[0].loss_fn_inputs["weights"].dense = b"12345"
     message.data[0].loss_fn_inputs["weights"].dtype = pb.DTYPE_FLOAT32

@@ -23,7 +23,8 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused
-from tinkex_server.jobs.futures import PollAnswer, RequestIdentity
+from tinkex_server.jobs.poll_answers import PollAnswer
+from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.state import CommonState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies

@@ -13,7 +13,7 @@ from tinkex_api.models import UntypedAPIFuture
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
-from tinkex_server.jobs.futures import RequestIdentity, Work
+from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call
 from tinkex_server.state import CommonState, ModelRequest
 from tinkex_server.store import ModelRow

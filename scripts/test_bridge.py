@@ -1,0 +1,144 @@
+"""Runs a whole job with the official SDK, unchanged, through the bridge, on the embedded server in
+each of its profiles: `make test-bridge`, or with releases and names of profiles as arguments.
+
+A part of the job whose call the imitated server lacks is left out; the table names such parts. The
+bridge refuses them, with the words of `UnsupportedByServer`: tests/client/bridge.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from attrs import frozen
+from official_sdk import ROOT, python_with
+from rich.console import Console
+from rich.table import Table
+from test_clients import JOB, VERSIONS
+
+import tinkex.local
+from tinkex.bridge.routing import Routing, Target
+from tinkex.bridge.server import serve_bridge
+from tinkex.dialects.table import DIALECTS
+from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.profiles import PROFILES
+
+AT_ONCE = 3
+TIMEOUT = 300  # seconds, of which a quiet machine needs few
+HOLD = 0.5  # seconds for which the imitations hold a poll
+
+_OPERATIONS = (
+    *("publish_checkpoint", "set_checkpoint_ttl", "copy_weights", "delete_checkpoint"),
+    *("get_checkpoint_archive_url", "save_weights_external", "sample"),
+)
+"""The operations of the job that some servers lack, which are names of its parts, too."""
+
+_OTHERWISE: Mapping[str, frozenset[str]] = {
+    # no loss:sum among the metrics of a ratio loss
+    **dict.fromkeys(("skyrl-0.3", "skyrl", "skyrl-0.4", "hatchery"), frozenset({"ratio_losses"})),
+    # their forward computes cross_entropy alone
+    **dict.fromkeys(("open-rl-old", "open-rl"), frozenset({"ratio_losses"})),
+    # its importance_sampling needs an even number of datums
+    "twinkle": frozenset({"ratio_losses"}),
+    # it samples at one temperature
+    "arctic": frozenset({"greedy"}),
+}
+"""The parts of the job that a server does otherwise than the hosted service."""
+
+
+@frozen
+class Case:
+    """One release of the official SDK, and one kind of server."""
+
+    version: str
+    profile: str
+
+    @property
+    def without(self) -> Sequence[str]:
+        """The parts of the job that the server lacks."""
+        dialect = DIALECTS[self.profile]
+        lacking = {name for name in _OPERATIONS if dialect.lacks(name)}
+        if dialect.lacks("list_checkpoints"):
+            lacking.add("sizes")
+        if not dialect.sampling.prompt_logprobs:
+            lacking.add("prompt_logprobs")
+        if not dialect.sampling.saved_names:
+            lacking.add("saved_samplers")
+        if dialect.resume == "never":
+            lacking.add("resume")
+        return sorted(lacking | _OTHERWISE.get(self.profile, frozenset()))
+
+
+@frozen
+class Outcome:
+    case: Case
+    report: str
+    passed: bool
+    seconds: float
+
+
+def main() -> int:
+    names = sys.argv[1:]
+    versions = [name for name in names if name not in PROFILES] or VERSIONS
+    profiles = [name for name in names if name in PROFILES] or list(PROFILES)
+    engine = TorchEngine(["tinkex/tiny"])
+    # the newest release first: what it finds out is the most telling
+    cases = [Case(version, profile) for version in reversed(versions) for profile in profiles]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(lambda case: run(case, engine), cases))
+    print_table(outcomes, versions, profiles)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+def run(case: Case, engine: Engine) -> Outcome:
+    """Runs the job of one case, on a server and a bridge of its own."""
+    begin = time.monotonic()
+    dialect = None if case.profile == "tinkex" else case.profile
+    with (
+        tinkex.local.serve(engine=engine, profile=case.profile, hold=HOLD) as server,
+        serve_bridge(Routing(Target(server.base_url, dialect))) as bridge,
+    ):
+        passed, report = _job(case, bridge.base_url)
+    seconds = time.monotonic() - begin
+    if not passed:
+        print(f"{report}tinker {case.version} on {case.profile} failed", flush=True)
+    return Outcome(case, report, passed, seconds)
+
+
+def _job(case: Case, url: str) -> tuple[bool, str]:
+    command = [python_with(case.version), JOB, url, *case.without]
+    ours = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
+    try:
+        job = subprocess.run(
+            command,
+            timeout=TIMEOUT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": ours},
+        )
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode() if isinstance(error.stderr, bytes) else error.stderr
+        return False, f"no end after {TIMEOUT} s\n{said}"
+    return job.returncode == 0, job.stdout + job.stderr
+
+
+def print_table(
+    outcomes: Sequence[Outcome], versions: Sequence[str], profiles: Sequence[str]
+) -> None:
+    """Prints the seconds of each job, or that it failed, and what was left out."""
+    table = Table("server", *(f"tinker {version}" for version in versions), "without")
+    found = {(outcome.case.profile, outcome.case.version): outcome for outcome in outcomes}
+    for profile in profiles:
+        row = [found[profile, version] for version in versions]
+        cells = [f"{one.seconds:.0f} s" if one.passed else "failed" for one in row]
+        table.add_row(profile, *cells, ", ".join(row[0].case.without))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
