@@ -86,7 +86,7 @@ def test_losses_of_both_clients_are_compared(script, ours, differ):
     assert bool(recipes.difference(official, drop_in)) == differ
 
 
-def test_a_test_is_lost_that_fares_worse_than_with_the_official_sdk_also_at_a_second_try(
+def test_a_test_is_lost_that_fares_worse_than_with_the_official_sdk_also_when_tried_again(
     script, monkeypatch, tmp_path
 ):
     tests = script("dropin_tests")
@@ -108,4 +108,4 @@ def test_a_test_is_lost_that_fares_worse_than_with_the_official_sdk_also_at_a_se
         "absent: not run  (official: passed )",
         "hidden: failed TypeError (official: failed OSError: no hub)",
     ]
-    assert tried == ["slow", "broken", "absent", "hidden"]
+    assert tried[:7] == ["slow", "broken", "absent", "hidden", "broken", "absent", "hidden"]
