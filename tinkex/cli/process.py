@@ -1,4 +1,4 @@
-"""What the commands that run until Ctrl-C have in common."""
+"""Tools that the commands which run until Ctrl-C share."""
 
 from __future__ import annotations
 

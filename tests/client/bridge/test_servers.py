@@ -1,4 +1,4 @@
-"""Which server does what: routes, paths that only the server knows, calls that it lacks, files."""
+"""The servers behind a bridge: routes, paths that only they know, calls that they lack, files."""
 
 from __future__ import annotations
 
