@@ -130,8 +130,8 @@ def run(case: Case, engine: Engine) -> Outcome:
     ):
         passed, report = _job(case, bridge.base_url)
     seconds = time.monotonic() - begin
-    if not passed:
-        print(f"{report}tinker {case.version} on {case.profile} failed", flush=True)
+    said = "passed" if passed else f"failed\n{report}"
+    print(f"tinker {case.version} on {case.profile}: {seconds:.0f} s, {said}", flush=True)
     return Outcome(case, report, passed, seconds)
 
 

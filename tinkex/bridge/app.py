@@ -164,7 +164,12 @@ class BridgeApp:
 
     async def close(self) -> None:
         """Ends the sessions on the servers behind the bridge, and closes the states."""
-        await asyncio.gather(*(tenant.close() for tenant in self._tenants.values()))
+        outcomes = await asyncio.gather(
+            *(tenant.close() for tenant in self._tenants.values()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                logger.error("a session could not be ended", exc_info=outcome)
 
 
 def _key_of(scope: Scope) -> str:

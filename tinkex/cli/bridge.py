@@ -103,6 +103,7 @@ def _start(
     try:
         from tinkex.bridge.server import serve_bridge
         from tinkex_server.access.api_keys import ApiKeyRequired
+        from tinkex_server.store import StoreError
     except ImportError as error:
         raise click.ClickException(
             f"the bridge needs the packages of `pip install 'tinkex[local]'`: {error}"
@@ -122,6 +123,8 @@ def _start(
             "the servers by that key: leave it out, so that callers send their own, or listen on "
             "127.0.0.1"
         ) from error
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(

@@ -1,4 +1,4 @@
-"""The common parts of the commands that run until Ctrl-C."""
+"""Tools that the commands which run until Ctrl-C share."""
 
 from __future__ import annotations
 

@@ -9,30 +9,34 @@ from pathlib import Path
 import pytest
 
 from tests.client.bridge.conftest import step_body
-from tests.support import bridge_process
-from tests.support.counting_engine import CountingEngine, Process, process
+from tests.support.bridge_process import BridgeProcess, bridge_process
+from tests.support.counting_engine import CountingEngine
 from tests.support.server_calls import Api, calls, sample, step
 from tests.support.wait_until import wait_until
+from tinkex.bridge.routing import Routing, Target
+from tinkex.bridge.server import serve_bridge
 from tinkex.local import Server, serve
+from tinkex_server.store import StoreError
 
 WAITS = 96
 """The token whose batch waits for the engine's gate."""
 
 
 @pytest.fixture
-def bridge(upstream: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
-    monkeypatch.setenv(bridge_process.UPSTREAM, upstream.base_url)
-    with process(tmp_path, "tests.support.bridge_process") as running:
+def bridge(
+    upstream: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[BridgeProcess]:
+    with bridge_process(tmp_path, Target(upstream.base_url)) as running:
         yield running
 
 
 @pytest.fixture
-def api(bridge: Process) -> Iterator[Api]:
+def api(bridge: BridgeProcess) -> Iterator[Api]:
     with calls(bridge.base_url) as api:
         yield api
 
 
-def restart(bridge: Process, engine: CountingEngine) -> None:
+def restart(bridge: BridgeProcess, engine: CountingEngine) -> None:
     """Kills the bridge, lets the server do what it has, and starts the bridge again."""
     bridge.kill()
     engine.gate.set()
@@ -49,8 +53,15 @@ def accepted(data_dir: Path, operation: str) -> int:
         ).fetchone()[0]
 
 
+def test_a_second_bridge_is_not_let_into_the_same_data_folder(
+    bridge: BridgeProcess, upstream: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match="is in use by another bridge"):
+        serve_bridge(Routing(Target(upstream.base_url)), data_dir=tmp_path)
+
+
 def test_steps_that_the_server_had_accepted_are_applied_once_and_their_results_fetched(
-    bridge: Process, api: Api, engine: CountingEngine, tmp_path: Path
+    bridge: BridgeProcess, api: Api, engine: CountingEngine, tmp_path: Path
 ) -> None:
     model_id = api.model()
     gradients = api.step(model_id, 1, WAITS)
@@ -67,7 +78,7 @@ def test_steps_that_the_server_had_accepted_are_applied_once_and_their_results_f
 
 
 def test_a_sampling_session_of_a_model_goes_on(
-    bridge: Process, api: Api, engine: CountingEngine
+    bridge: BridgeProcess, api: Api, engine: CountingEngine
 ) -> None:
     model_id = api.model()
     saved = api.ok(
@@ -86,36 +97,32 @@ def test_a_sampling_session_of_a_model_goes_on(
     assert api.result(second)["sampling_session_id"] != sampler_id
 
 
-def test_what_was_not_sent_is_said_to_be_not_done(
-    engine: CountingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step is sent to this kind of server only once the gradients before it are there."""
-    with serve(engine=engine, profile="skyrl", hold=0.2) as upstream:
-        monkeypatch.setenv(bridge_process.UPSTREAM, upstream.base_url)
-        monkeypatch.setenv(bridge_process.DIALECT, "skyrl")
-        with (
-            process(tmp_path, "tests.support.bridge_process") as bridge,
-            calls(bridge.base_url) as api,
-        ):
-            model_id = api.model()
-            gradients = api.step(model_id, 1, WAITS)
-            update = api.ok("optim_step", **step_body(model_id, 2))
-            wait_until(lambda: accepted(tmp_path, "forward_backward") == 1)
+def test_what_was_not_sent_is_said_to_be_not_done(engine: CountingEngine, tmp_path: Path) -> None:
+    """This kind of server is sent a step only once the gradients before it are there."""
+    with (
+        serve(engine=engine, profile="skyrl", hold=0.2) as upstream,
+        bridge_process(tmp_path, Target(upstream.base_url, "skyrl")) as bridge,
+        calls(bridge.base_url) as api,
+    ):
+        model_id = api.model()
+        gradients = api.step(model_id, 1, WAITS)
+        update = api.ok("optim_step", **step_body(model_id, 2))
+        wait_until(lambda: accepted(tmp_path, "forward_backward") == 1)
 
-            restart(bridge, engine)
+        restart(bridge, engine)
 
-            assert "error" not in api.result(gradients)
-            failed = api.result(update)
-            assert failed["category"] == "server"
-            assert "so it was not done" in failed["error"]
-            assert not engine.steps
-            done = api.result(api.ok("optim_step", **step_body(model_id, 3)))
-            assert "error" not in done
-            assert list(engine.steps.values()) == [1]
+        assert "error" not in api.result(gradients)
+        failed = api.result(update)
+        assert failed["category"] == "server"
+        assert "so it was not done" in failed["error"]
+        assert not engine.steps
+        done = api.result(api.ok("optim_step", **step_body(model_id, 3)))
+        assert "error" not in done
+        assert list(engine.steps.values()) == [1]
 
 
 def test_a_model_whose_server_has_lost_its_session_names_its_last_saved_state(
-    bridge: Process, api: Api, upstream: Server, engine: CountingEngine
+    bridge: BridgeProcess, api: Api, upstream: Server, engine: CountingEngine
 ) -> None:
     model_id = api.model()
     saved = api.ok("save_weights", model_id=model_id, seq_id=1, path="one")

@@ -1,4 +1,4 @@
-"""The differences of servers: routes, paths that one server knows, calls it lacks, and files."""
+"""The servers behind a bridge: routes, paths that only they know, calls that they lack, files."""
 
 from __future__ import annotations
 
