@@ -248,6 +248,8 @@ class SubmissionQueue:
             except WaitTimeoutError as error:
                 self._note_refusal(turn, error)
                 raise
+        # a lost session says more than that an earlier call of it failed
+        self._session.check(turn.operation)
         async with turn:
             yield
 

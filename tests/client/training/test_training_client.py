@@ -27,6 +27,7 @@ from tinkex import (
     OptimizerConfig,
     RequestFailedError,
     RequestSkippedError,
+    ServerStateLostError,
     SgdParams,
     UnprocessableEntityError,
     UnsupportedByServer,
@@ -213,7 +214,7 @@ def test_a_token_out_of_range_fails_that_request_alone(
     trainer = connect(torch_server.base_url).create_lora_training_client("tinkex/tiny", rank=4)
     wrong = trainer.forward_backward([datum(1), datum(70_000)], "cross_entropy")
     right = trainer.forward_backward([datum(1)], "cross_entropy")
-    with pytest.raises(RequestFailedError, match=r"data\[1\].*70000.*257") as caught:
+    with pytest.raises(RequestFailedError, match=r"data\[1\].*70000.*0 to 256") as caught:
         wrong.result()
     assert caught.value.category == "user"
     assert right.result().loss_fn_outputs
@@ -237,6 +238,18 @@ def test_a_refused_request_skips_what_was_queued_behind_it_and_the_client_goes_o
         queued.result()
     trainer.forward_backward([datum(1)], "cross_entropy").result()
     trainer.optim_step(AdamParams()).result()
+
+
+def test_a_call_of_a_lost_session_says_so_even_after_a_failure_that_nobody_read(
+    trainer: Any,
+) -> None:
+    unread = trainer.forward_backward([datum(1)], "no_such_loss")
+    wait_until(unread.done)
+    getattr(trainer, "_client", trainer)._session.lifecycle.lost = True
+    with pytest.raises(ServerStateLostError, match=r"session .* any more"):
+        trainer.forward([datum(1)], "cross_entropy").result()
+    with pytest.raises(Exception, match="no_such_loss"):
+        unread.result()
 
 
 def test_an_invalid_checkpoint_name_is_refused(trainer: Any) -> None:

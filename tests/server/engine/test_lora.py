@@ -139,7 +139,7 @@ def test_a_saved_adapter_is_read_as_it_was(base: LoadedBaseModel, tmp_path: Path
     save_adapter(adapter, tmp_path / "saved", base.adapted_model)
     read = base.load_adapter(tmp_path / "saved").named_weights()
     assert all(torch.equal(read[name], own) for name, own in adapter.named_weights().items())
-    with pytest.raises(InvalidRequest, match="which the model trains"):
+    with pytest.raises(InvalidRequest, match="which this model trains"):
         base.load_adapter(tmp_path / "saved", like=random_adapter(base, 3))
 
 

@@ -90,7 +90,7 @@ class CustomLossLimits(TorchDispatchMode):
         self._work_left -= work
         if self._work_left < 0:
             raise ValueError(
-                f"the loss of this datum needs more than the allowed {MOST_WORK} "
+                f"the loss of this datum needs more than the allowed {MOST_WORK:,} "
                 "multiplications. Use smaller matrices or shorter data"
             )
 
