@@ -58,7 +58,7 @@ TASKS = (
     Task(f"{_STEP}, JSON", "step", "json", official=False),
 )
 
-OF_THE_SERVER = ("start_up", "training_step", "engine_sampling", "http_load")
+OF_THE_SERVER = ("start_up", "training_step", "engine_sampling", "http_load", "bridge")
 """Modules beside this one, each of which prints a table of its own; named like a task, each is run
 alone.
 """

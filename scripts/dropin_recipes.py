@@ -25,6 +25,9 @@ from tinkex import AdamParams, Datum, ModelInput
 MODEL = "Qwen/Qwen3-8B"
 TEACHER = "Qwen/Qwen3-30B-A3B-Instruct-2507"
 KEY = "tml-local"
+NEWEST = VERSIONS[:1]
+QUESTION = "How many are {} apples less {}?"  # of the data set, whose answers are all 2
+THEN = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 RANK = 8
 TIMEOUT = 600  # seconds, of which a quiet machine needs one in thirty
 CLIENTS = ("official", "drop-in")
@@ -43,9 +46,13 @@ class Recipe:
         reward: the name of a metric that must move.
         starts: how it is told to begin with the weights of a checkpoint: by an "argument", or,
             where it has none, by its "log", as if it had been interrupted before its first step;
-            our own scripts get the path of the training "state" or of the "sampler". One that
-            begins "anew" has an adapter of random weights, but without effect.
+            our own scripts get the path of the training "state", or of the weights to be
+            "graded". One that begins "anew" has an adapter of random weights, but without effect.
         alike: how many of the losses are compared, if not all.
+        more: further arguments for a release of the cookbook.
+        logs_norm: whether it logs the norm of the gradient; if not, the weights alone show it.
+        trains: whether it changes weights at all.
+        versions: the releases of the cookbook that it runs with.
     """
 
     name: str
@@ -65,7 +72,7 @@ def _script(name: str) -> str:
     return str(ROOT / "tests" / "dropin" / name)
 
 
-def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
+def math_rl(name: str, loss_fn: str, *more: str, versions: tuple[str, ...] = VERSIONS) -> Recipe:
     arguments = (
         "groups_per_batch=8",
         "group_size=8",
@@ -83,6 +90,7 @@ def math_rl(name: str, loss_fn: str, *more: str) -> Recipe:
         ("-m", "tinker_cookbook.recipes.math_rl.train"),
         arguments,
         reward="env/all/reward/total",
+        versions=versions,
     )
 
 
@@ -147,12 +155,14 @@ RECIPES = (
         ),
         reward="teacher_kl",
     ),
-    *(math_rl(loss_fn, loss_fn) for loss_fn in ("importance_sampling", "ppo", "cispo")),
+    math_rl("importance_sampling", "importance_sampling"),
+    math_rl("importance_sampling, async", "importance_sampling", "max_steps_off_policy=2"),
+    *(math_rl(loss_fn, loss_fn, versions=NEWEST) for loss_fn in ("ppo", "cispo")),
     *(
-        math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2")
-        for loss_fn in ("importance_sampling", "ppo", "cispo")
+        math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2", versions=NEWEST)
+        for loss_fn in ("ppo", "cispo")
     ),
-    Recipe("an eval", (_script("run_eval.py"),), loss="score", starts="sampler", trains=False),
+    Recipe("an eval", (_script("run_eval.py"),), loss="score", starts="graded", trains=False),
     Recipe(
         "rlcli train sl",
         ("-c", "from rlcli.cli import main; main()", "train", "sl"),
@@ -166,7 +176,7 @@ RECIPES = (
         loss="train_mean_nll",
         starts="anew",
         alike=1,
-        versions=(VERSIONS[0],),
+        versions=NEWEST,
     ),
     Recipe("as rllm and CLaaS do", (_script("frameworks.py"),), loss="loss", starts="state"),
 )
@@ -174,17 +184,17 @@ RECIPES = (
 
 @dataclass
 class Start:
-    """What every run begins with."""
+    """The server, and the checkpoints that runs begin with."""
 
     url: str
     state: str
-    sampler: str
+    graded: str
     weights: dict[str, np.ndarray]
 
 
 @dataclass
 class Outcome:
-    """How one run went; `faults` is empty where it trained."""
+    """The outcome of one run; `faults` is empty where it trained."""
 
     recipe: Recipe
     version: str
@@ -211,7 +221,28 @@ def prepared(url: str, folder: Path) -> Start:
             trainer.optim_step(AdamParams(learning_rate=1e-4))
         state = trainer.save_state("start").result().path
         sampler = trainer.save_weights_for_sampler("start").result().path
-        return Start(url, state, sampler, adapter(service, sampler, folder / "start"))
+        weights = adapter(service, sampler, folder / "start")
+        return Start(url, state, _taught(service), weights)
+
+
+def _taught(service: tinkex.ServiceClient) -> str:
+    """Teaches an adapter the answer to the questions of the benchmark; returns its path."""
+    trainer = service.create_lora_training_client(MODEL, rank=RANK, seed=2)
+    tokenizer = trainer.get_tokenizer()
+    batch: list[Datum] = []
+    for number in range(2, 10):
+        prompt = tokenizer.encode(f"<|im_start|>user\n{QUESTION.format(number, number - 2)}{THEN}")
+        answer = tokenizer.encode("\\boxed{2}<|im_end|>")
+        tokens = [*prompt, *answer]
+        inputs = {
+            "target_tokens": tokens[1:],
+            "weights": [0.0] * (len(prompt) - 1) + [1.0] * len(answer),
+        }
+        batch.append(Datum(model_input=ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs))
+    for _ in range(20):
+        trainer.forward_backward(batch, "cross_entropy")
+        trainer.optim_step(AdamParams(learning_rate=5e-3))
+    return trainer.save_weights_for_sampler("graded").result().path
 
 
 def adapter(service: tinkex.ServiceClient, path: str, folder: Path) -> dict[str, np.ndarray]:
@@ -272,8 +303,8 @@ def _environment(client: str, url: str) -> dict[str, str]:
 
 
 def _arguments(recipe: Recipe, version: str, start: Start, log: Path) -> list[str]:
-    if recipe.starts in ("state", "sampler"):
-        return [MODEL, start.state if recipe.starts == "state" else start.sampler, str(log)]
+    if recipe.starts in ("state", "graded"):
+        return [MODEL, start.state if recipe.starts == "state" else start.graded, str(log)]
     if recipe.starts == "anew":
         return [*recipe.arguments, f"--base-url={start.url}", f"--log-path={log}"]
     common = [f"model_name={MODEL}", f"log_path={log}", *recipe.more.get(version, ())]
@@ -295,6 +326,8 @@ def _judge(outcome: Outcome, start: Start, log: Path) -> None:
     outcome.losses = _series(steps, recipe.loss)
     if not recipe.trains:
         outcome.summary = f"score {outcome.losses[0]}"
+        if not outcome.losses[0] > 0.5:
+            outcome.faults.append("an adapter that was taught the answers does not give them")
         return
     moved = outcome.losses or _series(steps, recipe.reward)
     norms = [norm for name in ("grad_norm", "optim/grad_norm") for norm in _series(steps, name)]

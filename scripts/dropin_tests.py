@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections import Counter
@@ -19,12 +20,14 @@ from cookbook import CACHE, ROOT, python_with, sources
 PLUGINS = ("reporter", "pytest_asyncio.plugin", "pytest_timeout")
 # apart from each other: what collects both skips the first for want of a key
 SUITES = {"unit": "tinker_cookbook", "downstream_compat": "tests/downstream_compat"}
+NEVER = ("not run", "")
+AGAIN = 3  # times that a differing test is tried again, the machine being quieter then
 TIMEOUT = 2400  # seconds, of which a quiet machine needs one in ten
 
 
 @dataclass
 class Report:
-    """How each test of a run went, and the last lines of those that failed."""
+    """The outcome of each test of a run, with the error of those that failed."""
 
     seconds: float
     tinker_is: str
@@ -69,15 +72,33 @@ def report(version: str, suite: str, client: str, folder: Path, only: Sequence[s
 
 
 def lost(official: Report, drop_in: Report, version: str, suite: str, folder: Path) -> list[str]:
-    """Returns the tests that pass with the official SDK alone, each with why, after a second try:
-    some of them measure times.
+    """Returns the tests that pass with the official SDK alone, or fail with both but by different
+    errors, each with why, also when tried again: some of them measure times.
     """
-    missing = sorted(official.passed() - drop_in.passed())
-    if missing:
-        again = report(version, suite, "drop-in", folder, missing)
-        missing = [test for test in missing if test not in again.passed()]
-    never = ("not run", "")
-    return [f"{test}: {' '.join(drop_in.tests.get(test, never))}" for test in missing]
+    differing = [test for test in official.tests if not _alike(official, drop_in, test)]
+    for _ in range(AGAIN):
+        if not differing:
+            break
+        again = report(version, suite, "drop-in", folder, differing)
+        differing = [test for test in differing if not _alike(official, again, test)]
+    return [
+        f"{test}: {' '.join(drop_in.tests.get(test, NEVER))} (official: "
+        f"{' '.join(official.tests[test])})"
+        for test in differing
+    ]
+
+
+def _alike(official: Report, drop_in: Report, test: str) -> bool:
+    """Returns whether a test fares as well with the drop-in, or fails by the same error."""
+    (outcome, why), (ours, our_why) = official.tests[test], drop_in.tests.get(test, NEVER)
+    if outcome == "passed":
+        return ours == "passed"
+    return ours != "failed" or outcome != "failed" or _masked(why) == _masked(our_why)
+
+
+def _masked(why: str) -> str:
+    """Returns an error without its numbers: addresses, ports, names of temporary folders."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "", why)
 
 
 def _environment(client: str, out: Path) -> dict[str, str]:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import generate_homes
 import generate_sync
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = ROOT / "openapi" / "tinker.yaml"
@@ -31,10 +34,12 @@ kind lacks.
 
 def render_api(out: Path) -> None:
     """Renders the transport package with openapi-python-client and the project's templates."""
+    source = out.with_suffix(".json")
+    source.write_text(json.dumps(with_known_values(yaml.safe_load(CONTRACT.read_text()))))
     _run(
         "openapi-python-client",
         "generate",
-        f"--path={CONTRACT}",
+        f"--path={source}",
         "--meta=none",
         f"--output-path={out}",
         "--overwrite",
@@ -46,6 +51,26 @@ def render_api(out: Path) -> None:
         (out / name).unlink()
     (out / "py.typed").touch()
     _finish(out, "openapi-python-client", CONTRACT)
+
+
+def with_known_values(node: Any) -> Any:
+    """Returns a part of the contract with the known values of open strings in their descriptions.
+
+    The generator passes on descriptions and no extensions. A description that names all values
+    itself stays as it is.
+    """
+    if isinstance(node, list):
+        return [with_known_values(item) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    done = {name: with_known_values(value) for name, value in cast("dict[str, Any]", node).items()}
+    schema = done.get("schema", done)
+    values = [f"`{value}`" for value in schema.get("x-tinker-known-values", ())]
+    about = done.get("description", "")
+    if about and any(value not in about for value in values):
+        label = "Known values: " if len(values) > 1 else "Known value: "
+        done["description"] = f"{about.rstrip()} {label}{', '.join(values)}."
+    return done
 
 
 def render_proto(out: Path) -> None:

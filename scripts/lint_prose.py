@@ -18,7 +18,7 @@ from pathlib import Path
 from attrs import frozen
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("tinkex", "tinkex_server", "scripts", "benchmarks", "examples", "tests")
+FOLDERS = ("tinkex", "tinkex_server", "generated", "scripts", "benchmarks", "examples", "tests")
 NO_SUBJECT = frozenset(
     {"As", "By", "For", "From", "How", "If", "In", "Of", "On", "So", "That", "Those", "To"}
     | {"What", "When", "Where", "Which", "Who", "Whose", "With"}
@@ -60,9 +60,19 @@ def problems(path: Path) -> Iterator[Problem]:
             yield from _attributes(path, node.body)
 
 
+def first_word(text: str) -> str:
+    """Returns the first word of a text."""
+    return re.split(r"[\s:,]", text, maxsplit=1)[0]
+
+
+def is_verb(word: str) -> bool:
+    """Returns whether a first word is a verb in the third person, as far as its form tells."""
+    return word not in NOUNS and VERB.match(word) is not None
+
+
 def broken_rule(node: ast.AST, text: str, *, is_test: bool) -> str | None:
     """Returns the rule that a docstring breaks, or None."""
-    first = re.split(r"[\s:,]", text, maxsplit=1)[0]
+    first = first_word(text)
     if first in NO_SUBJECT:
         return f"{first!r} begins a clause without a subject"
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_test:
@@ -70,7 +80,7 @@ def broken_rule(node: ast.AST, text: str, *, is_test: bool) -> str | None:
     decorators = {ast.unparse(decorator).split("(")[0] for decorator in node.decorator_list}
     if any(name.endswith(PROPERTIES) for name in decorators):
         return None
-    if first in NOUNS or not VERB.match(first):
+    if not is_verb(first):
         return "a function's docstring begins with a verb in the third person"
     return None
 

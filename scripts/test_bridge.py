@@ -1,6 +1,9 @@
 """Runs a whole job with the official SDK, unchanged, through the bridge, on the embedded server in
 each of its profiles: `make test-bridge`, or with releases and names of profiles as arguments.
 
+The newest and the oldest release run on every profile. Those between them differ less, so each runs
+on a third of the profiles; `--all` runs all on all.
+
 A part of the job whose call the imitated server lacks is left out; the table names such parts. The
 bridge refuses them, with the words of `UnsupportedByServer`: tests/client/bridge.
 """
@@ -32,6 +35,8 @@ AT_ONCE = 3
 TIMEOUT = 300  # seconds, of which a quiet machine needs few
 HOLD = 0.5  # seconds for which the imitations hold a poll
 
+_EVERY = 3
+"""A release between the oldest and the newest runs on each profile of so many."""
 _OPERATIONS = (
     *("publish_checkpoint", "set_checkpoint_ttl", "copy_weights", "delete_checkpoint"),
     *("get_checkpoint_archive_url", "save_weights_external", "sample"),
@@ -40,13 +45,23 @@ _OPERATIONS = (
 
 _OTHERWISE: Mapping[str, frozenset[str]] = {
     # no loss:sum among the metrics of a ratio loss
-    **dict.fromkeys(("skyrl-0.3", "skyrl", "skyrl-0.4", "hatchery"), frozenset({"ratio_losses"})),
+    **dict.fromkeys(("skyrl-0.3", "skyrl", "skyrl-0.4"), frozenset({"ratio_losses"})),
+    # its paths name no kind, by which its routes of checkpoints are called, and it lists models by
+    # other names
+    "hatchery": frozenset(
+        {
+            *("ratio_losses", "publish_checkpoint", "set_checkpoint_ttl"),
+            *("delete_checkpoint", "get_checkpoint_archive_url", "model_list"),
+        }
+    ),
     # their forward computes cross_entropy alone
     **dict.fromkeys(("open-rl-old", "open-rl"), frozenset({"ratio_losses"})),
     # its importance_sampling needs an even number of datums
     "twinkle": frozenset({"ratio_losses"}),
     # it samples at one temperature
     "arctic": frozenset({"greedy"}),
+    # what its release of that day lacks is found out by the first call
+    "hosted-0.25": frozenset({"copy_weights", "save_weights_external"}),
 }
 """The parts of the job that a server does otherwise than the hosted service."""
 
@@ -65,6 +80,10 @@ class Case:
         lacking = {name for name in _OPERATIONS if dialect.lacks(name)}
         if dialect.lacks("list_checkpoints"):
             lacking.add("sizes")
+        if dialect.lacks("get_external_weights_urls"):
+            lacking.add("save_weights_external")
+        if dialect.lacks("unpublish_checkpoint"):
+            lacking.add("publish_checkpoint")
         if not dialect.sampling.prompt_logprobs:
             lacking.add("prompt_logprobs")
         if not dialect.sampling.saved_names:
@@ -83,12 +102,18 @@ class Outcome:
 
 
 def main() -> int:
-    names = sys.argv[1:]
+    names = [name for name in sys.argv[1:] if name != "--all"]
+    whole = "--all" in sys.argv or bool(names)
     versions = [name for name in names if name not in PROFILES] or VERSIONS
     profiles = [name for name in names if name in PROFILES] or list(PROFILES)
     engine = TorchEngine(["tinkex/tiny"])
     # the newest release first: what it finds out is the most telling
-    cases = [Case(version, profile) for version in reversed(versions) for profile in profiles]
+    cases = [
+        Case(version, profile)
+        for number, version in reversed(list(enumerate(versions)))
+        for place, profile in enumerate(profiles)
+        if whole or number in (0, len(versions) - 1) or place % _EVERY == number % _EVERY
+    ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         outcomes = list(pool.map(lambda case: run(case, engine), cases))
     print_table(outcomes, versions, profiles)
@@ -105,8 +130,8 @@ def run(case: Case, engine: Engine) -> Outcome:
     ):
         passed, report = _job(case, bridge.base_url)
     seconds = time.monotonic() - begin
-    if not passed:
-        print(f"{report}tinker {case.version} on {case.profile} failed", flush=True)
+    said = "passed" if passed else f"failed\n{report}"
+    print(f"tinker {case.version} on {case.profile}: {seconds:.0f} s, {said}", flush=True)
     return Outcome(case, report, passed, seconds)
 
 
@@ -134,10 +159,15 @@ def print_table(
     table = Table("server", *(f"tinker {version}" for version in versions), "without")
     found = {(outcome.case.profile, outcome.case.version): outcome for outcome in outcomes}
     for profile in profiles:
-        row = [found[profile, version] for version in versions]
-        cells = [f"{one.seconds:.0f} s" if one.passed else "failed" for one in row]
-        table.add_row(profile, *cells, ", ".join(row[0].case.without))
+        cells = [_cell(found.get((profile, version))) for version in versions]
+        table.add_row(profile, *cells, ", ".join(Case(versions[0], profile).without))
     Console(width=160).print(table)
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "-"
+    return f"{outcome.seconds:.0f} s" if outcome.passed else "failed"
 
 
 if __name__ == "__main__":

@@ -100,6 +100,10 @@ class CommonState(ABC):
         """Frees a model's memory. Called as the last job of the model's lane."""
 
     @abstractmethod
+    def note_ended(self, session_id: str, reason: str, detail: str | None) -> None:
+        """Notes that a session has ended. Its models and samplers are freed by other calls."""
+
+    @abstractmethod
     async def drop_expired(self, now: float) -> None:
         """Removes what has expired by `now`, in seconds since 1970, and is in no table."""
 
@@ -156,6 +160,9 @@ class ServerState(CommonState):
             logger.debug("model %s was freed with the engine's memory", model_id)
         # a model that was still being created when it was retired was noted again since
         self.recovery.forget(model_id)
+
+    def note_ended(self, session_id: str, reason: str, detail: str | None) -> None:
+        """Does nothing: the engine knows of no sessions."""
 
     async def drop_expired(self, now: float) -> None:
         await asyncio.to_thread(self.uploads.drop_expired, now)

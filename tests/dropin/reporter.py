@@ -20,22 +20,30 @@ if os.environ.get("DROPIN"):
 
 def pytest_collectreport(report):
     if report.failed:
-        _keep(report.nodeid, "failed", str(report.longrepr))
+        _keep(report, "failed")
     elif report.skipped:
-        _keep(report.nodeid, "skipped", "")
+        _keep(report, "skipped")
 
 
 def pytest_runtest_logreport(report):
     outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
     # a fixture that ends well has no say in it
     if report.when == "call" or outcome != "passed":
-        _keep(report.nodeid, outcome, report.longreprtext)
+        _keep(report, outcome)
 
 
-def _keep(test, outcome, why):
-    before = OUTCOMES.get(test, ("xfailed", ""))
+def _keep(report, outcome):
+    before = OUTCOMES.get(report.nodeid, ("xfailed", ""))
     if SEVERITY.index(outcome) >= SEVERITY.index(before[0]):
-        OUTCOMES[test] = (outcome, "\n".join(why.splitlines()[-3:]))
+        OUTCOMES[report.nodeid] = (outcome, _why(report) if outcome == "failed" else "")
+
+
+def _why(report):
+    """Returns the error with the first line of its message, or where there is none, the last line
+    of the report.
+    """
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash.message.splitlines()[0] if crash else report.longreprtext.splitlines()[-1]
 
 
 def pytest_sessionfinish():

@@ -365,6 +365,21 @@ def the_tree_of_errors(g):
 
 
 @idiom
+def wrong_arguments_are_refused_by_the_call_itself(g):
+    calls = (
+        (ValueError, lambda: g.service.create_sampling_client()),
+        (ValueError, lambda: g.service.copy_weights("tinker://a/weights/b")),
+        (ValueError, lambda: g.rest.get_training_run_by_tinker_path("no path")),
+        (ValueError, lambda: g.rest.get_external_weights_urls("tinker://a/weights/b")),
+        (ValueError, lambda: g.trainer.forward_backward([], "cross_entropy")),
+        (TypeError, lambda: g.service.create_lora_training_client(MODEL, ranks=2)),
+        (TypeError, lambda: g.rest.list_training_runs(limits=2)),
+        (TypeError, lambda: g.trainer.optim_step()),
+    )
+    return [isinstance(raised(call, kind), kind) for kind, call in calls]
+
+
+@idiom
 def a_failed_request(g):
     error = tinker.RequestFailedError("why", "r-1", types.RequestErrorCategory.User)
     again = pickle.loads(pickle.dumps(error))

@@ -26,7 +26,7 @@ from tinkex.bridge import (
     training,
     weights,
 )
-from tinkex.bridge.resume import resume
+from tinkex.bridge.resume import begin_to_resume
 from tinkex.bridge.routing import Routing
 from tinkex.bridge.state import BridgeState, open_state
 from tinkex_server.access.authentication import is_signed
@@ -110,7 +110,7 @@ class BridgeApp:
         self._key = key
         self._secret = load_secret(data_dir)
         self._routes = _routes()
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, _Tenant] = {}  # by key, in memory alone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -122,14 +122,13 @@ class BridgeApp:
     def _tenant(self, scope: Scope) -> _Tenant:
         """Returns the tenant whose key a request carries."""
         key = self._key if self._key is not None else _key_of(scope)
-        name = self._folder_name(key)
-        if name not in self._tenants:
+        if key not in self._tenants:
             if len(self._tenants) >= _MOST_KEYS:
                 raise Refused(503, f"the bridge has been sent {_MOST_KEYS} different keys")
-            state = open_state(self._data_dir / name, self._routing, key or None)
-            resuming = asyncio.get_running_loop().create_task(resume(state))
-            self._tenants[name] = _Tenant(state, Api(self._routes, state), resuming)
-        return self._tenants[name]
+            folder = self._data_dir / self._folder_name(key)
+            state = open_state(folder, self._routing, key or None)
+            self._tenants[key] = _Tenant(state, Api(self._routes, state), begin_to_resume(state))
+        return self._tenants[key]
 
     def _folder_name(self, key: str) -> str:
         """Returns the name of the folder of a key, from which the key cannot be found out."""
@@ -165,7 +164,12 @@ class BridgeApp:
 
     async def close(self) -> None:
         """Ends the sessions on the servers behind the bridge, and closes the states."""
-        await asyncio.gather(*(tenant.close() for tenant in self._tenants.values()))
+        outcomes = await asyncio.gather(
+            *(tenant.close() for tenant in self._tenants.values()), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                logger.error("a session could not be ended", exc_info=outcome)
 
 
 def _key_of(scope: Scope) -> str:

@@ -16,6 +16,7 @@ from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
 from tinkex.bridge.failures import refusing
 from tinkex.bridge.state import BridgeState
 from tinkex_server.access.signed_urls import LIFETIME
+from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS
 from tinkex_server.errors import Refused, not_found
 from tinkex_server.routes.support.checkpoints import path_of
 from tinkex_server.routes.support.endpoint import Call, get
@@ -78,7 +79,11 @@ async def _files(state: BridgeState, call: Call[None]) -> Path:
     """Returns the folder of the files of the checkpoint that the URL names."""
     where, row = state.checkpoint(call.access, str(path_of(call)))
     upstream = state.server_of(where)
+    is_external = path_of(call).kind == EXTERNAL_WEIGHTS
     async with refusing(upstream.url):
+        await upstream.require(
+            "get_external_weights_urls" if is_external else "get_checkpoint_archive_url"
+        )
         return await state.fetched.get(upstream, where.path, row.created_at if row else 0.0)
 
 

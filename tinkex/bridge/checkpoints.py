@@ -33,13 +33,21 @@ T = TypeVar("T")
 
 
 async def publish(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
-    await _upstream(state, call, lambda rest, path: rest.publish_checkpoint_from_tinker_path(path))
+    await _upstream(
+        state,
+        call,
+        "publish_checkpoint",
+        lambda rest, path: rest.publish_checkpoint_from_tinker_path(path),
+    )
     return await _here(state, call, checkpoints.publish, unless=lambda row: row.public)
 
 
 async def unpublish(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
     await _upstream(
-        state, call, lambda rest, path: rest.unpublish_checkpoint_from_tinker_path(path)
+        state,
+        call,
+        "unpublish_checkpoint",
+        lambda rest, path: rest.unpublish_checkpoint_from_tinker_path(path),
     )
     return await _here(state, call, checkpoints.unpublish, unless=lambda row: not row.public)
 
@@ -47,24 +55,35 @@ async def unpublish(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
 async def set_ttl(state: BridgeState, call: Call[SetCheckpointTtlRequest]) -> Mapping[str, Any]:
     seconds = check_ttl(call.body.ttl_seconds)
     await _upstream(
-        state, call, lambda rest, path: rest.set_checkpoint_ttl_from_tinker_path(path, seconds)
+        state,
+        call,
+        "set_checkpoint_ttl",
+        lambda rest, path: rest.set_checkpoint_ttl_from_tinker_path(path, seconds),
     )
     return await _here(state, call, checkpoints.set_ttl)
 
 
 async def delete_checkpoint(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
-    await _upstream(state, call, lambda rest, path: rest.delete_checkpoint_from_tinker_path(path))
+    await _upstream(
+        state,
+        call,
+        "delete_checkpoint",
+        lambda rest, path: rest.delete_checkpoint_from_tinker_path(path),
+    )
     return await _here(state, call, checkpoints.delete_checkpoint)
 
 
 async def _upstream(
-    state: BridgeState, call: Call[Any], change: Callable[[AsyncRestClient, str], Awaitable[None]]
+    state: BridgeState,
+    call: Call[Any],
+    operation: str,
+    change: Callable[[AsyncRestClient, str], Awaitable[None]],
 ) -> None:
     """Makes a change to a checkpoint on its server."""
     where, _ = state.checkpoint(call.access, str(path_of(call)))
     upstream = state.server_of(where)
     async with refusing(upstream.url):
-        await upstream.discovered()
+        await upstream.require(operation)
         await change(upstream.rest, where.path)
 
 

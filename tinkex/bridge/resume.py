@@ -28,8 +28,8 @@ from tinkex.training.batch_requests import read_batch
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.types import LoraConfig
 from tinkex.waiting.wait import RequestState
-from tinkex_server.jobs.requests import Work, WorkFailed
-from tinkex_server.store import Ending, FutureRow, ModelRow
+from tinkex_server.jobs.requests import WorkFailed
+from tinkex_server.store import FutureRow, ModelRow
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import write_loss
 
@@ -41,23 +41,27 @@ _PAUSE = 2.0
 _STEPS = frozenset({"forward", "forward_backward", "optim_step"})
 
 
-async def resume(state: BridgeState) -> None:
-    """Decides on all models and requests that were left behind, then lets new requests through."""
+def begin_to_resume(state: BridgeState) -> asyncio.Task[None]:
+    """Takes on all requests that were left behind, and starts to decide on models.
+
+    New requests of models wait until the returned task is done.
+    """
+    for future in state.store.futures.pending():
+        state.futures.adopt(future, partial(_finish, state, future))
+    return asyncio.get_running_loop().create_task(_resume(state))
+
+
+async def _resume(state: BridgeState) -> None:
+    """Decides on all models that were left behind, then lets requests through."""
     try:
-        await _resume(state)
+        models = {model.model_id: model for model in state.journal.models()}
+        sessions, reasons = await _resume_sessions(state, list(models.values()))
+        for row in state.store.models.in_memory():
+            _resume_model(state, row, models.get(row.model_id), sessions, reasons)
     except Exception:
         logger.exception("what the bridge had begun before it was killed cannot be continued")
         raise
     state.resumed.set()
-
-
-async def _resume(state: BridgeState) -> None:
-    models = {model.model_id: model for model in state.journal.models()}
-    sessions, reasons = await _resume_sessions(state, list(models.values()))
-    for row in state.store.models.in_memory():
-        _resume_model(state, row, models.get(row.model_id), sessions, reasons)
-    for future in state.store.futures.pending():
-        _settle(state, future, models.get(future.scope))
 
 
 async def _resume_sessions(
@@ -120,6 +124,9 @@ def _resume_model(
     reasons: Mapping[str, str],
 ) -> None:
     """Continues a model, or marks it as lost and says why."""
+    # requests after the last one that came wait for no earlier one
+    for number in range(1, state.store.futures.last_number(row.model_id) + 1):
+        state.lanes.skip(row.model_id, number)
     session = sessions.get(model.upstream_session) if model else None
     if row.state == "creating":
         _give_up(state, row, "the bridge was restarted while it was being created")
@@ -145,9 +152,6 @@ def _resume_model(
         state.models[row.model_id] = AsyncTrainingClient(
             session, model.upstream_id, row.base_model, shape
         )
-        # requests after the last one that came wait for no earlier one
-        for number in range(1, state.store.futures.last_number(row.model_id) + 1):
-            state.lanes.skip(row.model_id, number)
 
 
 def _has_half_sent(state: BridgeState, model_id: str) -> bool:
@@ -180,33 +184,25 @@ def _give_up(state: BridgeState, row: ModelRow, reason: str) -> None:
     state.journal.drop_model(row.model_id)
 
 
-def _settle(state: BridgeState, future: FutureRow, model: UpstreamModel | None) -> None:
-    """Has the result of a request fetched that the server had accepted; ends any other request."""
-    work = _rest_of(state, future, model)
-    if work is not None:
-        state.futures.adopt(future, work)
-        return
-    lost = state.store.models.failure(future.scope)
-    text = lost or (
-        "the bridge was restarted before it sent this request to the server, so it was not done: "
-        "make the call again"
-    )
-    ending = Ending("failed", error=text, category="server")
-    state.store.futures.end(future.request_id, ending, None, time.time())
+async def _finish(state: BridgeState, future: FutureRow) -> bytes:
+    """Returns the result of a request that was left behind, if the server had accepted it.
 
-
-def _rest_of(state: BridgeState, future: FutureRow, model: UpstreamModel | None) -> Work | None:
-    """Returns the work that is left of a request, or None if the server has not accepted it."""
-    client = state.models.get(future.scope)
-    if model is None or client is None:
-        return None
-    sent = _sent_for(state, future)
-    if not sent:
-        return None
+    Raises `WorkFailed` for any other request.
+    """
+    await state.resumed.wait()
+    if lost := state.store.models.failure(future.scope):
+        raise WorkFailed(lost, "server")
+    client, sent = state.models.get(future.scope), _sent_for(state, future)
+    if client is None or not sent:
+        raise WorkFailed(
+            "the bridge was restarted before it sent this request to the server, so it was not "
+            "done: make the call again",
+            "server",
+        )
     upstream = state.upstream_of(client)
-    if future.kind not in _STEPS:
-        return partial(_done_and_lost, upstream, sent)
-    return partial(_fetched, upstream, future.kind, sent)
+    if future.kind in _STEPS:
+        return await _fetched(upstream, future.kind, sent)
+    return await _done_and_lost(upstream, sent)
 
 
 async def _fetched(upstream: Upstream, kind: str, sent: Sequence[SentRequest]) -> bytes:

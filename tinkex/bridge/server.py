@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
@@ -17,6 +17,7 @@ from typing import Self
 from starlette.types import ASGIApp
 
 from tinkex.bridge.app import BridgeApp
+from tinkex.bridge.data_folder import claim
 from tinkex.bridge.routing import Routing
 from tinkex_server.access.origin_check import OriginCheck
 from tinkex_server.app.event_loop import run_on_fast_loop
@@ -134,6 +135,7 @@ def serve_bridge(
 
     Raises:
         OSError: the bridge cannot listen on the address, or cannot write the data folder.
+        StoreError: another bridge uses the data folder.
         ApiKeyRequired: other machines can reach the address, and `api_key` would let them all use
             the servers.
     """
@@ -145,5 +147,6 @@ def serve_bridge(
         )
         path = Path(folder).absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        resources.enter_context(closing(claim(path)))
         kept = resources.pop_all()
         return Bridge(listener, path, routing, api_key, kept, access_log=access_log)

@@ -22,28 +22,43 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.errors import TinkexError, UnsupportedByServer
 from tinkex_server.routes import server, sessions
 from tinkex_server.routes.support.endpoint import Call, get, post
+from tinkex_server.store import RunQuery
 
 _WHOLE = 1 << 20
 """The datums of a chunk for a server that trains a batch in parts otherwise than whole."""
 _WHOLE_BYTES = 256 << 20
+_MOST_RUNS = 1000
 
 
 async def client_config(state: BridgeState, call: Call[ClientConfigRequest]) -> Mapping[str, Any]:
     """Answers with the flags of the bridge, and those that depend on the servers behind it."""
-    dialects = [await _dialect(upstream) for upstream in state.upstreams.all]
+    dialects = [upstream.dialect for upstream in await _reachable(state)]
     limits = [_chunk(dialect) for dialect in dialects]
     return evolve(
         server.FLAGS,
         fwdbwd_max_chunk_len=min(datums for datums, _ in limits),
         fwdbwd_max_chunk_bytes_count=min(size for _, size in limits),
         # a custom loss belongs to a session, and the sessions on other servers are others
-        custom_loss_server_side=len(dialects) == 1 and dialects[0].runs_custom_losses,
+        custom_loss_server_side=len(state.upstreams.all) == 1 and dialects[0].runs_custom_losses,
     ).to_dict()
 
 
-async def _dialect(upstream: Upstream) -> Dialect:
-    async with refusing(upstream.url):
-        return await upstream.discovered()
+async def _reachable(state: BridgeState) -> Sequence[Upstream]:
+    """Returns the servers that answer. Raises `Refused` if none does."""
+    upstreams = state.upstreams.all
+    outcomes = await asyncio.gather(
+        *(upstream.discovered() for upstream in upstreams), return_exceptions=True
+    )
+    reached: list[Upstream] = []
+    for upstream, outcome in zip(upstreams, outcomes, strict=True):
+        if isinstance(outcome, Dialect):
+            reached.append(upstream)
+        elif not isinstance(outcome, TinkexError):
+            raise outcome
+    if not reached:
+        assert isinstance(outcomes[0], TinkexError)
+        raise refusal(outcomes[0], upstreams[0].url) from outcomes[0]
+    return reached
 
 
 def _chunk(dialect: Dialect) -> tuple[int, int]:
@@ -57,23 +72,38 @@ def _chunk(dialect: Dialect) -> tuple[int, int]:
 
 
 async def capabilities(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
-    """Lists the models of all servers, each model as the server has it that is used for it."""
-    lists = await asyncio.gather(*(_models(state, each) for each in state.upstreams.all))
+    """Lists the models of the servers that answer, each model as the server has it that is used
+    for it.
+    """
+    lists = await asyncio.gather(*(_models(state, each) for each in await _reachable(state)))
     return GetServerCapabilitiesResponse([model for models in lists for model in models]).to_dict()
 
 
 async def _models(state: BridgeState, upstream: Upstream) -> Sequence[SupportedModel]:
     async with refusing(upstream.url):
         try:
-            await upstream.discovered()
             told = await upstream.rest.get_server_capabilities()
         except UnsupportedByServer:
-            return []
+            return _used_models(state, upstream)
     routing = state.upstreams.routing
     return [
         model
         for model in told.supported_models
         if model.model_name and routing.target_for(model.model_name).url == upstream.url
+    ]
+
+
+def _used_models(state: BridgeState, upstream: Upstream) -> Sequence[SupportedModel]:
+    """Returns the models that were trained through the bridge on a server that does not list its
+    own.
+    """
+    runs = state.store.models.page(RunQuery(None), _MOST_RUNS, 0)
+    names = dict.fromkeys(run.base_model for run in runs)
+    routing = state.upstreams.routing
+    return [
+        SupportedModel(name, trainable=True)
+        for name in names
+        if routing.target_for(name).url == upstream.url
     ]
 
 

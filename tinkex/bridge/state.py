@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from attrs import field, frozen
 
@@ -39,6 +38,8 @@ from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow, SessionRow,
 
 logger = logging.getLogger("tinkex.bridge")
 
+_OUTCOMES: Mapping[str, Outcome] = {"success": "success", "errored": "errored"}
+"""The outcome of a session on a server, by the reason for which the bridge's has ended."""
 HOLD = 20.0
 """The seconds for which a poll is held: less than the 45 after which the official client gives up.
 """
@@ -78,7 +79,7 @@ class BridgeState(CommonState):
     fetched: FetchedFiles
     resumed: asyncio.Event = field(factory=asyncio.Event)
     """Set when it is decided what goes on of what an earlier process began."""
-    _closing: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]])
+    _ending: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]])
 
     # ---- what the routes of the embedded server ask of a state ----
 
@@ -104,10 +105,22 @@ class BridgeState(CommonState):
         """Does nothing: requests under way still need the model's client."""
 
     async def free_model(self, model_id: str) -> None:
-        client = self.models.pop(model_id, None)
+        client, row = self.models.pop(model_id, None), self.store.models.get(model_id)
         self.journal.drop_model(model_id)
-        if client is not None and not self.upstream_of(client).dialect.lacks("unload_model"):
+        if client is None or row is None or self.session(row.session_id).finished_at is not None:
+            return  # the end of the session frees the model on the server
+        if not self.upstream_of(client).dialect.lacks("unload_model"):
             await client.unload_model()
+
+    def note_ended(self, session_id: str, reason: str, detail: str | None) -> None:
+        """Ends the sessions on the servers that belong to this one, beside other requests."""
+        self.journal.drop_session(session_id)
+        outcome = _OUTCOMES.get(reason, "interrupted")
+        task = asyncio.get_running_loop().create_task(
+            self.upstreams.end_session(session_id, outcome, detail)
+        )
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def drop_expired(self, now: float) -> None:
         await asyncio.to_thread(self.fetched.drop, now)
@@ -191,23 +204,12 @@ class BridgeState(CommonState):
             raise not_found(f"unknown model {row.path.run_id!r}")
         return run
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs a coroutine beside the requests; `close` waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def end_upstream_sessions(self, session_id: str, outcome: Outcome, detail: str | None) -> None:
-        """Ends what belongs to a session of the bridge on the servers, in the background."""
-        self.journal.drop_session(session_id)
-        self.later(self.upstreams.end_session(session_id, outcome, detail))
-
     async def close(self) -> None:
         """Ends the sessions on the servers, and closes connections and database."""
         with closing(self.store), closing(self.journal):
             self.futures.stop()
             await self.lanes.close()
-            await asyncio.gather(*self._closing, return_exceptions=True)
+            await asyncio.gather(*self._ending, return_exceptions=True)
             await self.upstreams.close()
             if self.resumed.is_set():
                 self.journal.clear()

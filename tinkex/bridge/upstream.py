@@ -57,6 +57,11 @@ class Upstream:
         await discover(self.transport)
         return self.dialect
 
+    async def require(self, operation: str) -> None:
+        """Raises `UnsupportedByServer` for an operation that the server lacks."""
+        await self.discovered()
+        self.transport.server.require(operation)
+
     async def session(self, owner: SessionRow) -> Session:
         """Returns the session here that belongs to a session of the bridge; begins it if needed.
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, user_data_folder
 from tinkex.dialects.table import DIALECTS
 from tinkex.errors import TinkexError
 
 if TYPE_CHECKING:
     from tinkex.bridge.routing import Routing
     from tinkex.bridge.server import Bridge
-
-_INTERRUPTED = 130
 
 
 @click.command(
@@ -72,15 +69,16 @@ def command(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         routing = _routing(upstream, dialect, routes)
         with _start(routing, host, port, api_key, data_dir, access_log=verbose) as bridge:
+            collect_rarely()
             _announce(bridge, routing, replaces_keys=api_key is not None)
             _warn_of_unreachable(routing, api_key)
             bridge.wait()
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _routing(upstream: str, dialect: str | None, routes: tuple[str, ...]) -> Routing:
@@ -105,6 +103,7 @@ def _start(
     try:
         from tinkex.bridge.server import serve_bridge
         from tinkex_server.access.api_keys import ApiKeyRequired
+        from tinkex_server.store import StoreError
     except ImportError as error:
         raise click.ClickException(
             f"the bridge needs the packages of `pip install 'tinkex[local]'`: {error}"
@@ -114,7 +113,7 @@ def _start(
             routing,
             host=host,
             port=port,
-            data_dir=data_dir or _default_data_dir(),
+            data_dir=data_dir or user_data_folder() / "bridge",
             api_key=api_key,
             access_log=access_log,
         )
@@ -124,6 +123,8 @@ def _start(
             "the servers by that key: leave it out, so that callers send their own, or listen on "
             "127.0.0.1"
         ) from error
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise click.ClickException(
@@ -159,13 +160,3 @@ def _warn_of_unreachable(routing: Routing, key: str | None) -> None:
             "refused, and say so, until it answers.",
             err=True,
         )
-
-
-def _default_data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME", "").strip()
-    return (Path(base) if base else Path.home() / ".local" / "share") / "tinkex" / "bridge"
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Handles SIGTERM like Ctrl-C."""
-    raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import signal
@@ -13,17 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, user_data_folder
+
 if TYPE_CHECKING:
     from tinkex.local import Server
     from tinkex_server.engine.factory import EngineName
-
-_INTERRUPTED = 130
-_GARBAGE = 50_000  # objects; more than a few hundred concurrent requests allocate
 
 
 @click.command("serve", help="Run the embedded server until Ctrl-C.")
@@ -120,11 +117,11 @@ def command(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    data_dir = data_dir or _default_data_dir()
+    data_dir = data_dir or user_data_folder()
     if collect:
         _collect(data_dir, ask=not yes)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     began = time.monotonic()
     try:
         api_keys = api_keys or _keys_of_environment()
@@ -141,12 +138,12 @@ def command(
             access_log=verbose,
             allow_hosts=allow_hosts,
         ) as server:
-            _collect_rarely()
+            collect_rarely()
             _announce(server, profile, with_key=bool(api_keys))
             _await_engine(server, began)
             server.wait()
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Server:
@@ -184,15 +181,6 @@ def _os_error(error: OSError, host: str, port: int) -> str:
     if error.filename is None:
         return f"cannot listen on {host}, port {port}: {reason}; choose others by --host and --port"
     return f"cannot use {error.filename}: {reason}; choose another data folder by --data-dir"
-
-
-def _collect_rarely() -> None:
-    """Makes the garbage collector run rarely.
-
-    It took a tenth of the time and found almost nothing, because requests leave no cycles behind.
-    """
-    gc.freeze()  # The imported modules are never collected.
-    gc.set_threshold(_GARBAGE)
 
 
 def _collect(data_dir: Path, *, ask: bool) -> None:
@@ -281,13 +269,3 @@ def _announce(server: Server, profile: str, *, with_key: bool) -> None:
 def _keys_of_environment() -> tuple[str, ...]:
     keys = os.environ.get("TINKEX_SERVER_API_KEYS", "").split(",")
     return tuple(key.strip() for key in keys if key.strip())
-
-
-def _default_data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME", "").strip()
-    return (Path(base) if base else Path.home() / ".local" / "share") / "tinkex"
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Handles SIGTERM like Ctrl-C."""
-    raise KeyboardInterrupt

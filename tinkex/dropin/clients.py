@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 
@@ -22,6 +22,8 @@ from tinkex.dropin.types import QueueState
 from tinkex.portal.official_calls import deprecated_twin
 from tinkex.rest.admin import AsyncAdminClient
 from tinkex.sync import admin, rest, sampling, service, training
+
+C = TypeVar("C")
 
 
 def _future_of(name: str, owner: type[Any]) -> Any:
@@ -88,13 +90,28 @@ class _Common:
         )
 
 
-class SamplingClient(_Common, sampling.SamplingClient):
-    """A client that samples from one set of weights. Created by a service or a training client."""
+class _ItsOwnFuture:
+    """A client that is there, and may be waited for as the future that created it.
 
-    @staticmethod
-    def create(*args: Any, **kwargs: Any) -> Any:
-        """Calls `create_sampling_client` of a service client with the same arguments."""
-        return sampling.SamplingClient.create(*args, **kwargs)
+    The methods that give something to await are plain functions: programs that wrap or count every
+    coroutine function of a client find those of the official SDK alone.
+    """
+
+    def result_async(self, timeout: float | None = None) -> Any:
+        """Returns a coroutine of the client itself."""
+        return _value(self)
+
+    def coroutine(self) -> Any:
+        """Returns a coroutine of the client itself."""
+        return _value(self)
+
+
+async def _value(client: C) -> C:
+    return client
+
+
+class SamplingClient(_Common, _ItsOwnFuture, sampling.SamplingClient):
+    """A client that samples from one set of weights. Created by a service or a training client."""
 
     @staticmethod
     def from_sampler_handle(handle: str, *, api_key: str | None = None) -> SamplingClient:
@@ -125,7 +142,7 @@ class BackcompatSamplingClientFuture(ClientFuture[SamplingClient], SamplingClien
     """A future of a sampling client, which can be used as one."""
 
 
-class TrainingClient(_Common, training.TrainingClient):
+class TrainingClient(_Common, _ItsOwnFuture, training.TrainingClient):
     """One model in training. Created by a service client."""
 
     create_sampling_client = _future_of_client(

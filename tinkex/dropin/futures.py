@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.portal.future import APIFuture as TinkexFuture
 from tinkex.portal.portal import Portal
@@ -72,7 +73,30 @@ def begun(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> TinkexFuture[T]:
-    """Calls an async method of a client on its event loop, and returns a future of its result."""
-    return TinkexFuture(
-        portal, lambda: AsyncAPIFuture(function(*args, **kwargs), RequestState(operation))
-    )
+    """Calls an async method of a client on its event loop, and returns a future of its result.
+
+    Raises:
+        InvalidInputError: an argument is wrong. This is raised at once, as in the official SDK.
+    """
+    begun: list[AsyncAPIFuture[T]] = []
+
+    def begin() -> AsyncAPIFuture[T]:
+        begun.append(AsyncAPIFuture(function(*args, **kwargs), RequestState(operation)))
+        return begun[0]
+
+    future = TinkexFuture(portal, begin)
+    # The call below is behind the first step of the method, in which it checks its arguments.
+    if error := portal.call(_refusal, begun[0]):
+        raise error
+    return future
+
+
+def _refusal(future: AsyncAPIFuture[Any]) -> InvalidInputError | None:
+    """Returns the error of a call that has ended because of its arguments."""
+    if not future.done() or future.task.cancelled():
+        return None
+    error = future.task.exception()
+    if not isinstance(error, InvalidInputError):
+        return None
+    future.error_retrieved = True
+    return error

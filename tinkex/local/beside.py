@@ -40,7 +40,7 @@ def start(models: Sequence[str]) -> str:
         process.stdin.close()
         raise ConfigError(
             f"the embedded server could not be started: {said.get('error', 'it ended at once')}",
-            advice="It needs the extra tinkex[local]. Or give the URL of a running server.",
+            advice="Or give the URL of a running server; `tinkex serve` prints it.",
         )
     _keep_open(process.stdin.fileno())
     return said["base_url"]

@@ -623,11 +623,13 @@ class AsyncRestClient(AsyncConnection):
 
     async def _address(self, tinker_path: str) -> CheckpointAddress:
         """Returns the address of a checkpoint, once it is known which calls the server lacks."""
+        address = CheckpointAddress.from_path(tinker_path)  # raises before anything is sent
         await discover(self._connected())
-        return CheckpointAddress.from_path(tinker_path)
+        return address
 
     async def _archive_address(self, tinker_path: str) -> CheckpointAddress:
         """Returns the address that the server's archive route takes."""
+        CheckpointAddress.from_path(tinker_path, bare=True)  # raises before anything is sent
         return CheckpointAddress.from_path(tinker_path, bare=await self._bare_archive_ids())
 
     async def _bare_archive_ids(self) -> bool:

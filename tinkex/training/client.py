@@ -11,7 +11,7 @@ from tinkex_api.api.training import optim_step
 from tinkex_api.models import GetInfoRequest, OptimStepRequest, UntypedAPIFuture
 from tinkex_api.types import Request
 
-from tinkex.errors import InvalidInputError, NotFoundError, UnsupportedByServer
+from tinkex.errors import ArgumentError, InvalidInputError, NotFoundError, UnsupportedByServer
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.futures.poller import of_fields, wait_for_result
@@ -293,7 +293,7 @@ def _one_of(optim_params: object, adam_params: object) -> AdamParams | DimuonPar
         raise InvalidInputError("optim_params and adam_params are the same; give one of them")
     params = optim_params if optim_params is not None else adam_params
     if not isinstance(params, (AdamParams, DimuonParams, SgdParams)):
-        raise InvalidInputError(
+        raise ArgumentError(
             f"optim_params is {type(params).__name__}, not AdamParams, DimuonParams or SgdParams"
         )
     return checked_optimizer(params)

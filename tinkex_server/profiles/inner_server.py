@@ -32,6 +32,8 @@ class InnerServer:
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
+            # by which signed URLs are made
+            *((name, value) for name, value in request.scope["headers"] if name == b"host"),
         ]
         start: Message = {}
         parts: list[bytes] = []

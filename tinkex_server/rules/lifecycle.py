@@ -48,4 +48,5 @@ def end_session(
         state.free_sampler(sampler)
         state.futures.forget_ended(sampler.sampler_id)
     state.activity.forget(session_id)
+    state.note_ended(session_id, reason, detail)
     return True

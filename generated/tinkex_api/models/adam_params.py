@@ -19,12 +19,12 @@ class AdamParams(OpenModel):
         metrics = trainer.optim_step(adam).result().metrics
 
     Attributes:
-        learning_rate: The learning rate.
-        beta1: The decay rate of the running mean of the gradient.
-        beta2: The decay rate of the running mean of the squared gradient.
-        eps: The number added to the denominator, for numerical stability.
-        weight_decay: The decoupled weight decay: each step subtracts learning_rate * weight_decay * weight.
-        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
+        learning_rate: Learning rate of the step.
+        beta1: Decay rate of the running mean of the gradient.
+        beta2: Decay rate of the running mean of the squared gradient.
+        eps: Number added to the denominator, for numerical stability.
+        weight_decay: Decoupled weight decay: each step subtracts learning_rate * weight_decay * weight.
+        grad_clip_norm: Maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
     """
 
     learning_rate: float = 0.0001

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @define
 class ApiKeyDetails(OpenModel):
-    """Whose a key is.
+    """The owner of an API key.
 
     Example:
         {'org_details': {'name': 'Example Lab'}, 'user_details': {'email': 'ada@example.org'}}
+
+    Attributes:
+        org_details: Organization of the key.
+        user_details: User of the key.
     """
 
     org_details: ApiKeyOrganization | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class ApiKeyInfoResponse(OpenModel, OwnFuture):
-    """What is known of the key that the request was made with.
+    """The API key with which the request was made.
 
     Example:
         key = rest.get_api_key_info()
@@ -23,9 +23,10 @@ class ApiKeyInfoResponse(OpenModel, OwnFuture):
         print(key.details)  # the owner, where the server names one
 
     Attributes:
-        key_id: The key's number.
-        name: What its owner called it.
-        note: What its owner wrote of it.
+        key_id: Number of the key.
+        name: Name that the owner gave the key.
+        note: Note of the owner on the key.
+        details: Owner of the key.
     """
 
     key_id: int

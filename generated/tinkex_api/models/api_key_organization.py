@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class ApiKeyOrganization(OpenModel):
-    """The organization that a key belongs to.
+    """The organization that an API key belongs to.
 
     Example:
         {'name': 'Example Lab'}
 
     Attributes:
-        name: Its name.
+        name: Name of the organization.
     """
 
     name: str | None = None

@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class ApiKeyUser(OpenModel):
-    """The user that a key belongs to.
+    """The user that an API key belongs to.
 
     Example:
         {'email': 'ada@example.org'}
 
     Attributes:
-        email: Their address.
+        email: E-mail address of the user.
     """
 
     email: str | None = None

@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class AssignSessionProjectRequest(OpenModel):
-    """Moves a session to a project.
+    """A request to move a session to a project.
 
     Example:
         {'project_id': 'proj-1'}
 
     Attributes:
-        project_id: The project.
+        project_id: Id of the project.
     """
 
     project_id: str

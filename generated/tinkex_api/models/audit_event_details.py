@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class AuditEventDetails(dict[str, Any]):
-    """Facts of an event, by its kind.
+    """The details of an event, whose names depend on its type.
 
     Example:
         {'tinker_path': 'tinker://S1:train:0/weights/0001'}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class AuditLogEntry(OpenModel):
-    """Something that somebody did.
+    """An event of the audit log.
 
     Example:
         for entry in admin.get_audit_log().entries:
@@ -24,11 +24,12 @@ class AuditLogEntry(OpenModel):
                 print(entry.timestamp, entry.event_details)
 
     Attributes:
-        timestamp: When.
-        event: What.
-        model_id: Deprecated: the model concerned.
-        tinker_path: Deprecated: the checkpoint concerned.
-        purpose: Deprecated: what for.
+        timestamp: Time of the event.
+        event: Type of the event, such as `checkpoint.deleted`.
+        event_details: Details of the event.
+        model_id: Id of the event's model. Deprecated.
+        tinker_path: Path of the event's checkpoint. Deprecated.
+        purpose: Purpose of the event. Deprecated.
     """
 
     timestamp: datetime.datetime

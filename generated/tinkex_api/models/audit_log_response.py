@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class AuditLogResponse(OpenModel, OwnFuture):
-    """A day of the audit log.
+    """The audit log of one day.
 
     Example:
         log = admin.get_audit_log()  # of today
@@ -23,7 +23,7 @@ class AuditLogResponse(OpenModel, OwnFuture):
             print(entry.timestamp, entry.event)
 
     Attributes:
-        entries: In order.
+        entries: Entries of the log, in order.
     """
 
     entries: list[AuditLogEntry]

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class AuthTokenRequest(dict[str, Any]):
-    """Empty; the credential is in the X-API-Key header.
+    """A request to exchange the API key for a JWT. The object is empty: the key is in the X-API-Key header.
 
     Example:
         {}

@@ -11,14 +11,14 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class AuthTokenResponse(OpenModel, OwnFuture):
-    """A token that stands for the credential, for a while.
+    """A JWT that serves in place of the API key until it expires.
 
     Example:
         {'jwt': 'eyJhbGciOiJub25lIn0.eyJleHAiOjE3NjcyMjkyMDB9.'}
 
     Attributes:
-        jwt: Goes into X-API-Key. Its claims are `exp` and `iat` (both in seconds), `sub`, `org_id` and maybe
-            `email`; refresh it halfway.
+        jwt: JWT to send in X-API-Key. Its claims are `exp` and `iat` (both in seconds), `sub`, `org_id` and
+            sometimes `email`. Clients renew it halfway through its life.
     """
 
     jwt: str

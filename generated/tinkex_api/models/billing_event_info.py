@@ -11,9 +11,9 @@ from ..types import OpenModel
 
 @define
 class BillingEventInfo(OpenModel):
-    """What was used. One open schema for all kinds, by `type`: training with `token_count`; sampling_prefill with
-    `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with `count`; storage with
-    `gigabyte_hours` and `free`.
+    """The billed usage of an event. One open schema serves all types, by `type`: training with `token_count`;
+    sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with `count`;
+    storage with `gigabyte_hours` and `free`.
 
     Example:
         usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
@@ -21,12 +21,13 @@ class BillingEventInfo(OpenModel):
         trained = sum(info.token_count or 0 for info in infos if info.type == "training")
 
     Attributes:
-        type: The kind.
-        token_count: training, sampling_*: tokens.
-        cached: sampling_prefill: whether they were not computed anew.
-        count: checkpoint: how many.
-        gigabyte_hours: storage: gigabytes times hours.
-        free: storage: whether it is not charged.
+        type: Type of the usage. Known values: `training`, `sampling_prefill`, `sampling_sample`, `checkpoint`,
+            `storage`.
+        token_count: Number of tokens; of training, sampling_prefill and sampling_sample only.
+        cached: Whether the tokens came from the KV cache; of sampling_prefill only.
+        count: Number of checkpoints; of checkpoint only.
+        gigabyte_hours: Storage used, in gigabytes times hours; of storage only.
+        free: Whether the storage is free of charge; of storage only.
     """
 
     type: str

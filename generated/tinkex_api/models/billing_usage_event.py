@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class BillingUsageEvent(OpenModel):
-    """What was used within one hour.
+    """Usage within one hour.
 
     Example:
         usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
@@ -24,19 +24,19 @@ class BillingUsageEvent(OpenModel):
             print(event.bucket_start, event.base_model, event.event_info.type)
 
     Attributes:
-        bucket_start: The hour's begin, in UTC.
-        bucket_end: The hour's end, in UTC.
-        event_info: What was used. One open schema for all kinds, by `type`: training with `token_count`;
-            sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with
-            `count`; storage with `gigabyte_hours` and `free`.
-        base_model: The base model's name.
-        user_id: Who used it.
-        user_name: Their name.
-        session_id: The session.
-        project_id: The project.
-        estimated_cost_usd: US dollars.
-        effective_rate_usd_per_million_tokens: US dollars for a million tokens.
-        effective_rate_usd_per_gigabyte_month: US dollars for a gigabyte and month.
+        bucket_start: Start of the hour, in UTC.
+        bucket_end: End of the hour, in UTC.
+        event_info: The billed usage of an event. One open schema serves all types, by `type`: training with
+            `token_count`; sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`;
+            checkpoint with `count`; storage with `gigabyte_hours` and `free`.
+        base_model: Name of the base model.
+        user_id: Id of the user.
+        user_name: Name of the user.
+        session_id: Id of the session.
+        project_id: Id of the project.
+        estimated_cost_usd: Estimated cost, in US dollars.
+        effective_rate_usd_per_million_tokens: Effective price of a million tokens, in US dollars.
+        effective_rate_usd_per_gigabyte_month: Effective price of a gigabyte for a month, in US dollars.
     """
 
     bucket_start: datetime.datetime

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @define
 class BillingUsageResponse(OpenModel, OwnFuture):
-    """What was used within a time.
+    """Usage within a period.
 
     Example:
         usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
@@ -25,8 +25,9 @@ class BillingUsageResponse(OpenModel, OwnFuture):
         print(dollars, usage.cost_data_through)
 
     Attributes:
-        data: By hour.
-        cost_data_through: Until when costs are known.
+        data: Usage events by hour.
+        sessions: Sessions of the usage events, by id.
+        cost_data_through: Time up to which costs are known.
     """
 
     data: list[BillingUsageEvent]

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 @define
 class BillingUsageSession(OpenModel):
-    """A session that usage names.
+    """A session that usage events refer to.
 
     Example:
         usage = admin.get_billing_usage("2026-01-01T00:00:00Z", "2026-01-08T00:00:00Z")
         for session_id, session in (usage.sessions or {}).items():
             print(session_id, session.user_metadata)
+
+    Attributes:
+        user_metadata: Metadata that the user gave the session.
     """
 
     user_metadata: UserMetadata | None = None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BillingUsageSessions(dict[str, "BillingUsageSession"]):
-    """Sessions by id.
+    """The sessions of usage events, by id.
 
     Example:
         {'S1': {'user_metadata': {'experiment': '7'}}}

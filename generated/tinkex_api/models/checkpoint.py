@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class Checkpoint(OpenModel):
-    """Saved weights.
+    """Weights that were saved.
 
     Example:
         for checkpoint in rest.iter_user_checkpoints():
@@ -25,15 +25,18 @@ class Checkpoint(OpenModel):
                 rest.set_checkpoint_ttl_from_tinker_path(checkpoint.tinker_path, None)
 
     Attributes:
-        checkpoint_id: `<kind>/<name>`; the bare name on some servers.
-        checkpoint_type: What it is for.
-        time: When it was made; some servers leave out the zone, and mean UTC. Null on one that does not know.
-        tinker_path: `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights or external_weights.
-            Other schemes occur.
-        size_bytes: Bytes.
-        public: Whether everybody may read it.
-        expires_at: When it will be deleted; never without it.
-        base_model: The base model that it is for.
+        checkpoint_id: Id of the checkpoint: `<kind>/<name>`, or on some servers the bare name.
+        checkpoint_type: Purpose of the checkpoint: training from it, sampling from it, or download. Known values:
+            `training`, `sampler`, `external`.
+        time: Time at which the checkpoint was saved; in UTC if the server leaves out the zone. Null on one server,
+            which does not know the time.
+        tinker_path: Path of the checkpoint: `tinker://<run>/<kind>/<name>`, where kind is weights, sampler_weights
+            or external_weights. Paths of other schemes occur.
+        size_bytes: Size of the checkpoint, in bytes.
+        public: Whether everybody may read the checkpoint.
+        user_metadata: Metadata that the user gave the checkpoint.
+        expires_at: Time at which the checkpoint will be deleted; absent if it is kept for ever.
+        base_model: Name of the checkpoint's base model.
     """
 
     checkpoint_id: str

@@ -12,7 +12,7 @@ from ..types import OpenModel, OwnFuture, read_time, write_time
 
 @define
 class CheckpointArchiveUrlResponse(OpenModel, OwnFuture):
-    """Where a checkpoint's archive can be fetched.
+    """The URL of a checkpoint's archive.
 
     Example:
         archive = rest.get_checkpoint_archive_url_from_tinker_path(sampler_path)
@@ -20,8 +20,8 @@ class CheckpointArchiveUrlResponse(OpenModel, OwnFuture):
         print(archive.expires)
 
     Attributes:
-        url: A tar file's, which can be fetched without a key.
-        expires: Until when.
+        url: URL of a tar file, which can be downloaded without a key.
+        expires: Time at which the URL expires.
     """
 
     url: str

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class CheckpointSearchCursor(OpenModel):
-    """Where the last page of a search ended.
+    """The end of the last page of a search.
 
     Example:
         page = rest.search_checkpoints(CheckpointSearchRequest(limit=1))
@@ -19,8 +19,8 @@ class CheckpointSearchCursor(OpenModel):
             page = rest.search_checkpoints(CheckpointSearchRequest(cursor=page.next_cursor))
 
     Attributes:
-        last_created_at: When its last checkpoint was made, as the page had it.
-        last_checkpoint_uuid: Its last checkpoint.
+        last_created_at: Time at which the last checkpoint of the page was saved, as in the page.
+        last_checkpoint_uuid: UUID of the last checkpoint of the page.
     """
 
     last_created_at: str

@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 @define
 class CheckpointSearchRequest(OpenModel):
-    """Searches checkpoints. All conditions must hold.
+    """A search for checkpoints. A checkpoint must meet all conditions.
 
     Example:
         {'user_metadata': {'experiment': '7'}, 'checkpoint_type': 'sampler', 'owner': {'type': 'own'}, 'limit': 50}
 
     Attributes:
-        project_ids: Of any of these projects.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
-        checkpoint_type: Of this type.
-        owner: Whose sessions or checkpoints to search.
-        base_models: Of any of these base models; of an empty list nothing is found.
-        limit: Longest page, 1 to 200.
-        cursor: Where the last page of a search ended.
+        project_ids: Ids of projects, to any of which the checkpoint belongs.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
+        checkpoint_type: Type of the checkpoint. Known values: `training`, `sampler`, `external`.
+        owner: The owners whose sessions or checkpoints to search.
+        base_models: Names of base models, any of which is the checkpoint's; an empty list finds nothing.
+        limit: Maximum number of checkpoints in the page, 1 to 200.
+        cursor: The end of the last page of a search.
     """
 
     project_ids: list[str] | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class CheckpointSearchResponse(OpenModel, OwnFuture):
-    """A page of what a search found, newest first.
+    """A page of the checkpoints that a search found, newest first.
 
     Example:
         request = CheckpointSearchRequest(limit=10)
@@ -26,7 +26,8 @@ class CheckpointSearchResponse(OpenModel, OwnFuture):
         print(page.next_cursor)  # None on the last page
 
     Attributes:
-        checkpoints: The page.
+        checkpoints: Checkpoints of the page.
+        next_cursor: Cursor of the next page; absent on the last page.
     """
 
     checkpoints: list[Checkpoint]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class CheckpointsListResponse(OpenModel, OwnFuture):
-    """Checkpoints.
+    """A list of checkpoints.
 
     Example:
         trainer.save_state("before-rl").result()
@@ -25,7 +25,8 @@ class CheckpointsListResponse(OpenModel, OwnFuture):
             print(checkpoint.checkpoint_id)
 
     Attributes:
-        checkpoints: All of a run's, or a page of the user's.
+        checkpoints: All checkpoints of a training run, or a page of the user's.
+        cursor: Position of the page in the list.
     """
 
     checkpoints: list[Checkpoint]

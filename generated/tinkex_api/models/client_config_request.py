@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class ClientConfigRequest(OpenModel):
-    """Who asks for the flags.
+    """A request for the server's flags.
 
     Example:
         {'sdk_version': '0.38.0'}
 
     Attributes:
-        sdk_version: The client's version; the hosted service refuses old ones.
+        sdk_version: Version of the client. The hosted service refuses old ones.
     """
 
     sdk_version: str

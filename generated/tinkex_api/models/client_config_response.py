@@ -11,8 +11,8 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class ClientConfigResponse(OpenModel, OwnFuture):
-    """What the server wants of its clients. Each flag is optional; what is assumed without it stands under
-    `x-tinker-default`. Servers send flags that are not listed here, and some send sizes of 0, which mean "no
+    """The flags by which a server tells clients how to use it. Each is optional; `x-tinker-default` is what a client
+    assumes without it. Servers send flags that are not listed here, and some send sizes of 0, which mean "no
     limit".
 
     Example:
@@ -20,34 +20,39 @@ class ClientConfigResponse(OpenModel, OwnFuture):
             'pjwt_auth_enabled': False}
 
     Attributes:
-        pjwt_auth_enabled: Exchange the key for a JWT by create_auth_token.
-        credential_default_source: Where the credential must come from.
-        parallel_fwdbwd_chunks: Whether the requests that one large batch is split into may be sent together,
-            seq_ids 2 to n first and 1 last. The official client assumes true, and false up to 0.18; a client that does
-            not know its server does well to assume false.
-        fwdbwd_max_chunk_len: Most datums in one request.
-        fwdbwd_max_chunk_bytes_count: Most bytes in one request, by estimate and before compression: 4 a token,
-            images and tensors by their bytes, 8 a sparse index.
-        fwdbwd_dispatch_bytes_semaphore_size: Most bytes of forward_backward bodies that are being sent at once.
-        proto_compress_fwdbwd: Compress protobuf bodies by zstd, with `Content-Encoding: zstd`.
-        proto_write_fwdbwd: The server takes protobuf bodies of forward_backward.
-        fwd_via_fwdbwd: Send forward as a forward_backward with forward_only.
-        create_model_via_load_weights: Create a model from a checkpoint by one load_weights that is addressed by
-            session. Since 0.38 the official client assumes it.
-        sample_dispatch_bytes_semaphore_size: Most bytes, by estimate, of sample requests that are being sent at
-            once.
-        inflight_response_bytes_semaphore_size: Most bytes of large results that are being fetched at once.
-        sample_max_concurrent_requests: Most samples in flight per sampling client.
-        sample_no_retries: Do not begin a failed sample anew.
-        sample_enable_stuck_detection: Fail when no sample made progress for 7200 s.
-        sample_use_retrieve_futures: Wait for all samples of a client by retrieve_futures.
-        sample_join_sampling_session: A copied sampling client asks for its number by join_sampling_session.
-        custom_loss_server_side: Custom losses may be uploaded by create_custom_loss.
-        billing_exception_max_pause_duration_sec: Longest pause on a 402, in seconds.
-        use_pyqwest_transport: Which HTTP library the official client uses; no meaning on the wire.
-        seq_id_repeats: What the server does with a training request whose (model_id, seq_id) it has had already:
-            `repeats` gives the promise of the first one, `refuses` answers with an error, `ignores` applies it a second
-            time. The embedded server of tinkex sends it; no other does.
+        pjwt_auth_enabled: Whether the client exchanges its API key for a JWT by create_auth_token.
+        credential_default_source: Source from which the client must take its credential. Known values: `api_key`,
+            `credential_cmd`.
+        parallel_fwdbwd_chunks: Whether the requests into which one large batch is split may be sent concurrently,
+            seq_ids 2 to n first and 1 last. The official client assumes true, and up to 0.18 false; a client that does
+            not know its server should assume false.
+        fwdbwd_max_chunk_len: Maximum number of datums in one request.
+        fwdbwd_max_chunk_bytes_count: Maximum size of one request in bytes, estimated before compression: 4 for each
+            token, images and tensors by their bytes, 8 for each sparse index.
+        fwdbwd_dispatch_bytes_semaphore_size: Maximum total size of the forward_backward bodies that are being sent
+            at once, in bytes.
+        proto_compress_fwdbwd: Whether the client compresses protobuf bodies by zstd, with `Content-Encoding: zstd`.
+        proto_write_fwdbwd: Whether the server accepts protobuf bodies of forward_backward.
+        fwd_via_fwdbwd: Whether the client sends forward as a forward_backward with forward_only.
+        create_model_via_load_weights: Whether the client creates a model from a checkpoint by one load_weights with
+            a session_id. Since 0.38 the official client assumes true.
+        sample_dispatch_bytes_semaphore_size: Maximum total size of the sample requests that are being sent at once,
+            in estimated bytes.
+        inflight_response_bytes_semaphore_size: Maximum total size of the large results that are being received at
+            once, in bytes.
+        sample_max_concurrent_requests: Maximum number of samples in flight for each sampling client.
+        sample_no_retries: Whether the client must not begin a failed sample anew.
+        sample_enable_stuck_detection: Whether the client fails its samples when none has made progress for 7200 s.
+        sample_use_retrieve_futures: Whether the client waits for all its samples together, by retrieve_futures.
+        sample_join_sampling_session: Whether a copied sampling client gets its number by join_sampling_session.
+        custom_loss_server_side: Whether custom losses may be uploaded by create_custom_loss.
+        billing_exception_max_pause_duration_sec: Maximum time for which the client retries after a 402, in seconds.
+        use_pyqwest_transport: Whether the official client uses the HTTP library pyqwest; without meaning on the
+            wire.
+        seq_id_repeats: Behaviour of the server on a training request whose (model_id, seq_id) it has had already:
+            `repeats` returns the promise of the first one, `refuses` answers with an error, `ignores` applies the
+            request a second time. Only the embedded server of tinkex sends this flag. Known values: `repeats`,
+            `refuses`, `ignores`, `unknown`.
     """
 
     pjwt_auth_enabled: bool | None = None

@@ -11,15 +11,15 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class ClientDynamicConfigResponse(OpenModel, OwnFuture):
-    """Flags that may change while a client runs.
+    """The flags that may change while a client runs.
 
     Example:
         {'refresh_interval_sec': 300, 'sample_cancel_enabled': False, 'sample_cancel_max_batch_size': 64}
 
     Attributes:
-        refresh_interval_sec: Seconds until they should be asked for again; 10 at least.
-        sample_cancel_enabled: cancel_future may be called.
-        sample_cancel_max_batch_size: Most cancellations to have under way at once.
+        refresh_interval_sec: Time until the client should ask for the flags again, in seconds; at least 10.
+        sample_cancel_enabled: Whether the client may call cancel_future.
+        sample_cancel_max_batch_size: Maximum number of cancellations in flight at once.
     """
 
     refresh_interval_sec: int | None = None

@@ -11,19 +11,21 @@ from ..types import OpenModel
 
 @define
 class CopyWeightsRequest(OpenModel):
-    """Copies a checkpoint into a project, or into a session.
+    """A request to copy a checkpoint into a project, or into a session.
 
     Example:
         {'source_path': 'tinker://S1:train:0/weights/0001', 'destination_project_id': 'proj-1', 'ttl_seconds':
             86400}
 
     Attributes:
-        source_path: `tinker://<run>/<kind>/<name>`.
-        destination_project_id: The project.
-        session_id: Instead of a project: the session.
-        model_seq_id: With session_id: counts the session's models from 0.
-        ttl_seconds: How long the copy is kept, 3600 s to ten years; for ever without it.
-        weights_access_token: A right to read weights of others; the official client sends it as a header.
+        source_path: Path of the checkpoint: `tinker://<run>/<kind>/<name>`.
+        destination_project_id: Id of the project to copy into.
+        session_id: Id of the session to copy into, in place of a project.
+        model_seq_id: Index of the copy among the session's models, from 0; with session_id only.
+        ttl_seconds: Time for which the copy is kept, in seconds, from 3600 to ten years; without it, the copy is
+            kept for ever.
+        weights_access_token: Token that grants access to another user's weights. The official client sends it as a
+            header.
     """
 
     source_path: str

@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class CopyWeightsResponse(OpenModel, OwnFuture):
-    """The copy.
+    """The copy of a checkpoint.
 
     Example:
         copied = service.copy_weights(path)
@@ -19,7 +19,7 @@ class CopyWeightsResponse(OpenModel, OwnFuture):
         rest.delete_checkpoint_from_tinker_path(copied.tinker_path)
 
     Attributes:
-        tinker_path: `tinker://<run>/<kind>/<name>`.
+        tinker_path: Path of the copy: `tinker://<run>/<kind>/<name>`.
     """
 
     tinker_path: str

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @define
 class CreateCustomLossRequest(OpenModel):
-    """Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id": …}`.
+    """A request to upload a custom loss. The loss is then used as the loss_fn `custom` with the config `{"loss_id":
+    …}`.
 
     Example:
         {'session_id': 'S1', 'custom_loss_seq_id': 0, 'name': 'mine', 'inputs': [{'name': 'logprobs', 'rank': 1}],
@@ -24,13 +25,13 @@ class CreateCustomLossRequest(OpenModel):
             'create_custom_loss'}
 
     Attributes:
-        session_id: The session.
-        custom_loss_seq_id: Counts the session's custom losses from 0.
-        name: A name for people.
-        inputs: At most 16, `logprobs` first.
+        session_id: Id of the session.
+        custom_loss_seq_id: Index of the loss among the session's custom losses, from 0.
+        name: Name of the loss for people.
+        inputs: Inputs of the loss, at most 16, `logprobs` first.
         graph: A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
             `custom/<name>:mean`.
-        type: The request's name.
+        type: Name of the request.
     """
 
     session_id: str

@@ -17,8 +17,8 @@ class CreateCustomLossResponse(OpenModel, OwnFuture):
         {'loss_id': 'S1:loss:0'}
 
     Attributes:
-        loss_id: What the loss_fn_config names it by.
-        type: The answer's name.
+        loss_id: Id of the loss, for loss_fn_config.
+        type: Name of the answer.
     """
 
     loss_id: str

@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 @define
 class CreateModelRequest(OpenModel):
-    """Creates a model to train, as a LoRA adapter over a base model.
+    """A request to create a model to train, a LoRA adapter on a base model.
 
     Example:
         {'session_id': 'S1', 'model_seq_id': 0, 'base_model': 'tinkex/tiny', 'lora_config': {'rank': 32,
             'train_unembed': True, 'train_mlp': True, 'train_attn': True}, 'type': 'create_model'}
 
     Attributes:
-        session_id: The session.
-        model_seq_id: Counts the session's models from 0; a repeat gives the same model.
-        base_model: The base model's name.
+        session_id: Id of the session.
+        model_seq_id: Index of the model in its session, from 0. A repeated index returns the same model.
+        base_model: Name of the base model.
         lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
-        type: The request's name.
-        optimizer_config: The kind of optimizer that a model is trained with; each of its steps must be of the same
-            kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
-            Others have fields of their own.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        type: Name of the request.
+        optimizer_config: The type of the optimizer that a model is trained with. All its steps must be of that
+            type: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
+            Other types have fields of their own.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
     """
 
     session_id: str

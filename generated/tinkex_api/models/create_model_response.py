@@ -17,9 +17,10 @@ class CreateModelResponse(OpenModel, OwnFuture):
         {'model_id': 'S1:train:0', 'type': 'create_model'}
 
     Attributes:
-        model_id: The model. Hosted: `<session_id>:train:<model_seq_id>`, which is the training run's id too.
-        type: The answer's name.
-        warnings: What whoever made it should know of such a model, for people.
+        model_id: Id of the model; on the hosted service `<session_id>:train:<model_seq_id>`, which is the id of its
+            training run too.
+        type: Name of the answer.
+        warnings: Warnings about such a model, texts for the person who creates it.
     """
 
     model_id: str

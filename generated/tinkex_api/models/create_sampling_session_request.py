@@ -11,18 +11,19 @@ from ..types import OpenModel
 
 @define
 class CreateSamplingSessionRequest(OpenModel):
-    """Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the two.
+    """A request to open a sampling session on a base model or on saved weights. Some servers accept exactly one of the
+    two.
 
     Example:
         {'session_id': 'S1', 'sampling_session_seq_id': 0, 'base_model': 'tinkex/tiny', 'type':
             'create_sampling_session'}
 
     Attributes:
-        session_id: The session.
-        sampling_session_seq_id: Counts the session's sampling sessions from 0, ephemeral saves included.
-        type: The request's name.
-        base_model: The base model's name.
-        model_path: `tinker://<run>/sampler_weights/<name>`.
+        session_id: Id of the session.
+        sampling_session_seq_id: Index of the sampling session in its session, from 0; ephemeral saves count too.
+        type: Name of the request.
+        base_model: Name of the base model.
+        model_path: Path of the saved weights: `tinker://<run>/sampler_weights/<name>`.
     """
 
     session_id: str

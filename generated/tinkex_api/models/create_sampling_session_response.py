@@ -11,15 +11,15 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class CreateSamplingSessionResponse(OpenModel, OwnFuture):
-    """The sampling session. One server answers a promise instead, whose result has this form.
+    """The new sampling session. One server answers with a promise instead, whose result has this form.
 
     Example:
         {'sampling_session_id': 'S1:sample:0'}
 
     Attributes:
-        sampling_session_id: The sampling session.
-        request_id: On one server, without a sampling_session_id: what to retrieve it by.
-        type: The answer's name.
+        sampling_session_id: Id of the sampling session.
+        request_id: Id of the promise, without a sampling_session_id; on one server only.
+        type: Name of the answer.
     """
 
     sampling_session_id: str | None = None

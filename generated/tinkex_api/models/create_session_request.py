@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 @define
 class CreateSessionRequest(OpenModel):
-    """Begins a session.
+    """A request to begin a session.
 
     Example:
         {'tags': ['demo'], 'user_metadata': {}, 'sdk_version': '0.38.0', 'type': 'create_session'}
 
     Attributes:
-        tags: Words to find it by.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
-        sdk_version: The client's version.
-        type: The request's name.
-        project_id: The project it belongs to.
-        display_name: A name for people.
+        tags: Tags of the session, to find it by.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
+        sdk_version: Version of the client.
+        type: Name of the request.
+        project_id: Id of the session's project.
+        display_name: Name of the session for people.
     """
 
     tags: list[str]

@@ -17,11 +17,11 @@ class CreateSessionResponse(OpenModel, OwnFuture):
         {'session_id': 'S1', 'info_message': 'Welcome'}
 
     Attributes:
-        session_id: The session.
-        info_message: To be logged.
-        warning_message: To be logged as a warning.
-        error_message: To be logged as an error; the session is begun all the same.
-        type: The answer's name.
+        session_id: Id of the session.
+        info_message: Message to log as information.
+        warning_message: Message to log as a warning.
+        error_message: Message to log as an error; the session has begun all the same.
+        type: Name of the answer.
     """
 
     session_id: str

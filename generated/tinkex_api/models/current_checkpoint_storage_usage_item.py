@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class CurrentCheckpointStorageUsageItem(OpenModel):
-    """What the checkpoints of one user in one project take.
+    """The storage that the checkpoints of one user in one project use.
 
     Example:
         storage = admin.get_current_checkpoint_storage_usage()
@@ -19,14 +19,14 @@ class CurrentCheckpointStorageUsageItem(OpenModel):
             print(item.project_id, item.checkpoint_count, item.size_bytes)
 
     Attributes:
-        checkpoint_count: How many there are.
-        size_bytes: Bytes.
-        size_gigabytes: The same in gigabytes.
-        project_id: The project.
-        org_user_urn: The user.
-        user_email: Their address.
-        user_name: Their name.
-        estimated_monthly_cost_usd: US dollars a month.
+        checkpoint_count: Number of the checkpoints.
+        size_bytes: Size of the checkpoints, in bytes.
+        size_gigabytes: Size of the checkpoints, in gigabytes.
+        project_id: Id of the project.
+        org_user_urn: URN of the user.
+        user_email: E-mail address of the user.
+        user_name: Name of the user.
+        estimated_monthly_cost_usd: Estimated cost for a month, in US dollars.
     """
 
     checkpoint_count: int

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class CurrentCheckpointStorageUsageResponse(OpenModel, OwnFuture):
-    """What checkpoints take at present.
+    """The storage that checkpoints use at present.
 
     Example:
         storage = admin.get_current_checkpoint_storage_usage()
@@ -23,8 +23,8 @@ class CurrentCheckpointStorageUsageResponse(OpenModel, OwnFuture):
         print(storage.effective_rate_usd_per_gigabyte_month)
 
     Attributes:
-        data: By project and user.
-        effective_rate_usd_per_gigabyte_month: US dollars for a gigabyte and month.
+        data: Storage by project and user.
+        effective_rate_usd_per_gigabyte_month: Effective price of a gigabyte for a month, in US dollars.
     """
 
     data: list[CurrentCheckpointStorageUsageItem]

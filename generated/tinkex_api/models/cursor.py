@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class Cursor(OpenModel):
-    """Where a page stands in the whole.
+    """The position of a page in a list.
 
     Example:
         page = rest.list_training_runs(limit=10, offset=0)
@@ -19,9 +19,9 @@ class Cursor(OpenModel):
         has_more = cursor.offset + len(page.training_runs) < cursor.total_count
 
     Attributes:
-        offset: How many come before it.
-        limit: How long it may be.
-        total_count: How many there are in all.
+        offset: Number of entries before the page.
+        limit: Maximum number of entries in the page.
+        total_count: Number of entries in the whole list.
     """
 
     offset: int

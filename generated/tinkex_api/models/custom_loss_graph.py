@@ -23,8 +23,8 @@ class CustomLossGraph(OpenModel):
             'name': 'output', 'target': 'output', 'args': [{'tuple': [{'ref': 'logprobs'}, {'dict': {}}]}]}]}
 
     Attributes:
-        format: The form's version.
-        nodes: In the order in which they run.
+        format: Version of the graph's format.
+        nodes: Nodes in the order in which they run.
     """
 
     nodes: list[CustomLossNode]

@@ -17,8 +17,8 @@ class CustomLossInput(OpenModel):
         {'name': 'logprobs', 'rank': 1}
 
     Attributes:
-        name: The first is `logprobs`.
-        rank: Dimensions.
+        name: Name of the input; that of the first is `logprobs`.
+        rank: Number of the input's dimensions. Known values: `0`, `1`, `2`.
     """
 
     name: str

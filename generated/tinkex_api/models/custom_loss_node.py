@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 @define
 class CustomLossNode(OpenModel):
-    """A step of a custom loss. Arguments are JSON scalars and lists, or an object of one key: `{"ref": node}`,
-    `{"tuple": []}`, `{"dict": {}}`, `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float": "inf" |
-    "-inf" | "nan"}`, `{"dtype": "float32"}`, `{"device": "cpu"}`, `{"layout": "strided"}`, `{"memory_format":
-    "..."}`.
+    """A node of the graph of a custom loss. Arguments are JSON scalars and lists, or an object with one key: `{"ref":
+    node}`, `{"tuple": []}`, `{"dict": {}}`, `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float":
+    "inf" | "-inf" | "nan"}`, `{"dtype": "float32"}`, `{"device": "cpu"}`, `{"layout": "strided"}`,
+    `{"memory_format": "..."}`.
 
     Example:
         {'op': 'call_function', 'name': 'exp', 'target': 'torch.exp', 'args': [{'ref': 'logprobs'}], 'kwargs': {}}
 
     Attributes:
-        op: What it does.
-        name: What the others refer to it by.
-        target: What is called or read; a function by its qualified name, such as `torch.exp`.
+        op: Type of the node's operation. Known values: `placeholder`, `get_attr`, `call_function`, `call_method`,
+            `call_module`, `output`.
+        name: Name by which other nodes refer to this one.
+        target: Name of what is called or read; of a function, its qualified name, such as `torch.exp`.
         args: Arguments by position.
         kwargs: Arguments by name.
     """

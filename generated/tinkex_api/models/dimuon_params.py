@@ -11,10 +11,10 @@ from ..types import OpenModel
 
 @define
 class DimuonParams(OpenModel):
-    """One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of a matrix has about
-    the Frobenius norm `learning_rate`·√rank. The embedded server takes Muon
-    (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient, and the weights less
-    `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
+    """The settings of one Dimuon step, a variant of Muon for LoRA. All that the service has published of it is that
+    the step of a matrix has a Frobenius norm of about `learning_rate`·√rank. The embedded server implements Muon
+    (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient; weights ← weights -
+    `learning_rate`·o, where o is m with its singular values set to about 1, by five Newton-Schulz iterations.
 
     Example:
         optimizer = OptimizerConfig(type="dimuon", version=1)
@@ -23,10 +23,10 @@ class DimuonParams(OpenModel):
         trainer.optim_step(DimuonParams(learning_rate=1e-3)).result()
 
     Attributes:
-        type: The optimizer's name.
-        learning_rate: The learning rate, 0 or more.
-        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
-        beta1: The decay rate of the running mean of the gradient.
+        type: Name of the optimizer.
+        learning_rate: Learning rate of the step, 0 or more.
+        grad_clip_norm: Maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
+        beta1: Decay rate of the running mean of the gradient.
     """
 
     learning_rate: float

@@ -11,17 +11,17 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class ErrorResponse(OpenModel, OwnFuture):
-    """Why a request was refused. Most servers write `detail`, a text or, in a 422, a list of located problems; a few
-    write `error` or `error_message` instead. A proxy may answer with no JSON at all.
+    """The reason why a request was refused. Most servers write `detail`: a text or, in a 422, a list of problems and
+    their locations. A few write `error` or `error_message` instead. A proxy's answer may not be JSON at all.
 
     Example:
         {'detail': 'unknown model S1:train:7'}
 
     Attributes:
-        detail: A text, a list of problems `{loc, msg, type}`, or an object.
-        error: The text, on servers that do not write `detail`.
-        error_message: The text, on a few servers more.
-        category: Whose fault it is; any case.
+        detail: Description of the error: a text, a list of problems `{loc, msg, type}`, or an object.
+        error: Description of the error, on servers that do not write `detail`.
+        error_message: Description of the error, on a few other servers.
+        category: Party at fault, in upper or lower case. Known values: `user`, `server`, `unknown`.
     """
 
     detail: Any = None

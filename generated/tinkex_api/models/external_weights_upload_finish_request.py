@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class ExternalWeightsUploadFinishRequest(OpenModel):
-    """Ends an upload.
+    """A request to make a checkpoint of an upload.
 
     Example:
         {'upload_id': 'U1'}
 
     Attributes:
-        upload_id: The upload, all of whose files were sent.
+        upload_id: Id of the upload, all of whose files must have been sent.
     """
 
     upload_id: str

@@ -17,7 +17,7 @@ class ExternalWeightsUploadFinishResponse(OpenModel, OwnFuture):
         {'tinker_path': 'tinker://S1:train:0/external_weights/uploaded'}
 
     Attributes:
-        tinker_path: `tinker://<run>/external_weights/<name>`.
+        tinker_path: Path of the checkpoint: `tinker://<run>/external_weights/<name>`.
     """
 
     tinker_path: str

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @define
 class ExternalWeightsUploadStartRequest(OpenModel):
-    """Begins to upload an adapter.
+    """A request to start the upload of an adapter.
 
     Example:
         {'base_model': 'tinkex/tiny', 'lora_config': {'rank': 8, 'train_unembed': False, 'train_mlp': True,
             'train_attn': True}}
 
     Attributes:
-        base_model: The base model that it is for.
+        base_model: Name of the adapter's base model.
         lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
-        destination_project_id: The project that the checkpoint is to be in.
+        destination_project_id: Id of the project to put the checkpoint into.
     """
 
     base_model: str

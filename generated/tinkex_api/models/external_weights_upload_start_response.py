@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @define
 class ExternalWeightsUploadStartResponse(OpenModel, OwnFuture):
-    """An upload that has begun.
+    """The upload that was started.
 
     Example:
         {'upload_id': 'U1', 'urls': {'adapter_model.safetensors': {'url':
             'https://storage.example.org/1?signature=abc', 'headers': {}}}, 'expires': '2026-01-01T01:00:00Z'}
 
     Attributes:
-        upload_id: Names the upload when it is finished.
-        urls: Where each file goes, by its name. Since 0.40 with headers; before that a bare URL.
-        expires: Until when the URLs hold.
+        upload_id: Id of the upload, for external_weights_upload_finish.
+        urls: The destinations of the files, by file name. Since 0.40 each has headers; before, it is a bare URL.
+        expires: Time at which the URLs expire.
     """
 
     upload_id: str

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @define
 class ExternalWeightsUploadURL(OpenModel):
-    """Where one file goes: a signed URL that takes a PUT without a key.
+    """The destination of one file: a signed URL that accepts a PUT without a key.
 
     Example:
         {'url': 'https://storage.example.org/1?signature=abc', 'headers': {'Content-Type': 'application/octet-
             stream'}}
 
     Attributes:
-        url: The URL.
-        headers: Headers that the PUT must have, by name.
+        url: URL of the file.
+        headers: The headers that the PUT must have, by name.
     """
 
     url: str

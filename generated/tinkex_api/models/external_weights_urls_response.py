@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
-    """Where a checkpoint's files can be fetched.
+    """The URLs of a checkpoint's files.
 
     Example:
         saved = trainer.save_weights_external("for-sglang").result()
@@ -25,8 +25,8 @@ class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
             print(name, url, files.expires)  # the URLs need no API key
 
     Attributes:
-        urls: URLs by file name, which can be fetched without a key.
-        expires: Until when.
+        urls: URLs by file name. Each can be downloaded without a key.
+        expires: Time at which the URLs expire.
     """
 
     urls: SignedUrls

@@ -11,13 +11,14 @@ from ..types import OpenModel
 
 @define
 class FinishReason(OpenModel):
-    """How a session ended.
+    """The way in which a session ended.
 
     Example:
         {'type': 'success'}
 
     Attributes:
-        type: `errored` by an exception, `interrupted` by the user or the system.
+        type: Outcome of the session: `errored` by an exception, `interrupted` by the user or the system. Known
+            values: `success`, `errored`, `interrupted`.
     """
 
     type: str

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @define
 class FinishSessionRequest(OpenModel):
-    """Ends a session.
+    """A request to end a session.
 
     Example:
         {'reason': {'type': 'errored'}, 'detail': 'ValueError'}
 
     Attributes:
-        reason: How a session ended.
-        detail: More on the reason. Null is sent when there is none.
+        reason: The way in which a session ended.
+        detail: Detail on the reason. Sent as null when there is none.
     """
 
     reason: FinishReason

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @define
 class ForwardBackwardInput(OpenModel):
-    """A batch and its loss. With p = the logprob of a target, q = `logprobs`, A = `advantages`, w = `weights` (1 where
-    not given), r = exp(p - q), sg(x) = x with no gradient through it, and clip(x) = x held within
-    `clip_low_threshold` and `clip_high_threshold`, the loss is the sum, over all targets of all positions, of w
-    times
+    """A batch of datums and its loss. Let p be the logprob of a target in nats, q = `logprobs`, A = `advantages`, w =
+    `weights` (1 where not given), r = exp(p - q), sg(x) = x with no gradient through it, and clip(x) = x limited to
+    the range from `clip_low_threshold` to `clip_high_threshold`. The loss of the batch is the sum, over all targets
+    at all positions, of w times the loss of a target:
 
     | loss_fn | needs `target_tokens` and | loss of a target | from | | --- | --- | --- | --- | | cross_entropy | |
     -p | | | importance_sampling | `logprobs`, `advantages` | -r·A | | | ppo | the same | -min(r·A, clip(r)·A) |
     arXiv:1707.06347 | | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 | | dro | the same | -(p·A -
-    beta/2·(p - q)²) | arXiv:2405.19107 | | gspo | and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where s = exp(m
-    + p - sg(p)) and m = sg(the mean of p - q over the datum's positions whose mask is not 0) | arXiv:2507.18071,
-    GSPO-token | | stable_reinforce | what `record_stability_info` kept of the samples | not published | | | custom
-    | what the loss names | as uploaded by create_custom_loss | |
+    beta/2·(p - q)²) | arXiv:2405.19107 | | gspo | the same and `sequence_ratio_mask` | -min(s·A, clip(s)·A), where
+    s = exp(m + p - sg(p)) and m = sg(the mean of p - q over the datum's positions whose mask is not 0) |
+    arXiv:2507.18071, GSPO-token | | stable_reinforce | what `record_stability_info` kept of the samples | not
+    published | | | custom | the inputs of the loss | as uploaded by create_custom_loss | |
 
     The formulas of importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about
-    the service. That w scales them, too, is ours. Servers differ in weighting and normalisation.
+    the service. Scaling these, too, by w is a choice of tinkex. Servers differ in weighting and normalisation.
 
     Example:
         {'data': [{'model_input': {'chunks': [{'type': 'encoded_text', 'tokens': [104]}]}, 'loss_fn_inputs':
@@ -38,12 +38,14 @@ class ForwardBackwardInput(OpenModel):
             'loss_fn': 'cross_entropy'}
 
     Attributes:
-        data: The batch, not empty.
-        loss_fn: The loss.
-        loss_fn_config: A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and gspo:
-            `clip_low_threshold` and `clip_high_threshold`, bounds of the ratio, which inputs of the same names replace
-            for each token; the embedded server takes 0.8 and 1.2 where neither is given. dro: `beta`; the embedded
-            server takes 0.05. custom: `loss_id`. Strict servers refuse a setting that the loss has not.
+        data: Datums of the batch; not empty.
+        loss_fn: Name of the loss. Known values: `cross_entropy`, `importance_sampling`, `ppo`, `cispo`, `dro`,
+            `gspo`, `stable_reinforce`, `custom`.
+        loss_fn_config: The settings of a loss by name: numbers or, since 0.26, texts. ppo, cispo and gspo:
+            `clip_low_threshold` and `clip_high_threshold`, the bounds of the ratio, for which inputs of the same names
+            give values for each token; the embedded server uses 0.8 and 1.2 where neither is given. dro: `beta`, for
+            which the embedded server uses 0.05 by default. custom: `loss_id`. Strict servers refuse settings that the
+            loss does not have.
     """
 
     data: list[Datum]

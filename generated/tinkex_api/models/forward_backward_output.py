@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 @define
 class ForwardBackwardOutput(OpenModel):
-    """The result of forward and forward_backward in JSON. Clients since 0.25 read the protobuf one of tinker.proto
-    only.
+    """The result of forward and forward_backward in JSON. Since 0.25 clients read only the protobuf form, in
+    tinker.proto.
 
     Example:
         {'loss_fn_output_type': 'ArrayRecord', 'loss_fn_outputs': [{'logprobs': {'data': [-1.5], 'dtype': 'float32',
             'shape': [1]}}], 'metrics': {'loss:sum': 1.5}}
 
     Attributes:
-        loss_fn_outputs: Arrays by name for each datum in order: usually `logprobs`, maybe `elementwise_loss`.
-        loss_fn_output_type: The outputs' type; what follows the last `:` counts.
+        loss_fn_outputs: Output arrays by name, for each datum in order: usually `logprobs` (nats), sometimes
+            `elementwise_loss`.
+        loss_fn_output_type: Name of the outputs' type; only the part after the last `:` counts.
+        metrics: Metrics of the request.
     """
 
     loss_fn_outputs: list[LossFnInputs]

@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class FutureCancelRequest(OpenModel):
-    """Says that a sample's result is not wanted any more.
+    """A request to cancel a sample whose result is no longer needed.
 
     Example:
         {'request_id': '17'}
 
     Attributes:
-        request_id: The promise's.
+        request_id: Id of the promise.
     """
 
     request_id: str

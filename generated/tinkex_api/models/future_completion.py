@@ -11,15 +11,15 @@ from ..types import OpenModel
 
 @define
 class FutureCompletion(OpenModel):
-    """That one request is done.
+    """A request that is complete.
 
     Example:
         {'state': 'finished', 'request_id': '17', 'response_payload_uncompressed_size': 2048}
 
     Attributes:
-        state: How it ended.
-        request_id: The promise's.
-        response_payload_uncompressed_size: Bytes of the result.
+        state: Outcome of the request. Known values: `finished`, `failed`.
+        request_id: Id of the promise.
+        response_payload_uncompressed_size: Size of the result, in bytes.
     """
 
     state: str

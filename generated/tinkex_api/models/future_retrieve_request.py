@@ -11,15 +11,15 @@ from ..types import OpenModel
 
 @define
 class FutureRetrieveRequest(OpenModel):
-    """Waits for the result of a request.
+    """A request for the result of a promise.
 
     Example:
         {'request_id': '17', 'allow_metadata_only': True}
 
     Attributes:
-        request_id: The promise's.
-        allow_metadata_only: Whether the size of a large result may come first, so that room for it can be made. A
-            client that says true asks again with false after it got the size. Older servers ignore it.
+        request_id: Id of the promise.
+        allow_metadata_only: Whether the server may first send only the size of a large result, so that the client
+            can make room for it. The client then asks again with false. Older servers ignore it.
     """
 
     request_id: str

@@ -11,12 +11,13 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class FutureRetrieveResponse(OpenModel, OwnFuture):
-    """One of four, told apart by their fields:
-    - not yet: `type` is `try_again`;
-    - done, but large: `status` is `complete_metadata`, and `response_payload_size` says how large;
+    """The state or the result of a promise: one of four, told apart by their fields.
+    - pending: `type` is `try_again`;
+    - complete, with a large result: `status` is `complete_metadata`, and `response_payload_size` is the result's
+    size;
     - failed: `error` or `error_message`, with `category`;
-    - done: none of these. The result's own fields are then the object's additional properties, since they depend on
-    the request.
+    - complete: none of these. The result's own fields are then the object's additional properties, since they
+    depend on the request.
 
     So no result may have a field `error`, a `type` of `try_again` or a `status` of `complete_metadata`.
 
@@ -24,18 +25,22 @@ class FutureRetrieveResponse(OpenModel, OwnFuture):
         {'type': 'try_again', 'request_id': '17', 'queue_state': 'active'}
 
     Attributes:
-        type: `try_again`, or the name of the result.
-        status: `complete_metadata`, or absent.
-        request_id: The promise's, once more.
-        queue_state: Why it is not yet done.
-        queue_state_reason: The same for people.
-        response_payload_size: Bytes of the result.
-        error: Why the request failed.
-        error_message: The same, on some servers.
-        category: Whose fault the failure is; any case.
-        state_loss: The request failed since its model lost what it learned since it was saved, or this very
-            request. All that fails by one loss has the same number.
-        detail: Why the request failed, or that it is pending, on some servers: a text, or a list of problems.
+        type: `try_again`, or the name of the result's type. Known values: `try_again`, `RequestFailedResponse`,
+            `request_failed`.
+        status: `complete_metadata` for a large result that is ready; otherwise absent.
+        request_id: Id of the promise.
+        queue_state: State of the queue, which explains why the result is pending. Known values: `active`,
+            `paused_capacity`, `paused_rate_limit`.
+        queue_state_reason: Explanation of the queue's state for people.
+        response_payload_size: Size of the result, in bytes.
+        error: Reason why the request failed.
+        error_message: Reason why the request failed, on some servers.
+        category: Party at fault for the failure, in upper or lower case. Known values: `user`, `server`, `unknown`.
+        state_loss: Number of the loss of state that made the request fail: the server lost this request, or what
+            the request's model had learned since it was last saved. All requests that failed by the same loss have the
+            same number.
+        detail: Reason why the request failed, or a note that it is pending, on some servers: a text, or a list of
+            problems.
     """
 
     type: str | None = None

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @define
 class FuturesRetrieveRequest(OpenModel):
-    """Waits for whichever of many samples is done next. The results themselves are then fetched by retrieve_future.
+    """A request to wait until any of many samples is complete. The client then gets each result by retrieve_future.
 
     Example:
         {'target': {'type': 'sampling_session', 'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0},
             'prev_cursor': 0, 'retrieved_request_ids': ['17']}
 
     Attributes:
-        target: All samples of one sampling client.
-        prev_cursor: The cursor of the last answer; what came at or before it may be forgotten.
-        timeout: Seconds to hold the answer while nothing is done; 0 for an answer at once. By default a long poll
-            of the server's choice.
-        retrieved_request_ids: Results that were fetched and may be forgotten.
+        target: The samples of one sampling client, as what to wait for.
+        prev_cursor: Cursor of the previous answer. The server may forget the completions up to it.
+        timeout: Maximum time to wait while no request is complete, in seconds; 0 for an answer at once. When
+            absent, the server chooses the time.
+        retrieved_request_ids: Ids of the promises whose results the client has, and which the server may forget.
     """
 
     target: SamplingSessionFuturesTarget

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @define
 class FuturesRetrieveResponse(OpenModel, OwnFuture):
-    """What was done since the cursor that was asked for.
+    """The requests that completed after the cursor of the request.
 
     Example:
         {'cursor': 1, 'completions': [{'state': 'finished', 'request_id': '17'}]}
 
     Attributes:
-        cursor: To be sent as prev_cursor next time.
-        completions: In the order in which they were done; empty when the time was up.
+        cursor: Cursor to send as prev_cursor in the next request.
+        completions: Completed requests, in the order in which they completed; empty if the time ran out.
     """
 
     cursor: int

@@ -11,14 +11,14 @@ from ..types import OpenModel
 
 @define
 class GetInfoRequest(OpenModel):
-    """Asks what a model is.
+    """A request for information about a model.
 
     Example:
         {'model_id': 'S1:train:0', 'type': 'get_info'}
 
     Attributes:
-        model_id: The model.
-        type: The request's name.
+        model_id: Id of the model.
+        type: Name of the request.
     """
 
     model_id: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class GetInfoResponse(OpenModel, OwnFuture):
-    """What a model is. Several servers say it in `model_data` only.
+    """Information about a model. Several servers fill `model_data` only.
 
     Example:
         info = trainer.get_info()
@@ -24,12 +24,13 @@ class GetInfoResponse(OpenModel, OwnFuture):
         print(info.model_data.model_name)  # the base model
 
     Attributes:
-        model_id: The model.
-        model_data: Of a base model.
-        model_name: The base model's name.
-        is_lora: Whether it is an adapter.
-        lora_rank: The adapter's rank.
-        type: The answer's name.
+        model_id: Id of the model.
+        model_data: Information about a base model.
+        model_name: Name of the base model.
+        is_lora: Whether the model is a LoRA adapter.
+        lora_rank: Rank of the adapter.
+        optimizer_config: Optimizer that the model is trained with.
+        type: Name of the answer.
     """
 
     model_id: str

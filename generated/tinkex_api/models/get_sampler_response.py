@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class GetSamplerResponse(OpenModel, OwnFuture):
-    """What a sampling session samples from.
+    """The model or weights that a sampling session samples from.
 
     Example:
         session = rest.get_session(rest.list_sessions().sessions[-1])
@@ -20,9 +20,9 @@ class GetSamplerResponse(OpenModel, OwnFuture):
             print(described.base_model, described.model_path)
 
     Attributes:
-        sampler_id: The sampling session.
-        base_model: The base model's name.
-        model_path: The saved weights, if any.
+        sampler_id: Id of the sampling session.
+        base_model: Name of the base model.
+        model_path: Path of the saved weights; absent for a base model.
     """
 
     sampler_id: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
-    """What a server offers.
+    """The base models that a server offers.
 
     Example:
         capabilities = service.get_server_capabilities()
@@ -23,7 +23,7 @@ class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
             print(model.model_name, model.max_context_length)
 
     Attributes:
-        supported_models: The base models; on some servers only those that are loaded.
+        supported_models: Base models of the server; on some servers only those that are loaded.
     """
 
     supported_models: list[SupportedModel]

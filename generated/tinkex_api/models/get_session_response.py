@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class GetSessionResponse(OpenModel, OwnFuture):
-    """What belongs to a session.
+    """The training runs and sampling sessions of a session.
 
     Example:
         session_id = rest.list_sessions(limit=1).sessions[0]
@@ -23,9 +23,10 @@ class GetSessionResponse(OpenModel, OwnFuture):
         print(session.training_run_ids, session.sampler_ids)
 
     Attributes:
-        training_run_ids: Its models.
-        sampler_ids: Its sampling sessions.
-        display_name: A name for people.
+        training_run_ids: Ids of the session's training runs, which are its models.
+        sampler_ids: Ids of the session's sampling sessions.
+        user_metadata: Metadata that the user gave the session.
+        display_name: Name of the session for people.
     """
 
     training_run_ids: list[str]

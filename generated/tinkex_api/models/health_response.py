@@ -11,13 +11,13 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class HealthResponse(OpenModel, OwnFuture):
-    """That the server runs.
+    """The confirmation that the server runs.
 
     Example:
         {'status': 'ok'}
 
     Attributes:
-        status: How it is.
+        status: Status of the server. Known values: `ok`, `ready`.
     """
 
     status: str | None = None

@@ -11,14 +11,14 @@ from ..types import OpenModel
 
 @define
 class JoinSamplingSessionRequest(OpenModel):
-    """Asks for a number for a copied sampling client, so that its seq_ids meet no other's.
+    """A request for the number of a copied sampling client, which keeps its seq_ids apart from those of other copies.
 
     Example:
         {'sampling_session_id': 'S1:sample:0', 'type': 'join_sampling_session'}
 
     Attributes:
-        sampling_session_id: The sampling session.
-        type: The request's name.
+        sampling_session_id: Id of the sampling session.
+        type: Name of the request.
     """
 
     sampling_session_id: str

@@ -11,14 +11,14 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class JoinSamplingSessionResponse(OpenModel, OwnFuture):
-    """The copy's number.
+    """The number of a copied sampling client.
 
     Example:
         {'client_counter': 1}
 
     Attributes:
-        client_counter: The copy's samples count from this times 1e9.
-        type: The answer's name.
+        client_counter: Number of the copy. The seq_ids of its samples begin at this number times 1e9.
+        type: Name of the answer.
     """
 
     client_counter: int

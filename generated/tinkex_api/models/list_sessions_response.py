@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class ListSessionsResponse(OpenModel, OwnFuture):
-    """A page of sessions.
+    """A page of session ids.
 
     Example:
         page = rest.list_sessions(limit=10)
@@ -19,7 +19,7 @@ class ListSessionsResponse(OpenModel, OwnFuture):
             print(session_id)
 
     Attributes:
-        sessions: Their ids.
+        sessions: Ids of the sessions.
     """
 
     sessions: list[str]

@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 @define
 class LoadWeightsRequest(OpenModel):
-    """Loads saved weights, either into a model (`model_id` and `seq_id`; only as its first request on some servers,
-    the hosted one included), or into a new one (`session_id` and `model_seq_id`; since 0.24), whose LoRA shape is
-    the checkpoint's.
+    """A request to load saved weights, either into a model (`model_id` and `seq_id`; only as the model's first request
+    on some servers, the hosted one included), or into a new model (`session_id` and `model_seq_id`; since 0.24),
+    which has the LoRA shape of the checkpoint.
 
     Example:
         {'model_id': 'S1:train:0', 'seq_id': 1, 'path': 'tinker://S1:train:0/weights/0001', 'optimizer': True,
             'type': 'load_weights'}
 
     Attributes:
-        path: `tinker://<run>/weights/<name>`.
-        optimizer: Whether the optimizer's state is loaded too. Some servers always load it.
-        type: The request's name.
-        model_id: The model to load into.
-        seq_id: With model_id: counts the model's requests from 1.
-        session_id: The session of the new model.
-        model_seq_id: With session_id: counts the session's models from 0.
-        base_model: With session_id: another base model that the weights fit.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
-        optimizer_config: The kind of optimizer that a model is trained with; each of its steps must be of the same
-            kind: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
-            Others have fields of their own.
-        weights_access_token: A right to read weights of others.
+        path: Path of the checkpoint: `tinker://<run>/weights/<name>`.
+        optimizer: Whether to load the optimizer state too. Some servers always load it.
+        type: Name of the request.
+        model_id: Id of the model to load into.
+        seq_id: Number of the request among those of the model, from 1; with model_id only.
+        session_id: Id of the new model's session.
+        model_seq_id: Index of the new model in its session, from 0; with session_id only.
+        base_model: Name of another base model that the weights fit; with session_id only.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
+        optimizer_config: The type of the optimizer that a model is trained with. All its steps must be of that
+            type: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
+            Other types have fields of their own.
+        weights_access_token: Token that grants access to another user's weights.
     """
 
     path: str

@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class LoadWeightsResponse(OpenModel, OwnFuture):
-    """What was loaded, and into which model.
+    """The weights that were loaded, and their model.
 
     Example:
         saved = trainer.save_state("step-200").result()
@@ -19,10 +19,10 @@ class LoadWeightsResponse(OpenModel, OwnFuture):
         print(loaded.path)
 
     Attributes:
-        path: The weights.
-        model_id: The model. Hosted: `<session_id>:train:<model_seq_id>` for a new one.
-        type: The answer's name.
-        warnings: What whoever made a model by it should know of such a one, for people.
+        path: Path of the weights.
+        model_id: Id of the model; on the hosted service `<session_id>:train:<model_seq_id>` for a new one.
+        type: Name of the answer.
+        warnings: Warnings about a model that was created by the request, texts for the person who creates it.
     """
 
     path: str | None = None

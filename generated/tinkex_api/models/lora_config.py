@@ -19,11 +19,11 @@ class LoraConfig(OpenModel):
         print(list(start.urls))  # the files to send
 
     Attributes:
-        rank: The rank of the adapter. A few servers train the full weights when it is 0.
-        train_unembed: Train the output layer.
-        train_mlp: Train the MLP layers.
-        train_attn: Train the attention layers.
-        seed: Fixes the adapter's initial weights. Omitted when null.
+        rank: Rank of the adapter. A few servers train the full weights when it is 0.
+        train_unembed: Whether to train the output layer.
+        train_mlp: Whether to train the MLP layers.
+        train_attn: Whether to train the attention layers.
+        seed: Random seed of the adapter's initial weights. Omitted when null.
     """
 
     rank: int = 32

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 
 class LossFnConfig(dict[str, Any]):
-    """A loss's settings by name, numbers or, since 0.26, texts. ppo, cispo and gspo: `clip_low_threshold` and
-    `clip_high_threshold`, bounds of the ratio, which inputs of the same names replace for each token; the embedded
-    server takes 0.8 and 1.2 where neither is given. dro: `beta`; the embedded server takes 0.05. custom: `loss_id`.
-    Strict servers refuse a setting that the loss has not.
+    """The settings of a loss by name: numbers or, since 0.26, texts. ppo, cispo and gspo: `clip_low_threshold` and
+    `clip_high_threshold`, the bounds of the ratio, for which inputs of the same names give values for each token;
+    the embedded server uses 0.8 and 1.2 where neither is given. dro: `beta`, for which the embedded server uses
+    0.05 by default. custom: `loss_id`. Strict servers refuse settings that the loss does not have.
 
     Example:
         {'clip_low_threshold': 0.8, 'clip_high_threshold': 1.2}

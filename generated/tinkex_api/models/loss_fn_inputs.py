@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class LossFnInputs(dict[str, "TensorData"]):
-    """Arrays by name, each with one row a token of the model input. A loss reads `target_tokens` (int64); `weights`,
-    `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold`, `sequence_ratio_mask` (all float32); or a
-    server's own. They are of shape (N,), or (N, K) for K targets a position, each with a weight: soft targets. The
-    logprobs of the result have the shape of `target_tokens`.
+    """The arrays that a loss reads or returns, by name, with one row for each token of the model input. A loss reads
+    `target_tokens` (int64); `weights`, `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold`,
+    `sequence_ratio_mask` (all float32); or inputs of a server's own. Their shape is (N,), or (N, K) for K targets
+    at each position, each with its weight (soft targets). The logprobs of the result have the shape of
+    `target_tokens`.
 
     Example:
         {'target_tokens': {'data': [105], 'dtype': 'int64', 'shape': [1]}, 'weights': {'data': [1.0], 'dtype':

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 
 class Metrics(dict[str, float]):
-    """Numbers by name. Those of forward and forward_backward are named `name:reduction`; the reduction says how those
-    of a batch's requests are put together: sum, min, max, mean and slack (max - mean) weighted by the numbers of
-    outputs, unique (each distinct value, numbered), hash_unordered and hash2 (sums of integers mod 2^64). The loss
-    is `loss:sum`.
+    """Metrics, which are numbers by name. Those of forward and forward_backward are named `name:reduction`. The
+    reduction is how to combine the values of the requests of one batch: sum, min, max; mean and slack (max - mean),
+    weighted by the numbers of outputs; unique (each distinct value kept, with a number); hash_unordered and hash2
+    (sums of integers mod 2^64). The loss is `loss:sum`.
 
     Example:
         {'loss:sum': 1.5}

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class ModelData(OpenModel):
-    """Of a base model.
+    """Information about a base model.
 
     Example:
         model_data = trainer.get_info().model_data
@@ -19,9 +19,9 @@ class ModelData(OpenModel):
         print(model_data.tokenizer_id)
 
     Attributes:
-        arch: Its architecture.
-        model_name: Its name.
-        tokenizer_id: Where its tokenizer is found; what follows a `:` does not count.
+        arch: Architecture of the model.
+        model_name: Name of the model.
+        tokenizer_id: Id of the model's tokenizer, by which a hub has it. A `:` and what follows it are ignored.
     """
 
     arch: str | None = None

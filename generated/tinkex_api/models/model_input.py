@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @define
 class ModelInput(OpenModel):
-    """What a model reads.
+    """The input of a model: tokens, and images or audio between them.
 
     Example:
         {'chunks': [{'type': 'encoded_text', 'tokens': [104, 105]}]}
 
     Attributes:
-        chunks: In order.
+        chunks: Chunks of the input, in order.
     """
 
     chunks: list[ModelInputChunk]

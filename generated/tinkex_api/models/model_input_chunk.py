@@ -11,24 +11,27 @@ from ..types import OpenModel
 
 @define
 class ModelInputChunk(OpenModel):
-    """A piece of what a model reads, of the kind that `type` names: encoded_text with `tokens`; image with `data` and
-    `format`; image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all kinds
-    rather than a union, so that reading long inputs tries no alternatives, and a kind that is still unknown is
-    kept.
+    """A chunk of a model's input, of the type that `type` names: encoded_text with `tokens`; image with `data` and
+    `format`; image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all types,
+    rather than a union, makes long inputs fast to read, since no alternatives are tried, and keeps chunks of
+    unknown types.
 
     Example:
         {'type': 'encoded_text', 'tokens': [104, 105]}
 
     Attributes:
-        type: The kind. Old clients leave it out of texts.
-        tokens: encoded_text: token ids. Some servers sample from the first chunk only, so adjacent ones are best
-            merged.
-        data: image: the file, in base64.
-        format: image, image_asset_pointer: the file's format.
-        location: image_asset_pointer: where the server finds the image. Has no protobuf form.
-        dmel: dmel: audio as a serialized mel-spectrogram tensor, in base64. Its first dimension is its length in
-            tokens.
-        expected_tokens: image, image_asset_pointer: its length in tokens, so that a mismatch fails early.
+        type: Type of the chunk. Old clients leave it out of encoded_text. Known values: `encoded_text`, `image`,
+            `image_asset_pointer`, `dmel`.
+        tokens: Token ids; of encoded_text only. Some servers sample from the first chunk only, so clients should
+            merge adjacent ones.
+        data: Image file, in base64; of image only.
+        format: Format of the image file; of image and image_asset_pointer only. Known values: `png`, `jpeg`.
+        location: Location at which the server finds the image; of image_asset_pointer only. It has no protobuf
+            form.
+        dmel: Audio as a serialized mel-spectrogram tensor, in base64; of dmel only. The tensor's first dimension is
+            its length in tokens.
+        expected_tokens: Expected length of the image in tokens, so that a mismatch fails early; of image and
+            image_asset_pointer only.
     """
 
     type: str = "encoded_text"

@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 
 @define
 class OptimStepRequest(OpenModel):
-    """An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
+    """A request for one optimizer step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Example:
         {'model_id': 'S1:train:0', 'seq_id': 2, 'adam_params': {'learning_rate': 0.0001, 'beta1': 0.9, 'beta2':
             0.95, 'eps': 1e-12, 'weight_decay': 0.0, 'grad_clip_norm': 0.0}, 'type': 'optim_step'}
 
     Attributes:
-        model_id: The model.
-        seq_id: Counts the model's requests from 1.
-        type: The request's name.
+        model_id: Id of the model.
+        seq_id: Number of the request among those of the model, from 1.
+        type: Name of the request.
         adam_params: The settings of one AdamW step.
-        optimizer_params: One step of Dimuon, a Muon for LoRA. The service tells no more of it than that the step of
-            a matrix has about the Frobenius norm `learning_rate`·√rank. The embedded server takes Muon
-            (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 - beta1)·gradient, and the weights less
-            `learning_rate` times m with its singular values set to about 1, by five Newton-Schulz iterations.
-        sgd_params: One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b
-            = 0, and the weights less `learning_rate`·b.
+        optimizer_params: The settings of one Dimuon step, a variant of Muon for LoRA. All that the service has
+            published of it is that the step of a matrix has a Frobenius norm of about `learning_rate`·√rank. The
+            embedded server implements Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 -
+            beta1)·gradient; weights ← weights - `learning_rate`·o, where o is m with its singular values set to about
+            1, by five Newton-Schulz iterations.
+        sgd_params: The settings of one step of gradient descent with momentum: b ← momentum·b + gradient +
+            weight_decay·weights, with b = 0 at first; then weights ← weights - `learning_rate`·b.
     """
 
     model_id: str

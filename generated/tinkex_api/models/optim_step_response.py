@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class OptimStepResponse(OpenModel, OwnFuture):
-    """What the step did. An empty object is a valid one.
+    """The result of an optimizer step. It may be an empty object.
 
     Example:
         trainer.forward_backward(data, "cross_entropy")
@@ -23,7 +23,8 @@ class OptimStepResponse(OpenModel, OwnFuture):
         print(done.metrics)  # None where the server sends none
 
     Attributes:
-        type: The answer's name.
+        metrics: Metrics of the step.
+        type: Name of the answer.
     """
 
     metrics: Metrics | None = None

@@ -11,9 +11,9 @@ from ..types import OpenModel
 
 @define
 class OptimizerConfig(OpenModel):
-    """The kind of optimizer that a model is trained with; each of its steps must be of the same kind: adamw, by
-    `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Others have fields
-    of their own.
+    """The type of the optimizer that a model is trained with. All its steps must be of that type: adamw, by
+    `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Other types have
+    fields of their own.
 
     Example:
         sgd = OptimizerConfig(type="sgd")
@@ -21,8 +21,8 @@ class OptimizerConfig(OpenModel):
         print(trainer.get_info().optimizer_config.type)  # sgd
 
     Attributes:
-        type: The name of the optimizer.
-        version: dimuon: 1.
+        type: Name of the optimizer. Known values: `adamw`, `dimuon`, `sgd`.
+        version: Version of the optimizer; of dimuon only, where it is 1.
     """
 
     type: str = "adamw"

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @define
 class PromptAltTokens(OpenModel):
-    """Tokens drawn at each of the prompt's positions but the first, with replacement and at the request's temperature:
-    both arrays are of shape [prompt length - 1, k].
+    """The tokens drawn at each position of the prompt but the first, with replacement and at the request's
+    temperature. Both arrays have the shape [prompt length - 1, k].
 
     Example:
         {'tokens': {'data': [105, 97], 'dtype': 'int64', 'shape': [1, 2]}, 'logprobs': {'data': [-0.2, -1.9],
             'dtype': 'float32', 'shape': [1, 2]}}
 
     Attributes:
-        tokens: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
-            `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all
-            come with it.
-        logprobs: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
-            `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all
-            come with it.
+        tokens: An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two
+            dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices`
+            and `shape`, all three of which are then required.
+        logprobs: An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two
+            dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices`
+            and `shape`, all three of which are then required.
     """
 
     tokens: TensorData

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @define
 class SampleRequest(OpenModel):
-    """Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from `base_model`
-    or `model_path`. The logprobs of a prompt alone are a sample of `max_tokens` 1 with `prompt_logprobs`.
+    """A request for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from
+    `base_model` or `model_path`. To get only the logprobs of a prompt, ask for a sample with `max_tokens` 1 and
+    `prompt_logprobs`.
 
     Example:
         {'sampling_session_id': 'S1:sample:0', 'seq_id': 0, 'num_samples': 1, 'prompt': {'chunks': [{'type':
@@ -26,27 +27,28 @@ class SampleRequest(OpenModel):
             -1, 'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
     Attributes:
-        prompt: What a model reads.
+        prompt: The input of a model: tokens, and images or audio between them.
         sampling_params: The settings of sampling.
-        num_samples: How many.
-        prompt_logprobs: Give the logprobs of the prompt's tokens.
-        topk_prompt_logprobs: Give so many likeliest tokens at each of the prompt's positions.
-        type: The request's name.
-        sampling_session_id: The sampling session.
-        seq_id: Counts the sampling client's requests from 0, and a copied client's from its number times 1e9, so it
-            passes 2^53. A repeat gives the same promise.
-        base_model: Without a sampling session: the base model.
-        model_path: Without a sampling session: the saved weights.
-        topk_sample_logprobs: Give so many likeliest tokens at each of the sample's positions. Strict servers refuse
+        num_samples: Number of samples to draw.
+        prompt_logprobs: Whether to return the logprobs of the prompt's tokens.
+        topk_prompt_logprobs: Number of likeliest tokens to return at each position of the prompt.
+        type: Name of the request.
+        sampling_session_id: Id of the sampling session.
+        seq_id: Number of the request among those of the sampling client, from 0; for a copied client from its
+            number times 1e9, so it exceeds 2^53. A repeated number returns the same promise.
+        base_model: Name of the base model; without a sampling session only.
+        model_path: Path of the saved weights; without a sampling session only.
+        topk_sample_logprobs: Number of likeliest tokens to return at each position of the sample. Strict servers
+            refuse the field.
+        target_prompt_logprobs: An array, dense or sparse. Dense: `data` holds all values, flat and row-major.
+            Sparse, for two dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`,
+            `sparse_col_indices` and `shape`, all three of which are then required.
+        prompt_alt_tokens_k: Number of tokens to draw, with replacement and at the request's temperature, at each
+            position of the prompt. Strict servers refuse the field.
+        prompt_logprobs_last_n: Number of tokens at the prompt's end to return logprobs for, from 1 to the prompt's
+            length - 1; requires prompt_logprobs.
+        record_stability_info: Whether the server keeps what the loss stable_reinforce needs. Strict servers refuse
             the field.
-        target_prompt_logprobs: An array. Dense: `data` holds all values, flat and row-major. Sparse, for two
-            dimensions only: `data` holds the values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices`
-            and `shape` all come with it.
-        prompt_alt_tokens_k: Draw so many tokens, with replacement and at the request's temperature, at each of the
-            prompt's positions. Strict servers refuse the field.
-        prompt_logprobs_last_n: Give prompt logprobs for the last n tokens only, 1 to the prompt's length - 1; needs
-            prompt_logprobs.
-        record_stability_info: Keep what the loss stable_reinforce needs. Strict servers refuse the field.
     """
 
     prompt: ModelInput

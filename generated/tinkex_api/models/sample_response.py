@@ -17,23 +17,26 @@ if TYPE_CHECKING:
 
 @define
 class SampleResponse(OpenModel, OwnFuture):
-    """The result of sample in JSON. Clients since 0.25 read the protobuf one of tinker.proto only;
-    `topk_sampled_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, stand here under
-    that one's names.
+    """The result of sample in JSON. Since 0.25 clients read only the protobuf form, in tinker.proto;
+    `topk_sampled_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, have the names of
+    that form here.
 
     Example:
         {'sequences': [{'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}], 'prompt_logprobs':
             [None, -2.5], 'topk_prompt_logprobs': [None, [[105, -0.2], [97, -1.9]]]}
 
     Attributes:
-        sequences: The samples, in the order of the promise's sample_sequence_ids; fewer than asked for on some
-            servers.
-        prompt_logprobs: One a token of the prompt; null for the first, which nothing comes before. Some servers
-            leave the first out.
-        topk_prompt_logprobs: One list a token of the prompt, of pairs [token id, logprob], the likeliest first;
-            null for the first token.
-        prompt_cache_hit_tokens: Tokens of the prompt that were not computed anew; not multiplied by the samples.
-        type: The answer's name.
+        sequences: Samples in the order of the promise's sample_sequence_ids; on some servers fewer than were asked
+            for.
+        prompt_logprobs: Logprob of each token of the prompt, in nats; null for the first, which has no context.
+            Some servers leave the first out.
+        topk_prompt_logprobs: Likeliest tokens at each position of the prompt: a list of pairs [token id, logprob],
+            the likeliest first; null for the first position.
+        target_prompt_logprobs: Logprobs of the request's target_prompt_logprobs, in nats.
+        prompt_alt_tokens: Tokens drawn at the prompt's positions, as prompt_alt_tokens_k asked.
+        prompt_cache_hit_tokens: Number of the prompt's tokens that came from the KV cache; not multiplied by the
+            number of samples.
+        type: Name of the answer.
     """
 
     sequences: list[SampledSequence]

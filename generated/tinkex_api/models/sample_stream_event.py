@@ -11,17 +11,17 @@ from ..types import OpenModel
 
 @define
 class SampleStreamEvent(OpenModel):
-    """A piece of a sample, or how it ended.
+    """An event of a stream: some tokens of a sample, or its end.
 
     Example:
         {'tokens': [33], 'logprobs': [-0.5]}
 
     Attributes:
-        tokens: The next token ids.
-        logprobs: Each one's logprob under the model.
-        stop_reason: In the last event alone: why it ended.
-        error: In the last event alone: why it failed.
-        category: With an error: whose fault it is.
+        tokens: Ids of the next tokens.
+        logprobs: Logprob of each token under the model, in nats.
+        stop_reason: Reason why the sample ended; in the last event only. Known values: `stop`, `length`.
+        error: Reason why the sample failed; in the last event only.
+        category: Party at fault for the error; with error only. Known values: `user`, `server`.
     """
 
     tokens: list[int] | None = None

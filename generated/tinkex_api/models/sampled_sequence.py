@@ -17,11 +17,12 @@ class SampledSequence(OpenModel):
         {'tokens': [33, 10], 'logprobs': [-0.5, -0.1], 'stop_reason': 'stop'}
 
     Attributes:
-        tokens: Token ids.
-        logprobs: Each token's logprob under the model.
-        stop_reason: `length` when max_tokens were sampled. Some servers say `stop` always, or `eos`.
-        topk_sampled_logprobs: One list a token of the sample, of pairs [token id, logprob], the likeliest first;
-            null for one without any.
+        tokens: Token ids of the sample.
+        logprobs: Logprob of each token under the model, in nats.
+        stop_reason: Reason why the sample ended: `length` when max_tokens were sampled. Some servers always say
+            `stop`, or say `eos`.
+        topk_sampled_logprobs: Likeliest tokens at each position of the sample: a list of pairs [token id, logprob],
+            the likeliest first; null for a position without any.
     """
 
     tokens: list[int]

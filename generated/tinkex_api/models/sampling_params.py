@@ -19,14 +19,14 @@ class SamplingParams(OpenModel):
         print(response.sequences[0].tokens)
 
     Attributes:
-        temperature: The number that divides the logits; 0 selects the likeliest token.
-        top_k: The number of likeliest tokens to sample from; -1 for all.
-        top_p: The probability of the nucleus: tokens are drawn from the smallest set of likeliest tokens that
-            together reach it.
-        max_tokens: The maximum number of tokens to sample. Without it, sampling goes on to the end of the model's
+        temperature: Temperature, by which the logits are divided; 0 selects the likeliest token.
+        top_k: Number of likeliest tokens to sample from; -1 for all.
+        top_p: Probability of the nucleus: tokens are drawn from the smallest set of likeliest tokens that together
+            reach it.
+        max_tokens: Maximum number of tokens to sample. Without it, sampling goes on to the end of the model's
             context, or to a limit of the server. Omitted when null.
-        seed: The random seed: on servers that support it, the same seed gives the same tokens. Omitted when null.
-        stop: The stop sequences: a string, strings, or token ids. Without it, sampling stops at the end-of-sequence
+        seed: Random seed: on servers that support it, the same seed gives the same tokens. Omitted when null.
+        stop: Stop sequences: a string, strings, or token ids. Without it, sampling stops at the end-of-sequence
             token; an empty list turns all stops off. Some servers refuse a bare string. Omitted when null.
     """
 

@@ -11,15 +11,16 @@ from ..types import OpenModel
 
 @define
 class SamplingSessionFuturesTarget(OpenModel):
-    """All samples of one sampling client.
+    """The samples of one sampling client, as what to wait for.
 
     Example:
         {'type': 'sampling_session', 'sampling_session_id': 'S1:sample:0', 'cloned_sampler_id': 0}
 
     Attributes:
-        type: What kind of target this is.
-        sampling_session_id: The sampling session.
-        cloned_sampler_id: Which copy of the sampling client: its samples' seq_id divided by 1e9, rounded down.
+        type: Type of the target. Known value: `sampling_session`.
+        sampling_session_id: Id of the sampling session.
+        cloned_sampler_id: Number of the copy of the sampling client: the seq_id of its samples divided by 1e9,
+            rounded down.
     """
 
     sampling_session_id: str

@@ -11,19 +11,20 @@ from ..types import OpenModel
 
 @define
 class SaveWeightsExternalRequest(OpenModel):
-    """Saves weights as files to be fetched.
+    """A request to save weights as files to download.
 
     Example:
         {'model_id': 'S1:train:0', 'path': 'download', 'seq_id': 5, 'ttl_seconds': 3600, 'type':
             'save_weights_external'}
 
     Attributes:
-        model_id: The model.
-        path: A name without `/`.
-        seq_id: Counts the model's requests from 1.
-        type: The request's name.
-        ttl_seconds: How long it is kept, in seconds; for ever without it.
-        age_encryption_recipients: Public keys of age to encrypt the files for; their names then end in `.age`.
+        model_id: Id of the model.
+        path: Name of the checkpoint, without `/`.
+        seq_id: Number of the request among those of the model, from 1.
+        type: Name of the request.
+        ttl_seconds: Time for which the checkpoint is kept, in seconds; without it, the checkpoint is kept for ever.
+        age_encryption_recipients: Public keys of age, for which the files are encrypted; the names of the files
+            then end in `.age`.
     """
 
     model_id: str

@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class SaveWeightsExternalResponse(OpenModel, OwnFuture):
-    """Where the files are.
+    """The path and size of the saved files.
 
     Example:
         saved = trainer.save_weights_external("for-vllm").result()
@@ -19,9 +19,9 @@ class SaveWeightsExternalResponse(OpenModel, OwnFuture):
         urls = rest.get_external_weights_urls(saved.path).urls
 
     Attributes:
-        path: `tinker://<run>/external_weights/<name>`, for get_external_weights_urls.
-        size_bytes: Bytes of all files.
-        type: The answer's name.
+        path: Path of the checkpoint, for get_external_weights_urls: `tinker://<run>/external_weights/<name>`.
+        size_bytes: Total size of the files, in bytes.
+        type: Name of the answer.
     """
 
     path: str | None = None

@@ -15,22 +15,25 @@ if TYPE_CHECKING:
 
 @define
 class SaveWeightsForSamplerRequest(OpenModel):
-    """Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`, which opens a
-    sampling session.
+    """A request to save weights to sample from: either under the name in `path`, or ephemeral, with
+    `sampling_session_seq_id`, which opens a sampling session.
 
     Example:
         {'model_id': 'S1:train:0', 'seq_id': 4, 'path': '0001', 'type': 'save_weights_for_sampler'}
 
     Attributes:
-        model_id: The model.
-        seq_id: Counts the model's requests from 1.
-        type: The request's name.
-        path: A name without `/`.
-        sampling_session_seq_id: Instead of a path. Counts the session's sampling sessions from 0.
-        kind: `snapshot` for weights that stay as they are; `inflight` for weights that all inflight sampling
-            clients of the model share, and that each save replaces, also for samples that are under way.
-        ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it. Not with inflight weights.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        model_id: Id of the model.
+        seq_id: Number of the request among those of the model, from 1.
+        type: Name of the request.
+        path: Name of the checkpoint, without `/`.
+        sampling_session_seq_id: Index of the new sampling session among those of the session, from 0; in place of a
+            path.
+        kind: `snapshot` for weights that do not change; `inflight` for weights that all inflight sampling clients
+            of the model share, and that each save replaces, also for samples in progress.
+        ttl_seconds: Time for which the checkpoint is kept, in seconds, from 3600 to ten years; without it, the
+            checkpoint is kept for ever. Not allowed with inflight weights.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
     """
 
     model_id: str

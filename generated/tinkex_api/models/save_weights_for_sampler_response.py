@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class SaveWeightsForSamplerResponse(OpenModel, OwnFuture):
-    """A path for named weights, a sampling session for ephemeral ones, or both on some servers.
+    """The path of named weights, or the sampling session of ephemeral ones; on some servers both.
 
     Example:
         saved = trainer.save_weights_for_sampler("step-100").result()
@@ -19,9 +19,9 @@ class SaveWeightsForSamplerResponse(OpenModel, OwnFuture):
         sampler = service.create_sampling_client(model_path=saved.path)
 
     Attributes:
-        path: `tinker://<run>/sampler_weights/<name>`.
-        sampling_session_id: The opened sampling session.
-        type: The answer's name.
+        path: Path of the checkpoint: `tinker://<run>/sampler_weights/<name>`.
+        sampling_session_id: Id of the new sampling session.
+        type: Name of the answer.
     """
 
     path: str | None = None

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 @define
 class SaveWeightsRequest(OpenModel):
-    """Saves weights and optimizer state, to go on training from.
+    """A request to save the weights and the optimizer state of a model, to resume training from.
 
     Example:
         {'model_id': 'S1:train:0', 'path': '0001', 'seq_id': 3, 'overwrite': False, 'type': 'save_weights'}
 
     Attributes:
-        model_id: The model.
-        path: A name without `/`; some servers take letters, digits, `-` and `_` only.
-        seq_id: Counts the model's requests from 1.
-        type: The request's name.
+        model_id: Id of the model.
+        path: Name of the checkpoint, without `/`. Some servers accept only letters, digits, `-` and `_`.
+        seq_id: Number of the request among those of the model, from 1.
+        type: Name of the request.
         overwrite: Whether a checkpoint of the same name may be replaced.
-        ttl_seconds: How long it is kept, 3600 s to ten years; for ever without it.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
+        ttl_seconds: Time for which the checkpoint is kept, in seconds, from 3600 to ten years; without it, the
+            checkpoint is kept for ever.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
     """
 
     model_id: str

@@ -11,7 +11,7 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class SaveWeightsResponse(OpenModel, OwnFuture):
-    """Where the weights are.
+    """The path of the saved weights.
 
     Example:
         saved = trainer.save_state("step-100").result()
@@ -19,8 +19,9 @@ class SaveWeightsResponse(OpenModel, OwnFuture):
         trainer.load_state(saved.path).result()
 
     Attributes:
-        path: `tinker://<run>/weights/<name>`, or what else the server takes in load_weights.
-        type: The answer's name.
+        path: Path of the checkpoint: `tinker://<run>/weights/<name>`, or another form that the server's
+            load_weights accepts.
+        type: Name of the answer.
     """
 
     path: str

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class SearchOwner(OpenModel):
-    """Whose sessions or checkpoints to search.
+    """The owners whose sessions or checkpoints to search.
 
     Example:
         readable = SearchOwner(type="accessible")  # also what others have published
@@ -20,8 +20,9 @@ class SearchOwner(OpenModel):
             print(checkpoint.tinker_path)
 
     Attributes:
-        type: `own`, all that are `accessible`, or those of a `user`.
-        owner_urns: With `user`: 1 to 10 of them.
+        type: Type of the owners: `own` for the user, `accessible` for all whose objects the user may read, `user`
+            for the users in `owner_urns`.
+        owner_urns: URNs of 1 to 10 users; with `user` only.
     """
 
     type: str = "own"

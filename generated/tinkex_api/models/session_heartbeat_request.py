@@ -11,14 +11,14 @@ from ..types import OpenModel
 
 @define
 class SessionHeartbeatRequest(OpenModel):
-    """Says that the client is still there.
+    """A heartbeat, which keeps a session alive.
 
     Example:
         {'session_id': 'S1', 'type': 'session_heartbeat'}
 
     Attributes:
-        session_id: The session.
-        type: The request's name.
+        session_id: Id of the session.
+        type: Name of the request.
     """
 
     session_id: str

@@ -11,13 +11,13 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class SessionHeartbeatResponse(OpenModel, OwnFuture):
-    """Says no more than its status.
+    """The confirmation of a heartbeat. It carries no information beyond its status.
 
     Example:
         {'type': 'session_heartbeat'}
 
     Attributes:
-        type: The answer's name.
+        type: Name of the answer.
     """
 
     type: str | None = None

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class SessionSearchCursor(OpenModel):
-    """Where the last page of a search ended.
+    """The end of the last page of a search.
 
     Example:
         page = rest.search_sessions(SessionSearchRequest(limit=1))
@@ -19,8 +19,8 @@ class SessionSearchCursor(OpenModel):
             page = rest.search_sessions(SessionSearchRequest(cursor=page.next_cursor))
 
     Attributes:
-        last_created_at: When its last session was begun, as the page had it.
-        last_session_id: Its last session.
+        last_created_at: Time at which the last session of the page began, as in the page.
+        last_session_id: Id of the last session of the page.
     """
 
     last_created_at: str

@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 @define
 class SessionSearchRequest(OpenModel):
-    """Searches sessions. All conditions must hold, but of session_id and display_name either is enough.
+    """A search for sessions. A session must meet all conditions, except that of session_id and display_name one is
+    enough.
 
     Example:
         {'user_metadata': {'experiment': '7'}, 'owner': {'type': 'own'}, 'statuses': [{'type': 'active'}], 'limit':
             50}
 
     Attributes:
-        session_id: The session's id.
-        project_ids: Of any of these projects.
-        user_metadata: Facts of the user's own, kept with what they are sent for.
-        display_name: Words of its name, in any case.
-        owner: Whose sessions or checkpoints to search.
-        statuses: In any of these states; not empty.
-        limit: Longest page, 1 to 200.
-        cursor: Where the last page of a search ended.
+        session_id: Id of the session.
+        project_ids: Ids of projects, to any of which the session belongs.
+        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
+            was sent.
+        display_name: Words of the session's name, in upper or lower case.
+        owner: The owners whose sessions or checkpoints to search.
+        statuses: Statuses, any of which the session has; not empty.
+        limit: Maximum number of sessions in the page, 1 to 200.
+        cursor: The end of the last page of a search.
     """
 
     session_id: str | None = None

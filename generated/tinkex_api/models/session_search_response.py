@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @define
 class SessionSearchResponse(OpenModel, OwnFuture):
-    """A page of what a search found, newest first.
+    """A page of the sessions that a search found, newest first.
 
     Example:
         page = rest.search_sessions(SessionSearchRequest(limit=10))
@@ -25,7 +25,8 @@ class SessionSearchResponse(OpenModel, OwnFuture):
         print(page.next_cursor)  # None on the last page
 
     Attributes:
-        sessions: The page.
+        sessions: Sessions of the page.
+        next_cursor: Cursor of the next page; absent on the last page.
     """
 
     sessions: list[SessionSummary]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @define
 class SessionStatus(OpenModel):
-    """A session's state. One open schema for all kinds, by `type`: active; cancelled with `detail`; client_finished
-    with `reason` and `detail`; failed with `category`, `message` and `reason`.
+    """The status of a session. One open schema serves all types, by `type`: active; cancelled with `detail`;
+    client_finished with `reason` and `detail`; failed with `category`, `message` and `reason`.
 
     Example:
         for session in rest.iter_search_sessions(SessionSearchRequest()):
@@ -25,10 +25,11 @@ class SessionStatus(OpenModel):
                 print(status.category, status.message)
 
     Attributes:
-        type: The kind.
-        detail: More on it.
-        category: failed: whose fault it is.
-        message: failed: what went wrong.
+        type: Type of the status. Known values: `active`, `cancelled`, `client_finished`, `failed`.
+        detail: Detail on the status, a text; with cancelled and client_finished only.
+        reason: Reason of the status; with client_finished and failed only.
+        category: Party at fault for the failure; with failed only. Known values: `user`, `internal`.
+        message: Description of the failure; with failed only.
     """
 
     type: str

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class SessionStatusQuery(OpenModel):
-    """A state to search for.
+    """A status to search sessions for.
 
     Example:
         failed = SessionStatusQuery(type="failed")
@@ -20,8 +20,9 @@ class SessionStatusQuery(OpenModel):
             print(session.session_id)
 
     Attributes:
-        type: The state.
-        reasons: With `client_finished`: how it ended.
+        type: Status of the session. Known values: `active`, `cancelled`, `failed`, `client_finished`.
+        reasons: Outcomes of the session, any of which matches; with `client_finished` only. Known values:
+            `success`, `errored`, `interrupted`.
     """
 
     type: str

@@ -11,8 +11,8 @@ from ..types import OpenModel
 
 @define
 class SessionStatusReason(OpenModel):
-    """Why a session is in its state. One open schema for all kinds, by `type`: how the client ended it (success,
-    errored, interrupted), or what failed, with its id (request, training_run, sampling_session).
+    """The reason why a session has its status. One open schema serves all types, by `type`: how the client ended the
+    session (success, errored, interrupted), or what failed, with its id (request, training_run, sampling_session).
 
     Example:
         for session in rest.iter_search_sessions(SessionSearchRequest()):
@@ -21,11 +21,12 @@ class SessionStatusReason(OpenModel):
                 print(session.session_id, reason.request_id, reason.request_type)
 
     Attributes:
-        type: The kind.
-        request_id: request: the promise's.
-        request_type: request: what was asked.
-        training_run_id: training_run: the run.
-        sampling_session_id: sampling_session: the session.
+        type: Type of the reason. Known values: `success`, `errored`, `interrupted`, `request`, `training_run`,
+            `sampling_session`.
+        request_id: Id of the promise of the failed request; with request only.
+        request_type: Type of the failed request; with request only.
+        training_run_id: Id of the failed training run; with training_run only.
+        sampling_session_id: Id of the failed sampling session; with sampling_session only.
     """
 
     type: str

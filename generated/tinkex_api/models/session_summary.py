@@ -26,13 +26,15 @@ class SessionSummary(OpenModel):
                 print(session.status.message)
 
     Attributes:
-        session_id: The session.
-        created_at: When it was begun.
-        owner: Whose it is.
-        project_id: The project it belongs to.
-        checkpoints_count: How many checkpoints it has.
-        display_name: A name for people.
-        checkpoint_storage_bytes: Bytes of its checkpoints.
+        session_id: Id of the session.
+        created_at: Time at which the session began.
+        owner: Owner of the session, such as `tml:user:ada`.
+        project_id: Id of the session's project.
+        checkpoints_count: Number of the session's checkpoints.
+        status: Status of the session.
+        display_name: Name of the session for people.
+        user_metadata: Metadata that the user gave the session.
+        checkpoint_storage_bytes: Size of the session's checkpoints, in bytes.
     """
 
     session_id: str

@@ -11,15 +11,16 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class SessionTraceExportResponse(OpenModel, OwnFuture):
-    """How far a trace is.
+    """The status of the export of a session's trace.
 
     Example:
         {'status': 'ready', 'url': 'https://storage.example.org/S1.pftrace?signature=abc'}
 
     Attributes:
-        status: While it is pending, ask again every 5 s.
-        url: Where a Perfetto file can be fetched without a key, for about an hour.
-        error: Why it failed.
+        status: Status of the export. While it is pending, the client asks again every 5 s. Known values: `pending`,
+            `ready`, `failed`.
+        url: URL of the trace, a Perfetto file that can be downloaded without a key for about an hour.
+        error: Reason why the export failed.
     """
 
     status: str

@@ -11,13 +11,14 @@ from ..types import OpenModel
 
 @define
 class SetCheckpointTtlRequest(OpenModel):
-    """Sets, or clears, how long a checkpoint is kept.
+    """A request to set or clear the time for which a checkpoint is kept.
 
     Example:
         {'ttl_seconds': 86400}
 
     Attributes:
-        ttl_seconds: Seconds from now, 3600 to ten years; null is sent to keep it for ever.
+        ttl_seconds: Time for which the checkpoint is kept from now on, in seconds, from 3600 to ten years. Null is
+            sent to keep it for ever.
     """
 
     ttl_seconds: int | None

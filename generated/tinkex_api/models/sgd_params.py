@@ -11,8 +11,8 @@ from ..types import OpenModel
 
 @define
 class SgdParams(OpenModel):
-    """One step of gradient descent: b ← momentum·b + gradient + weight_decay·weights, beginning with b = 0, and the
-    weights less `learning_rate`·b.
+    """The settings of one step of gradient descent with momentum: b ← momentum·b + gradient + weight_decay·weights,
+    with b = 0 at first; then weights ← weights - `learning_rate`·b.
 
     Example:
         trainer = service.create_lora_training_client("Qwen/Qwen3-8B", optimizer=OptimizerConfig("sgd"))
@@ -20,10 +20,10 @@ class SgdParams(OpenModel):
         trainer.optim_step(SgdParams(learning_rate=0.1, momentum=0.9)).result()
 
     Attributes:
-        learning_rate: The learning rate.
-        momentum: The momentum, 0 or more and less than 1.
-        weight_decay: The weight decay: weight_decay * weight is added to the gradient.
-        grad_clip_norm: The maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
+        learning_rate: Learning rate of the step.
+        momentum: Momentum factor of the gradients, 0 or more and less than 1.
+        weight_decay: Weight decay: weight_decay * weight is added to the gradient.
+        grad_clip_norm: Maximum global norm of the gradients, which are scaled down to it; 0 turns clipping off.
     """
 
     learning_rate: float

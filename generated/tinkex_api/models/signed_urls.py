@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class SignedUrls(dict[str, str]):
-    """URLs by file name, which can be fetched without a key.
+    """URLs by file name. Each can be downloaded without a key.
 
     Example:
         {'adapter_model.safetensors': 'https://storage.example.org/1?signature=abc'}

@@ -11,7 +11,7 @@ from ..types import OpenModel
 
 @define
 class SupportedModel(OpenModel):
-    """A base model.
+    """A base model that a server offers.
 
     Example:
         models = service.get_server_capabilities().supported_models
@@ -19,11 +19,11 @@ class SupportedModel(OpenModel):
         trainer = service.create_lora_training_client(trainable[0], rank=8)
 
     Attributes:
-        model_name: What create_model and create_sampling_session take as base_model. One server says `model_id`
-            instead.
-        max_context_length: Tokens, prompt and sample together.
-        trainable: Whether it can be trained.
-        sampleable: Whether it can be sampled from as it is.
+        model_name: Name of the model, which create_model and create_sampling_session take as base_model. One server
+            calls the field `model_id`.
+        max_context_length: Maximum length of prompt and sample together, in tokens.
+        trainable: Whether the model can be trained.
+        sampleable: Whether the base model itself can be sampled from.
     """
 
     model_name: str | None = None

@@ -15,26 +15,28 @@ if TYPE_CHECKING:
 
 @define
 class TelemetryEvent(OpenModel):
-    """Something that happened in a client. One open schema for all kinds, by `event`: SESSION_START; SESSION_END with
-    `duration`; UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with
-    `event_name`, `event_data`.
+    """An event of a client. One open schema serves all types, by `event`: SESSION_START; SESSION_END with `duration`;
+    UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with `event_name`,
+    `event_data`.
 
     Example:
         {'event': 'GENERIC_EVENT', 'event_id': 'e1', 'event_session_index': 1, 'severity': 'INFO', 'timestamp':
             '2026-01-01T00:00:00Z', 'event_name': 'slow_poll', 'event_data': {'seconds': 12}}
 
     Attributes:
-        event: The kind.
-        event_id: Its own id.
-        event_session_index: Counts the events of the client from 0.
-        severity: How bad it is.
-        timestamp: When, in ISO 8601.
-        duration: SESSION_END: how long the session lasted, as `H:MM:SS.ffffff`.
-        error_type: UNHANDLED_EXCEPTION: the exception's class.
-        error_message: UNHANDLED_EXCEPTION: its text. Never put headers or keys in it.
-        traceback: UNHANDLED_EXCEPTION: where it was raised.
-        event_name: GENERIC_EVENT: what happened.
-        event_data: GENERIC_EVENT: facts of its own.
+        event: Type of the event. Known values: `SESSION_START`, `SESSION_END`, `UNHANDLED_EXCEPTION`,
+            `GENERIC_EVENT`.
+        event_id: Id of the event.
+        event_session_index: Index of the event among those of the client, from 0.
+        severity: Severity of the event. Known values: `DEBUG`, `INFO`, `WARNING`, `ERROR`, `CRITICAL`.
+        timestamp: Time of the event, in ISO 8601.
+        duration: Duration of the session, as `H:MM:SS.ffffff`; of SESSION_END only.
+        error_type: Class of the exception; of UNHANDLED_EXCEPTION only.
+        error_message: Message of the exception; of UNHANDLED_EXCEPTION only. It must never contain headers or API
+            keys.
+        traceback: Traceback of the exception; of UNHANDLED_EXCEPTION only.
+        event_name: Name of the event; of GENERIC_EVENT only.
+        event_data: Data of the event; of GENERIC_EVENT only.
     """
 
     event: str

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class TelemetryEventEventData(dict[str, Any]):
-    """GENERIC_EVENT: facts of its own."""
+    """Data of the event; of GENERIC_EVENT only."""
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self)

@@ -11,13 +11,13 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class TelemetryResponse(OpenModel, OwnFuture):
-    """That the events were taken.
+    """The confirmation that the events were accepted.
 
     Example:
         {'status': 'accepted'}
 
     Attributes:
-        status: A word.
+        status: Status of the events. Known value: `accepted`.
     """
 
     status: str | None = None

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @define
 class TelemetrySendRequest(OpenModel):
-    """A batch of events, 100 at most from the official client.
+    """A batch of events; the official client sends at most 100.
 
     Example:
         {'events': [], 'platform': 'Linux', 'sdk_version': '0.38.0', 'session_id': 'S1', 'process_uuid':
             '5b3f4a52-7d5e-4a3e-9c59-0c8f8e7a1b2d'}
 
     Attributes:
-        events: In order.
-        platform: The client's operating system.
-        sdk_version: The client's version.
-        session_id: The session; `sessionless-<uuid>` for a client without one.
-        process_uuid: The same for all clients of a process.
+        events: Events in the order in which they happened.
+        platform: Operating system of the client.
+        sdk_version: Version of the client.
+        session_id: Id of the session; `sessionless-<uuid>` for a client without one.
+        process_uuid: UUID of the client's process, the same for all clients of the process.
     """
 
     events: list[TelemetryEvent]

@@ -11,18 +11,21 @@ from ..types import OpenModel
 
 @define
 class TensorData(OpenModel):
-    """An array. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only: `data` holds the
-    values of a CSR matrix, and `sparse_crow_indices`, `sparse_col_indices` and `shape` all come with it.
+    """An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
+    `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices` and `shape`, all three
+    of which are then required.
 
     Example:
         {'data': [0.5, 1.5, 2.5, 3.5], 'dtype': 'float32', 'shape': [2, 2]}
 
     Attributes:
-        data: The values. Some servers write NaN as null.
-        dtype: The values' type. Clients always send it; some servers leave it out of results.
-        shape: The dimensions; one-dimensional without it.
-        sparse_crow_indices: Where each row begins in `data`, one more than there are rows.
-        sparse_col_indices: The column of each value.
+        data: Values of the array. Some servers write NaN as null.
+        dtype: Data type of the values. Clients always send it; some servers leave it out of results. Known values:
+            `float32`, `int64`.
+        shape: Dimensions of the array. When absent, it has one dimension.
+        sparse_crow_indices: Index in `data` at which each row begins, and the total count at the end: one more than
+            there are rows.
+        sparse_col_indices: Column of each value, of the same length as `data`.
     """
 
     data: list[float]

@@ -11,15 +11,15 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class TokenizerResponse(OpenModel, OwnFuture):
-    """A tokenizer, as the library tokenizers keeps it.
+    """The files of a tokenizer, in the form of the library tokenizers.
 
     Example:
         {'tokenizer_json': '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}',
             'tokenizer_config_json': '{"eos_token": "<|endoftext|>"}'}
 
     Attributes:
-        tokenizer_json: The text of its tokenizer.json.
-        tokenizer_config_json: The text of its tokenizer_config.json, which says what its special tokens are for.
+        tokenizer_json: Text of the file tokenizer.json.
+        tokenizer_config_json: Text of the file tokenizer_config.json, which gives the roles of the special tokens.
     """
 
     tokenizer_json: str

@@ -26,13 +26,16 @@ class TrainingRun(OpenModel, OwnFuture):
             print(run.last_checkpoint.tinker_path)
 
     Attributes:
-        training_run_id: The run; hosted, the model's id. May hold `:`.
-        base_model: The base model's name.
-        model_owner: Whose it is.
-        is_lora: Whether it is an adapter.
-        lora_rank: The adapter's rank.
-        corrupted: Whether its state was lost.
-        last_request_time: When it was last used.
+        training_run_id: Id of the training run, which may contain `:`; on the hosted service the model's id.
+        base_model: Name of the base model.
+        model_owner: Owner of the training run.
+        is_lora: Whether the model is a LoRA adapter.
+        lora_rank: Rank of the adapter.
+        corrupted: Whether the model's state was lost.
+        last_request_time: Time of the last request to the model.
+        last_checkpoint: Last checkpoint saved to resume training from; absent if there is none.
+        last_sampler_checkpoint: Last checkpoint saved to sample from; absent if there is none.
+        user_metadata: Metadata that the user gave the training run.
     """
 
     training_run_id: str

@@ -25,7 +25,8 @@ class TrainingRunsResponse(OpenModel, OwnFuture):
         print(page.cursor.total_count)
 
     Attributes:
-        training_runs: The page, newest first.
+        training_runs: Training runs of the page, newest first.
+        cursor: Position of the page in the list.
     """
 
     training_runs: list[TrainingRun]

@@ -11,15 +11,15 @@ from ..types import OpenModel
 
 @define
 class UnloadModelAnswer(OpenModel):
-    """The promise of an UnloadModelResponse; or, without a request id, that the model is freed.
+    """The promise of an UnloadModelResponse; without a request id, the confirmation that the model is unloaded.
 
     Example:
         {'request_id': '17', 'model_id': 'S1:train:0'}
 
     Attributes:
-        request_id: What to retrieve the result by; some servers are done at once, and give none.
-        model_id: The model.
-        status: `unloaded`, of a server that is done at once.
+        request_id: Id of the promise; absent on servers that unload the model at once.
+        model_id: Id of the model.
+        status: `unloaded` from a server that unloads the model at once; otherwise absent.
     """
 
     request_id: str | None = None

@@ -11,14 +11,14 @@ from ..types import OpenModel
 
 @define
 class UnloadModelRequest(OpenModel):
-    """Frees a model.
+    """A request to unload a model.
 
     Example:
         {'model_id': 'S1:train:0', 'type': 'unload_model'}
 
     Attributes:
-        model_id: The model.
-        type: The request's name.
+        model_id: Id of the model.
+        type: Name of the request.
     """
 
     model_id: str

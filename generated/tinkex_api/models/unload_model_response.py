@@ -11,14 +11,14 @@ from ..types import OpenModel, OwnFuture
 
 @define
 class UnloadModelResponse(OpenModel, OwnFuture):
-    """That the model is freed.
+    """The confirmation that a model is unloaded.
 
     Example:
         {'model_id': 'S1:train:0', 'type': 'unload_model'}
 
     Attributes:
-        model_id: The model.
-        type: The answer's name.
+        model_id: Id of the model.
+        type: Name of the answer.
     """
 
     model_id: str | None = None

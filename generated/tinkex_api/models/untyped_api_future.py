@@ -11,16 +11,17 @@ from ..types import OpenModel
 
 @define
 class UntypedAPIFuture(OpenModel):
-    """The promise of a result, which `retrieve_future` gives. Of which type the result is depends on the request: see
+    """The promise of a result, which `retrieve_future` returns. The type of the result depends on the request: see
     `x-tinker-results` of FutureRetrieveResponse.
 
     Example:
         {'request_id': '17', 'model_id': 'S1:train:0', 'sample_sequence_ids': ['17:0']}
 
     Attributes:
-        request_id: What to retrieve the result by. Always a string, never a number.
-        model_id: The model concerned.
-        sample_sequence_ids: Of `sample` only, the ids of the sequences to come, one a sample and in their order.
+        request_id: Id of the promise, by which its result is retrieved. Always a string, never a number.
+        model_id: Id of the request's model.
+        sample_sequence_ids: Ids of the sequences that will be sampled, one for each sample and in the samples'
+            order; of `sample` only.
     """
 
     request_id: str

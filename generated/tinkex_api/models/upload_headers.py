@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class UploadHeaders(dict[str, str]):
-    """Headers that the PUT must have, by name.
+    """The headers that the PUT must have, by name.
 
     Example:
         {'Content-Type': 'application/octet-stream'}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class UploadUrls(dict[str, "ExternalWeightsUploadURL | str"]):
-    """Where each file goes, by its name. Since 0.40 with headers; before that a bare URL.
+    """The destinations of the files, by file name. Since 0.40 each has headers; before, it is a bare URL.
 
     Example:
         {'adapter_model.safetensors': {'url': 'https://storage.example.org/1?signature=abc', 'headers': {}}}

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 
 class UserMetadata(dict[str, str]):
-    """Facts of the user's own, kept with what they are sent for.
+    """Metadata of the user's own, texts by name. The server keeps it with the object for which it was sent.
 
     Example:
         {'experiment': '7'}

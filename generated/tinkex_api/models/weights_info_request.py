@@ -11,13 +11,13 @@ from ..types import OpenModel
 
 @define
 class WeightsInfoRequest(OpenModel):
-    """Asks what saved weights are.
+    """A request for the base model and LoRA shape of saved weights.
 
     Example:
         {'tinker_path': 'tinker://S1:train:0/weights/0001'}
 
     Attributes:
-        tinker_path: `tinker://<run>/<kind>/<name>`.
+        tinker_path: Path of the weights: `tinker://<run>/<kind>/<name>`.
     """
 
     tinker_path: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @define
 class WeightsInfoResponse(OpenModel, OwnFuture):
-    """What is needed to create a model that the weights fit.
+    """The base model and LoRA shape of saved weights, with which to create a model that they fit.
 
     Example:
         info = rest.get_weights_info_by_tinker_path(path)
@@ -23,12 +23,13 @@ class WeightsInfoResponse(OpenModel, OwnFuture):
         print(info.train_mlp, info.train_attn, info.train_unembed)
 
     Attributes:
-        base_model: The base model's name.
-        is_lora: Whether they are an adapter's.
-        lora_rank: The adapter's rank.
-        train_unembed: The output layer was trained.
-        train_mlp: The MLP layers were trained.
-        train_attn: The attention layers were trained.
+        base_model: Name of the base model.
+        is_lora: Whether the weights are those of a LoRA adapter.
+        lora_rank: Rank of the adapter.
+        train_unembed: Whether the output layer was trained.
+        train_mlp: Whether the MLP layers were trained.
+        train_attn: Whether the attention layers were trained.
+        optimizer_config: Optimizer that the weights were trained with.
     """
 
     base_model: str

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from inspect import iscoroutinefunction
 from typing import Any
 
 import httpx
@@ -116,6 +117,34 @@ def test_why_a_client_could_not_be_made_is_told_by_its_future(service: ServiceCl
         future.forward([], "cross_entropy")
 
 
+def test_wrong_arguments_are_refused_at_once(service: ServiceClient, rest: RestClient) -> None:
+    """The official SDK does the same, so that programs catch the error where they call."""
+    for call in (
+        service.create_sampling_client,
+        lambda: service.create_lora_training_client(
+            MODEL, train_mlp=False, train_attn=False, train_unembed=False
+        ),
+        lambda: service.copy_weights("tinker://a/weights/b"),
+        lambda: rest.get_training_run_by_tinker_path("no path"),
+        lambda: rest.get_external_weights_urls("tinker://a/weights/b"),
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            call()
+    nowhere = RestClient(base_url="http://127.0.0.1:9", api_key="tml-x")
+    for _ in range(20):
+        with pytest.raises(ValueError, match="no path"):
+            nowhere.get_training_run_by_tinker_path("no path")
+        with pytest.raises(ValueError, match="no path"):
+            nowhere.delete_checkpoint_from_tinker_path("no path")
+    for call in (
+        lambda: service.create_lora_training_client(MODEL, ranks=2),
+        lambda: rest.list_training_runs(limits=2),
+        service.create_lora_training_client(MODEL, 8).optim_step,
+    ):
+        with pytest.raises(TypeError, match=r"\w"):
+            call()
+
+
 def test_samplers_are_of_the_drop_in_wherever_they_come_from(service: ServiceClient) -> None:
     trainer = service.create_lora_training_client(MODEL, 8).result()
     path = trainer.save_weights_for_sampler("a").result().path
@@ -162,8 +191,6 @@ def test_calls_of_the_rest_client_are_futures(service: ServiceClient, rest: Rest
     assert service.create_rest_client().get_training_run(run).result(60).base_model == MODEL
     with pytest.raises(tinkex.NotFoundError):
         rest.get_training_run("nobody").result()
-    with pytest.raises(tinkex.ArgumentError, match="limit"):
-        rest.list_training_runs(limits=2).result()
     futures = [rest.get_training_run(run).future() for _ in range(3)]
     assert len(wait(futures, 60).done) == 3
 
@@ -198,6 +225,22 @@ def test_methods_that_await_their_twin(service: ServiceClient, rest: RestClient)
     with pytest.warns(FutureWarning) as told:
         asyncio.run(main())
     assert any("call get_training_run, whose future" in str(one.message) for one in told)
+
+
+def test_the_coroutine_functions_of_a_client_are_those_of_the_official_sdk(
+    service: ServiceClient,
+) -> None:
+    """Programs that wrap them all, for traces, find `…_async` methods alone."""
+    for client in (TrainingClient, SamplingClient):
+        found = [name for name in dir(client) if iscoroutinefunction(getattr(client, name))]
+        assert found
+        assert all(name.endswith("_async") and name != "result_async" for name in found), found
+    trainer = service.create_lora_training_client(MODEL, 8).result()
+
+    async def main() -> list[TrainingClient]:
+        return [await trainer, await trainer.coroutine(), await trainer.result_async(1.0)]
+
+    assert asyncio.run(main()) == [trainer] * 3
 
 
 def test_closing_gives_a_future(server: Server) -> None:

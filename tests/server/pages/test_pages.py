@@ -139,7 +139,8 @@ class TestReference:
     def test_a_request_is_shown_with_its_fields(self, api: Api) -> None:
         shown = text(api.http.get("/docs").text)
         assert "POST /api/v1/optim_step".lower() in shown.lower()
-        assert "seq_id required integer (int32) Counts the model's requests from 1." in shown
+        about = "Number of the request among those of the model, from 1."
+        assert f"seq_id required integer (int32) {about}" in shown
 
     def test_the_contract_is_served_as_it_is(self, api: Api) -> None:
         answer = api.http.get("/openapi.yaml")

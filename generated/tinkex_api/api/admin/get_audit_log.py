@@ -4,9 +4,9 @@ from ...types import UNSET, Request, Unset, given, json_reader
 
 
 def request(*, event_type: str | Unset = "all", day: str | Unset = UNSET) -> Request[AuditLogResponse]:
-    """The audit log of a day.
+    """Returns the audit log of one day.
 
-    May answer with a redirect. Hosted only.
+    The answer may be a redirect. Only on the hosted service.
 
     Returns:
         The request, whose answer is read as AuditLogResponse.

@@ -4,9 +4,9 @@ from ...types import Request, given, json_reader
 
 
 def request(*, starting_on: str, ending_before: str) -> Request[BillingUsageResponse]:
-    """What was used, by hour.
+    """Returns billed usage by the hour.
 
-    Hosted only.
+    Only on the hosted service.
 
     Returns:
         The request, whose answer is read as BillingUsageResponse.

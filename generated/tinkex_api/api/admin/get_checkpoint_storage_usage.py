@@ -4,9 +4,9 @@ from ...types import UNSET, Request, Unset, given, json_reader
 
 
 def request(*, project_id: str | Unset = UNSET) -> Request[CurrentCheckpointStorageUsageResponse]:
-    """What checkpoints take at present.
+    """Returns the storage that checkpoints use at present.
 
-    What checkpoints take at present.
+    The sizes and counts are by project and user.
 
     Returns:
         The request, whose answer is read as CurrentCheckpointStorageUsageResponse.

@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: AuthTokenRequest) -> Request[AuthTokenResponse]:
-    """Exchange the key for a JWT.
+    """Exchanges the API key for a JWT.
 
-    Where the flag pjwt_auth_enabled says so. The JWT then takes the key's place in X-API-Key; it is exchanged anew
-    halfway through its life.
+    For servers whose flag pjwt_auth_enabled is true. The client then sends the JWT in X-API-Key in place of the
+    key, and exchanges the key for a new JWT halfway through the life of the last.
 
     Args:
-        body: Empty; the credential is in the X-API-Key header.
+        body: A request to exchange the API key for a JWT. The object is empty: the key is in the X-API-Key header.
 
     Returns:
         The request, whose answer is read as AuthTokenResponse.

@@ -4,9 +4,9 @@ from ...types import Request, json_reader
 
 
 def request() -> Request[ApiKeyInfoResponse]:
-    """What is known of the key.
+    """Returns information about the API key of the request.
 
-    Hosted only.
+    Only on the hosted service.
 
     Returns:
         The request, whose answer is read as ApiKeyInfoResponse.

@@ -5,8 +5,8 @@ from ...types import Request, read_nothing
 
 
 def request() -> Request[Any]:
-    """Revoke the key.
+    """Revokes the API key of the request.
 
-    It cannot be used any more, from this request on. Hosted only.
+    The key is refused in every later request. Only on the hosted service.
     """
     return Request("revoke_api_key", "DELETE", "/api/v1/auth/apikey/me", read_nothing)

@@ -6,9 +6,9 @@ from ...types import Request, read_nothing
 
 
 def request(run_id: str, kind: str, name: str) -> Request[Any]:
-    """Delete a checkpoint.
+    """Deletes a checkpoint permanently.
 
-    For good. A server whose checkpoint ids are bare names has one path segment instead of two.
+    On a server whose checkpoint ids are bare names, the path has one segment in place of `kind` and `name`.
     """
     return Request(
         "delete_checkpoint",

@@ -7,9 +7,9 @@ from ...types import UNSET, File, Request, Unset, given_texts, read_file
 def request(
     run_id: str, kind: str, name: str, *, range_: str | Unset = UNSET, if_range: str | Unset = UNSET
 ) -> Request[File]:
-    """Fetch a checkpoint as one file.
+    """Downloads a checkpoint's archive.
 
-    Where get_checkpoint_archive_url of a server of one's own leads to.
+    The URL that get_checkpoint_archive_url returns on a self-hosted server.
 
     Returns:
         The request, whose answer is read as File.

@@ -8,11 +8,11 @@ from ...types import UNSET, Request, Unset, given_texts, json_reader
 def request(
     run_id: str, kind: str, name: str, *, range_: str | Unset = UNSET, if_range: str | Unset = UNSET
 ) -> Request[CheckpointArchiveUrlResponse]:
-    """Where a checkpoint can be fetched as one file.
+    """Returns the URL of a checkpoint's archive.
 
-    Answers with the URL in a 200 or in the Location of a 302, or with the file itself, by server. 425 or 503 while
-    the file is being made: try again after `Retry-After`; without it every 30 s, six times. The official client has
-    it no more.
+    The archive is one tar file. By server, the answer is a 200 with the URL, a 302 with the URL in Location, or the
+    file itself. A 425 or 503 means that the file is still being made: the client retries after `Retry-After`;
+    without this header, every 30 s, up to six times. The official client no longer has this operation.
 
     Returns:
         The request, whose answer is read as CheckpointArchiveUrlResponse.

@@ -6,9 +6,9 @@ from ...types import Request, json_reader
 
 
 def request(run_id: str, kind: str, name: str) -> Request[ExternalWeightsUrlsResponse]:
-    """Where a checkpoint's files can be fetched.
+    """Returns the URLs of a checkpoint's files.
 
-    Of the kind external_weights only.
+    For checkpoints of the kind external_weights only.
 
     Returns:
         The request, whose answer is read as ExternalWeightsUrlsResponse.

@@ -4,9 +4,9 @@ from ...types import Request, Unset, given, json_reader
 
 
 def request(*, limit: int | Unset = 100, offset: int | Unset = 0) -> Request[CheckpointsListResponse]:
-    """The checkpoints of the user.
+    """Lists the user's checkpoints, newest first.
 
-    Of all training runs, newest first.
+    The checkpoints are those of all the user's training runs. The answer is one page.
 
     Returns:
         The request, whose answer is read as CheckpointsListResponse.

@@ -6,9 +6,10 @@ from ...types import Request, read_nothing
 
 
 def request(run_id: str, kind: str, name: str) -> Request[Any]:
-    """Let everybody read a checkpoint.
+    """Makes a checkpoint public, so that everybody can read it.
 
-    409: they may already. One server (twinkle) uploads it to its hub instead.
+    Fails with 409 if the checkpoint is public already. One server (twinkle) uploads the checkpoint to its hub
+    instead.
     """
     return Request(
         "publish_checkpoint",

@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CheckpointSearchRequest) -> Request[CheckpointSearchResponse]:
-    """Search checkpoints.
+    """Searches checkpoints, newest first.
 
-    Newest first. Hosted only, and experimental. What it takes and answers is documented; its path is not, and is
-    taken to be like the one of search_sessions.
+    Only on the hosted service, where it is experimental. Its request and answer are documented; its path is not,
+    and is assumed to be like that of search_sessions.
 
     Args:
-        body: Searches checkpoints. All conditions must hold.
+        body: A search for checkpoints. A checkpoint must meet all conditions.
 
     Returns:
         The request, whose answer is read as CheckpointSearchResponse.

@@ -7,12 +7,12 @@ from ...types import Request, read_nothing, write_json
 
 
 def request(run_id: str, kind: str, name: str, *, body: SetCheckpointTtlRequest) -> Request[Any]:
-    """Set, or clear, how long a checkpoint is kept.
+    """Sets or clears the time for which a checkpoint is kept.
 
-    Set, or clear, how long a checkpoint is kept.
+    The time counts from now. Without one, the checkpoint is kept until it is deleted.
 
     Args:
-        body: Sets, or clears, how long a checkpoint is kept.
+        body: A request to set or clear the time for which a checkpoint is kept.
     """
     return Request(
         "set_checkpoint_ttl",

@@ -6,9 +6,9 @@ from ...types import Request, read_nothing
 
 
 def request(run_id: str, kind: str, name: str) -> Request[Any]:
-    """Let nobody else read a checkpoint.
+    """Makes a checkpoint private again.
 
-    409: nobody may.
+    Fails with 409 if the checkpoint is not public.
     """
     return Request(
         "unpublish_checkpoint",

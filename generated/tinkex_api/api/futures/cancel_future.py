@@ -6,12 +6,12 @@ from ...types import Request, read_nothing, write_json
 
 
 def request(*, body: FutureCancelRequest) -> Request[Any]:
-    """Say that a result is not wanted any more.
+    """Cancels a sample whose result is no longer needed.
 
-    Of samples only, and where the dynamic flag sample_cancel_enabled says so.
+    For samples only, and for servers whose dynamic flag sample_cancel_enabled is true.
 
     Args:
-        body: Says that a sample's result is not wanted any more.
+        body: A request to cancel a sample whose result is no longer needed.
     """
     return Request(
         "cancel_future",

@@ -11,15 +11,15 @@ def request(
     x_tinker_request_type: str | Unset = UNSET,
     x_tinker_create_promise_roundtrip_time: float | Unset = UNSET,
 ) -> Request[FutureRetrieveResponse]:
-    """Wait for a result.
+    """Waits for the result of a promise, and returns it.
 
-    A long poll: the server holds it until the result is there, or for a time of its own (0 to 300 s are known, 30 s
-    hosted), and then says that it is pending, by 408 or by a 200 of type try_again. A result may be given once
-    only, or for a few minutes, so it is not asked for twice. Failed requests are told by a 200 with `error`, on
-    some servers by 400 or 422.
+    A long poll: the server holds the request until the result is ready, or until its own time limit (0 to 300 s on
+    known servers, 30 s hosted), and then reports that the result is pending, by 408 or by a 200 of type try_again.
+    Some servers return a result only once, or only for a few minutes, so a client does not ask for it twice. A 200
+    with `error` means that the request itself failed; some servers answer 400 or 422 instead.
 
     Args:
-        body: Waits for the result of a request.
+        body: A request for the result of a promise.
 
     Returns:
         The request, whose answer is read as FutureRetrieveResponse.

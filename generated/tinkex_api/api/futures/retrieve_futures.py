@@ -5,12 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: FuturesRetrieveRequest) -> Request[FuturesRetrieveResponse]:
-    """Wait for any of many results.
+    """Waits for any of the samples of a sampling client.
 
-    Where the flag sample_use_retrieve_futures says so: one long poll for all samples of a sampling client.
+    For servers whose flag sample_use_retrieve_futures is true: one long poll serves all samples of a sampling
+    client.
 
     Args:
-        body: Waits for whichever of many samples is done next. The results themselves are then fetched by
+        body: A request to wait until any of many samples is complete. The client then gets each result by
             retrieve_future.
 
     Returns:

@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CreateModelRequest) -> Request[UntypedAPIFuture]:
-    """Create a model to train.
+    """Creates a model to train.
 
-    A LoRA adapter over a base model. The result is a CreateModelResponse.
+    The model is a LoRA adapter on a base model. The promise's result is a CreateModelResponse.
 
     Args:
-        body: Creates a model to train, as a LoRA adapter over a base model.
+        body: A request to create a model to train, a LoRA adapter on a base model.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: GetInfoRequest) -> Request[GetInfoResponse]:
-    """What a model is.
+    """Returns information about a model.
 
-    Also tells where its tokenizer is.
+    The information includes the id of the model's tokenizer.
 
     Args:
-        body: Asks what a model is.
+        body: A request for information about a model.
 
     Returns:
         The request, whose answer is read as GetInfoResponse.

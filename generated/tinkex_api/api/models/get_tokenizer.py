@@ -4,9 +4,10 @@ from ...types import Request, given, json_reader
 
 
 def request(*, base_model: str) -> Request[TokenizerResponse]:
-    """A base model's tokenizer.
+    """Returns the tokenizer of a base model.
 
-    So that a client needs no hub. Elsewhere the tokenizer is found by its id alone (get_info).
+    With it a client needs no access to a model hub. On other servers a client has only the tokenizer's id, from
+    get_info.
 
     Returns:
         The request, whose answer is read as TokenizerResponse.

@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: WeightsInfoRequest) -> Request[WeightsInfoResponse]:
-    """What saved weights are.
+    """Returns the base model and LoRA shape of saved weights.
 
-    Needed to create a model that they fit.
+    A client needs them to create a model that the weights fit.
 
     Args:
-        body: Asks what saved weights are.
+        body: A request for the base model and LoRA shape of saved weights.
 
     Returns:
         The request, whose answer is read as WeightsInfoResponse.

@@ -5,13 +5,13 @@ from ...types import UNSET, Request, Unset, given, json_reader, write_json
 
 
 def request(*, body: UnloadModelRequest, model_id: str | Unset = UNSET) -> Request[UnloadModelAnswer]:
-    """Free a model.
+    """Unloads a model and frees its memory.
 
-    The result is an UnloadModelResponse. The official client has it no more, many servers still do; one (hatchery)
-    wants model_id in the query.
+    The result is an UnloadModelResponse, either of a promise or at once. The official client no longer has this
+    operation; many servers still do. One (hatchery) reads model_id from the query.
 
     Args:
-        body: Frees a model.
+        body: A request to unload a model.
 
     Returns:
         The request, whose answer is read as UnloadModelAnswer.

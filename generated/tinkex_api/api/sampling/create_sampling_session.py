@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CreateSamplingSessionRequest) -> Request[CreateSamplingSessionResponse]:
-    """Open a sampling session.
+    """Opens a sampling session on a base model or on saved weights.
 
-    On a base model or on saved weights. One server (hatchery) answers with a promise.
+    One server (hatchery) answers with a promise.
 
     Args:
-        body: Opens a sampling session on a base model or on saved weights. Some servers take exactly one of the
-            two.
+        body: A request to open a sampling session on a base model or on saved weights. Some servers accept exactly
+            one of the two.
 
     Returns:
         The request, whose answer is read as CreateSamplingSessionResponse.

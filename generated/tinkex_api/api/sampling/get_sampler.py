@@ -6,9 +6,9 @@ from ...types import Request, json_reader
 
 
 def request(sampler_id: str) -> Request[GetSamplerResponse]:
-    """What a sampling session samples from.
+    """Returns the model or weights that a sampling session samples from.
 
-    What a sampling session samples from.
+    Fails with 404 if the server does not know the sampling session.
 
     Returns:
         The request, whose answer is read as GetSamplerResponse.

@@ -5,12 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: JoinSamplingSessionRequest) -> Request[JoinSamplingSessionResponse]:
-    """Get a number for a copied sampling client.
+    """Returns a number for a copied sampling client.
 
-    Where the flag sample_join_sampling_session says so.
+    For servers whose flag sample_join_sampling_session is true. The number keeps the seq_ids of the copies apart.
 
     Args:
-        body: Asks for a number for a copied sampling client, so that its seq_ids meet no other's.
+        body: A request for the number of a copied sampling client, which keeps its seq_ids apart from those of
+            other copies.
 
     Returns:
         The request, whose answer is read as JoinSamplingSessionResponse.

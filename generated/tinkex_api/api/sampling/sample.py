@@ -5,15 +5,15 @@ from ...types import UNSET, Request, Unset, given_texts, json_reader, write_json
 
 
 def request(*, body: SampleRequest, x_tinker_sampling_backpressure: str | Unset = UNSET) -> Request[UntypedAPIFuture]:
-    """Sample.
+    """Samples continuations of a prompt.
 
-    The result is a SampleResponse. After 429 wait 1 s, or 5 s for a large request, and send the same one again. A
-    sample that is begun anew after its promise is gone takes a new seq_id.
+    The promise's result is a SampleResponse. After a 429, a client waits 1 s, or 5 s after a large request, and
+    sends the same request again. To begin a sample anew, because its promise is lost, a client takes a new seq_id.
 
     Args:
-        body: Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from
-            `base_model` or `model_path`. The logprobs of a prompt alone are a sample of `max_tokens` 1 with
-            `prompt_logprobs`.
+        body: A request for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one
+            from `base_model` or `model_path`. To get only the logprobs of a prompt, ask for a sample with `max_tokens`
+            1 and `prompt_logprobs`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

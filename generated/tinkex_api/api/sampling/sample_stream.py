@@ -4,18 +4,18 @@ from ...types import Request, read_text, write_json
 
 
 def request(*, body: SampleRequest) -> Request[str]:
-    """Sample, and give the tokens as they come.
+    """Samples a continuation of a prompt, and sends the tokens as they are sampled.
 
-    Server-sent events, each of one `data:` line that is a SampleStreamEvent in JSON: some with tokens, then one
-    with the `stop_reason`, or one with an `error`. A stream that ends without either is broken. Lines that begin
-    with a colon keep the connection alive while the request waits for its turn. `num_samples` must be 1; nothing
-    can be asked about the prompt. A client that closes the connection ends the sampling. It is not a promise, and
-    has no seq_id.
+    The answer is a stream of server-sent events. Each is one `data:` line, a SampleStreamEvent in JSON: any number
+    with tokens, then one with the `stop_reason`, or one with an `error`. A stream that ends without either is
+    broken. Lines that begin with a colon keep the connection alive while the request waits for its turn.
+    `num_samples` must be 1, and the request can ask for nothing about the prompt. A client that closes the
+    connection cancels the sampling. The answer is not a promise, and the request has no seq_id.
 
     Args:
-        body: Asks for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from
-            `base_model` or `model_path`. The logprobs of a prompt alone are a sample of `max_tokens` 1 with
-            `prompt_logprobs`.
+        body: A request for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one
+            from `base_model` or `model_path`. To get only the logprobs of a prompt, ask for a sample with `max_tokens`
+            1 and `prompt_logprobs`.
 
     Returns:
         The request, whose answer is read as str.

@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: ClientConfigRequest) -> Request[ClientConfigResponse]:
-    """The flags that the server wants of its clients.
+    """Returns the flags that tell clients how to use the server.
 
-    The first call of a client. Where it is missing (404, 405), every flag has its default. A 200 does not tell
-    which encodings the server speaks.
+    A client calls it first. On a server without this operation (404, 405), every flag has its default. A 2xx answer
+    does not say which encodings of bodies the server accepts.
 
     Args:
-        body: Who asks for the flags.
+        body: A request for the server's flags.
 
     Returns:
         The request, whose answer is read as ClientConfigResponse.

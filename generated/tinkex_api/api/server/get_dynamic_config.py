@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: ClientConfigRequest) -> Request[ClientDynamicConfigResponse]:
-    """The flags that may change.
+    """Returns the flags that may change while a client runs.
 
-    Asked for at the start and again every refresh_interval_sec. Where it is missing (404), every flag has its
-    default; after a failure the flags of before stand.
+    A client calls it at the start, and again every refresh_interval_sec seconds. On a server without this operation
+    (404), every flag has its default. After any other failure, the flags last received stay in force.
 
     Args:
-        body: Who asks for the flags.
+        body: A request for the server's flags.
 
     Returns:
         The request, whose answer is read as ClientDynamicConfigResponse.

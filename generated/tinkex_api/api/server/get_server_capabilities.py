@@ -4,9 +4,9 @@ from ...types import Request, json_reader
 
 
 def request() -> Request[GetServerCapabilitiesResponse]:
-    """The models that can be trained and sampled.
+    """Returns the base models that can be trained and sampled.
 
-    Some servers name only what is loaded, and one names what is not.
+    Some servers list only the models that are loaded; one also lists models that are not.
 
     Returns:
         The request, whose answer is read as GetServerCapabilitiesResponse.

@@ -4,9 +4,10 @@ from ...types import Request, json_reader
 
 
 def request() -> Request[HealthResponse]:
-    """Whether the server runs.
+    """Reports whether the server runs.
 
-    Wants no key. Any 2xx means that it runs; while it starts, one server answers 503 to all other calls.
+    Needs no API key. Any 2xx answer means that the server runs. While one of the servers starts, it answers 503 to
+    all other requests.
 
     Returns:
         The request, whose answer is read as HealthResponse.

@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: TelemetrySendRequest) -> Request[TelemetryResponse]:
-    """Tell what happened in a client.
+    """Reports events of a client to the server.
 
-    Never to hold headers, keys or data. A client drops what is not taken.
+    Events must never contain headers, API keys or data. A client drops events that the server does not accept.
 
     Args:
-        body: A batch of events, 100 at most from the official client.
+        body: A batch of events; the official client sends at most 100.
 
     Returns:
         The request, whose answer is read as TelemetryResponse.

@@ -7,12 +7,12 @@ from ...types import Request, read_nothing, write_json
 
 
 def request(session_id: str, *, body: AssignSessionProjectRequest) -> Request[Any]:
-    """Move a session to a project.
+    """Moves a session to a project.
 
-    Hosted only.
+    Only on the hosted service.
 
     Args:
-        body: Moves a session to a project.
+        body: A request to move a session to a project.
     """
     return Request(
         "assign_session_project",

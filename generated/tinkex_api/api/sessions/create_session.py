@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CreateSessionRequest) -> Request[CreateSessionResponse]:
-    """Begin a session.
+    """Begins a session.
 
-    Models and samplers belong to a session, which lives as long as heartbeats come.
+    Models and sampling sessions belong to a session, which stays alive as long as the client sends heartbeats.
 
     Args:
-        body: Begins a session.
+        body: A request to begin a session.
 
     Returns:
         The request, whose answer is read as CreateSessionResponse.

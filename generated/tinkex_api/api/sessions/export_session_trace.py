@@ -6,9 +6,10 @@ from ...types import Request, json_reader
 
 
 def request(session_id: str) -> Request[SessionTraceExportResponse]:
-    """A trace of what a session did.
+    """Exports a trace of a session's activity.
 
-    The first call begins the export; ask again every 5 s while it is pending. Hosted only.
+    The first call starts the export; while its status is `pending`, a client asks again every 5 s. Only on the
+    hosted service.
 
     Returns:
         The request, whose answer is read as SessionTraceExportResponse.

@@ -7,12 +7,13 @@ from ...types import Request, read_nothing, write_json
 
 
 def request(session_id: str, *, body: FinishSessionRequest) -> Request[Any]:
-    """End a session.
+    """Ends a session.
 
-    The first reason counts. Where the call is missing (404), the session ends with its heartbeats.
+    The first reason that is given counts. On a server without this operation (404), a session ends when its
+    heartbeats stop.
 
     Args:
-        body: Ends a session.
+        body: A request to end a session.
     """
     return Request(
         "finish_session",

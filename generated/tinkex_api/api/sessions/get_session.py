@@ -6,9 +6,9 @@ from ...types import Request, Unset, given, json_reader
 
 
 def request(session_id: str, *, access_scope: str | Unset = "owned") -> Request[GetSessionResponse]:
-    """What belongs to a session.
+    """Returns the training runs and sampling sessions of a session.
 
-    Its training runs and samplers.
+    Fails with 404 if the server does not know the session.
 
     Returns:
         The request, whose answer is read as GetSessionResponse.

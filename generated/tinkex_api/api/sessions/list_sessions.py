@@ -6,9 +6,9 @@ from ...types import Request, Unset, given, json_reader
 def request(
     *, limit: int | Unset = 20, offset: int | Unset = 0, access_scope: str | Unset = "owned"
 ) -> Request[ListSessionsResponse]:
-    """The sessions.
+    """Lists the ids of sessions.
 
-    Their ids only; get_session and search_sessions tell more.
+    The answer is a page of ids; get_session and search_sessions return more about a session.
 
     Returns:
         The request, whose answer is read as ListSessionsResponse.

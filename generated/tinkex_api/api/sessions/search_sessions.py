@@ -5,12 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SessionSearchRequest) -> Request[SessionSearchResponse]:
-    """Search sessions.
+    """Searches sessions, newest first.
 
-    Newest first. Hosted only, and experimental.
+    Only on the hosted service, where it is experimental.
 
     Args:
-        body: Searches sessions. All conditions must hold, but of session_id and display_name either is enough.
+        body: A search for sessions. A session must meet all conditions, except that of session_id and display_name
+            one is enough.
 
     Returns:
         The request, whose answer is read as SessionSearchResponse.

@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SessionHeartbeatRequest) -> Request[SessionHeartbeatResponse]:
-    """Say that the client is still there.
+    """Keeps a session alive.
 
-    Sent every 10 s. 410: the session is finished, so stop. 404: the server does not know it. After other failures
-    go on.
+    A client sends a heartbeat every 10 s. After a 410 the session is finished, and the client stops sending them. A
+    404 means that the server does not know the session. After other failures the client goes on.
 
     Args:
-        body: Says that the client is still there.
+        body: A heartbeat, which keeps a session alive.
 
     Returns:
         The request, whose answer is read as SessionHeartbeatResponse.

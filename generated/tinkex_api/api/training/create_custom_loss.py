@@ -5,13 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: CreateCustomLossRequest) -> Request[UntypedAPIFuture]:
-    """Upload a loss of the user's own.
+    """Uploads a custom loss.
 
-    Where the flag custom_loss_server_side says so. The result is a CreateCustomLossResponse.
+    For servers whose flag custom_loss_server_side is true. The promise's result is a CreateCustomLossResponse.
 
     Args:
-        body: Uploads a loss of the user's own. It is then used as loss_fn `custom` with the config `{"loss_id":
-            …}`.
+        body: A request to upload a custom loss. The loss is then used as the loss_fn `custom` with the config
+            `{"loss_id": …}`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

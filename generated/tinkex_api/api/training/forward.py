@@ -5,13 +5,14 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: ForwardRequest) -> Request[UntypedAPIFuture]:
-    """Compute a loss without gradients.
+    """Computes the loss of a batch without gradients.
 
-    The result is a ForwardBackwardOutput. Clients since 0.25 send a protobuf forward_backward with forward_only
-    instead. In JSON use this call only: a server that does not know the field would train.
+    The promise's result is a ForwardBackwardOutput. Since 0.25 the official client sends forward_backward in
+    protobuf, with forward_only, instead. In JSON, use only this operation: a server that does not know the field
+    forward_only would train.
 
     Args:
-        body: A loss without gradients.
+        body: A request to compute the loss of a batch without gradients.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -5,14 +5,16 @@ from ...types import UNSET, File, Request, Unset, given_texts, json_reader, writ
 
 
 def request(*, body: ForwardBackwardRequest | File, content_encoding: str | Unset = UNSET) -> Request[UntypedAPIFuture]:
-    """Compute a loss and add its gradients to the model's.
+    """Computes the loss of a batch and accumulates its gradients.
 
-    The result is a ForwardBackwardOutput. The official client sends protobuf only since 0.25; JSON-only servers
-    answer to it with 400, 415, 422 or 500, and protobuf-only ones with 415 to JSON. Such a request was not taken
-    on, so the same one, with the same seq_id, may be sent in the other encoding.
+    The promise's result is a ForwardBackwardOutput. Since 0.25 the official client sends protobuf only. Servers
+    that accept only JSON answer it with 400, 415, 422 or 500; servers that accept only protobuf answer JSON with
+    415. A request refused in this way was not accepted, so a client may send the same request, with the same
+    seq_id, in the other encoding.
 
     Args:
-        body: A training step's gradients. Or: A ForwardBackwardRequest of tinker.proto.
+        body: A request to compute the loss of a batch and to accumulate its gradients. Or: A ForwardBackwardRequest
+            of tinker.proto.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: OptimStepRequest) -> Request[UntypedAPIFuture]:
-    """Apply the gathered gradients, and clear them.
+    """Applies the accumulated gradients by one optimizer step, and clears them.
 
-    The result is an OptimStepResponse.
+    The promise's result is an OptimStepResponse.
 
     Args:
-        body: An optimizer's step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
+        body: A request for one optimizer step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

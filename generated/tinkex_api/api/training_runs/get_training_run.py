@@ -6,9 +6,9 @@ from ...types import Request, Unset, given, json_reader
 
 
 def request(run_id: str, *, access_scope: str | Unset = "owned") -> Request[TrainingRun]:
-    """A training run.
+    """Returns a training run.
 
-    A training run.
+    Fails with 404 if the server does not know the run.
 
     Returns:
         The request, whose answer is read as TrainingRun.

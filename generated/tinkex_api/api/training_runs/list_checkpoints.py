@@ -6,9 +6,9 @@ from ...types import Request, json_reader
 
 
 def request(run_id: str) -> Request[CheckpointsListResponse]:
-    """The checkpoints of a training run.
+    """Lists the checkpoints of a training run.
 
-    All of them, unpaged.
+    The answer has all of them, without pages.
 
     Returns:
         The request, whose answer is read as CheckpointsListResponse.

@@ -10,9 +10,9 @@ def request(
     access_scope: str | Unset = "owned",
     project_id: str | Unset = UNSET,
 ) -> Request[TrainingRunsResponse]:
-    """The training runs.
+    """Lists training runs, newest first.
 
-    Newest first.
+    The answer is one page; `limit` and `offset` select it.
 
     Returns:
         The request, whose answer is read as TrainingRunsResponse.

@@ -7,12 +7,12 @@ from ...types import UNSET, Request, Unset, given_texts, json_reader, write_json
 def request(
     *, body: CopyWeightsRequest, x_tinker_weights_access_token: str | Unset = UNSET
 ) -> Request[CopyWeightsResponse]:
-    """Copy a checkpoint into a project.
+    """Copies a checkpoint into a project.
 
-    Hosted only.
+    Only on the hosted service.
 
     Args:
-        body: Copies a checkpoint into a project, or into a session.
+        body: A request to copy a checkpoint into a project, or into a session.
 
     Returns:
         The request, whose answer is read as CopyWeightsResponse.

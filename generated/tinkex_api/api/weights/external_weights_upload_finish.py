@@ -5,12 +5,13 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: ExternalWeightsUploadFinishRequest) -> Request[ExternalWeightsUploadFinishResponse]:
-    """Make a checkpoint of what was uploaded.
+    """Makes a checkpoint of uploaded files.
 
-    After all files were sent; the server checks them. Hosted only, and experimental.
+    A client calls it after it has sent all files; the server checks them. Only on the hosted service, where it is
+    experimental.
 
     Args:
-        body: Ends an upload.
+        body: A request to make a checkpoint of an upload.
 
     Returns:
         The request, whose answer is read as ExternalWeightsUploadFinishResponse.

@@ -5,14 +5,14 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: ExternalWeightsUploadStartRequest) -> Request[ExternalWeightsUploadStartResponse]:
-    """Begin to upload an adapter.
+    """Starts the upload of an adapter.
 
-    Answers with a signed URL for each file of the adapter: PUT each there, then call
-    external_weights_upload_finish. The files are those that save_weights_external makes for that base model and
-    LoRA shape. Hosted only, and experimental.
+    Returns a signed URL for each file of the adapter. The client sends each file to its URL by PUT, then calls
+    external_weights_upload_finish. The files are those that save_weights_external makes for the same base model and
+    LoRA shape. Only on the hosted service, where it is experimental.
 
     Args:
-        body: Begins to upload an adapter.
+        body: A request to start the upload of an adapter.
 
     Returns:
         The request, whose answer is read as ExternalWeightsUploadStartResponse.

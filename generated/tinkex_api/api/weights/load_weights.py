@@ -5,15 +5,15 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: LoadWeightsRequest) -> Request[UntypedAPIFuture]:
-    """Load saved weights, into a model or a new one.
+    """Loads saved weights into a model, or into a new one.
 
-    The result is a LoadWeightsResponse. No open server creates a new one by it; there: weights_info, create_model,
-    then load_weights with seq_id 1.
+    The promise's result is a LoadWeightsResponse. No open server creates a new model by it; there, a client calls
+    get_weights_info, then create_model, then load_weights with seq_id 1.
 
     Args:
-        body: Loads saved weights, either into a model (`model_id` and `seq_id`; only as its first request on some
-            servers, the hosted one included), or into a new one (`session_id` and `model_seq_id`; since 0.24), whose
-            LoRA shape is the checkpoint's.
+        body: A request to load saved weights, either into a model (`model_id` and `seq_id`; only as the model's
+            first request on some servers, the hosted one included), or into a new model (`session_id` and
+            `model_seq_id`; since 0.24), which has the LoRA shape of the checkpoint.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

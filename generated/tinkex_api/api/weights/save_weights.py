@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SaveWeightsRequest) -> Request[UntypedAPIFuture]:
-    """Save weights and optimizer state, to train on.
+    """Saves the weights and the optimizer state of a model, to resume training from.
 
-    The result is a SaveWeightsResponse.
+    The promise's result is a SaveWeightsResponse.
 
     Args:
-        body: Saves weights and optimizer state, to go on training from.
+        body: A request to save the weights and the optimizer state of a model, to resume training from.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

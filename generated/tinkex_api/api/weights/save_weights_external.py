@@ -5,12 +5,12 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SaveWeightsExternalRequest) -> Request[UntypedAPIFuture]:
-    """Save weights as files to be fetched.
+    """Saves the weights of a model as files to download.
 
-    The result is a SaveWeightsExternalResponse.
+    The promise's result is a SaveWeightsExternalResponse; get_external_weights_urls returns the URLs of the files.
 
     Args:
-        body: Saves weights as files to be fetched.
+        body: A request to save weights as files to download.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.

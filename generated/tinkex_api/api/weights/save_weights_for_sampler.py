@@ -5,14 +5,14 @@ from ...types import Request, json_reader, write_json
 
 
 def request(*, body: SaveWeightsForSamplerRequest) -> Request[UntypedAPIFuture]:
-    """Save weights to sample from.
+    """Saves the weights of a model, to sample from.
 
-    The result is a SaveWeightsForSamplerResponse. An ephemeral save that is tried again keeps its seq_id, but takes
-    a new sampling_session_seq_id.
+    The promise's result is a SaveWeightsForSamplerResponse. An ephemeral save that is retried keeps its seq_id, but
+    takes a new sampling_session_seq_id.
 
     Args:
-        body: Saves weights to sample from, either named by `path` or ephemeral with `sampling_session_seq_id`,
-            which opens a sampling session.
+        body: A request to save weights to sample from: either under the name in `path`, or ephemeral, with
+            `sampling_session_seq_id`, which opens a sampling session.
 
     Returns:
         The request, whose answer is read as UntypedAPIFuture.
