@@ -56,7 +56,8 @@ SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprob
 
 def environment_of(pid: int) -> dict[str, str]:
     variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(variable.partition("=")[::2] for variable in variables if variable)
+    parts = [variable.partition("=") for variable in variables if variable]
+    return {name: value for name, _, value in parts}
 
 
 @pytest.fixture
