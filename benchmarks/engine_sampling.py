@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tinkex_server.engine.torch.engine import TorchEngine
 _PROMPT, _SAMPLED = 32, 32  # tokens
 _REQUESTS = (1, 64)
 _ROUNDS = 7
-_ADAPTERS = 4
+_ADAPTERS = (4, 32)
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -51,7 +52,7 @@ def of_generate(model: Any, count: int) -> None:
 
 
 def of_engine(engine: TorchEngine, samplers: list[str], count: int) -> None:
-    specs = [SampleSpec(prompt, max_tokens=_SAMPLED) for prompt in prompts(count)]
+    specs = [SampleSpec(prompt, max_tokens=_SAMPLED, stop_tokens=[]) for prompt in prompts(count)]
     futures = [
         engine.sample(samplers[index % len(samplers)], spec) for index, spec in enumerate(specs)
     ]
@@ -59,7 +60,7 @@ def of_engine(engine: TorchEngine, samplers: list[str], count: int) -> None:
 
 
 async def over_http(sampler: tinkex.AsyncSamplingClient, count: int) -> None:
-    params = tinkex.SamplingParams(max_tokens=_SAMPLED)
+    params = tinkex.SamplingParams(max_tokens=_SAMPLED, stop=[])
     calls = [
         sampler.sample(tinkex.ModelInput.from_ints(prompt), 1, params) for prompt in prompts(count)
     ]
@@ -69,10 +70,10 @@ async def over_http(sampler: tinkex.AsyncSamplingClient, count: int) -> None:
 
 
 def adapters(engine: TorchEngine, base: str, folder: Path) -> list[str]:
-    """Samplers of adapters of different ranks."""
-    names = [f"adapter {index}" for index in range(_ADAPTERS)]
+    """Returns samplers of adapters of ranks 4 to 32."""
+    names = [f"adapter {index}" for index in range(max(_ADAPTERS))]
     for index, name in enumerate(names):
-        engine.create_model(name, base, LoraShape(rank=4 << index, seed=index))
+        engine.create_model(name, base, LoraShape(rank=4 << index % 4, seed=index))
         engine.save_model(name, folder / str(index), optimizer=False)
         engine.load_sampler(name, base, folder / str(index))
     return names
@@ -98,7 +99,10 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
             "generate": lambda count: of_generate(model, count),
             "the engine": lambda count: of_engine(engine, ["base"], count),
             "the engine, one adapter": lambda count: of_engine(engine, names[:1], count),
-            f"the engine, {_ADAPTERS} adapters": lambda count: of_engine(engine, names, count),
+            **{
+                f"the engine, {several} adapters": partial(of_engine, engine, names[:several])
+                for several in _ADAPTERS
+            },
             "tinkex through HTTP": lambda count: over_http(sampler, count),
         }
         taken = {count: await rounds(ways, count) for count in _REQUESTS}

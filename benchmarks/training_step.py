@@ -4,7 +4,8 @@ torch and peft in one process.
 `python -m benchmarks training_step` prints medians: of both, and of their ratio. Both are measured
 in turns, so that what else the machine does moves both alike; the server runs in a process of its
 own. Where other programs want the cores, set OMP_WAIT_POLICY=PASSIVE: threads that spin while they
-wait for each other else make this process many times slower, and the ratio too good.
+wait for each other else make this process many times slower, and the ratio too good. It applies to
+the server as well, which without it lets its threads spin briefly.
 """
 
 from __future__ import annotations

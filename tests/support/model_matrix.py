@@ -30,6 +30,7 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.stopping import StopRule
@@ -282,10 +283,11 @@ def _sampled(
     for seed, row in enumerate(rows):
         spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
         requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
-    prefill = Prefill(base, requests, tokens)
+    planner = AdapterPlanner(base.device)
+    prefill = Prefill(base, planner, requests, tokens)
     while not prefill.advance():
         pass
-    batch = Batch(base)
+    batch = Batch(base, planner)
     batch.join(prefill)
     batch.drop_ended()
     while batch.samples:

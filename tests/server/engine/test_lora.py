@@ -5,6 +5,7 @@ adapter.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import read_adapter, save_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.fair_lock import FairLock
-from tinkex_server.engine.torch.lora import Adapter, LayerWeights
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 
 TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
 TEXT = np.frombuffer(b"forty two is 42\n", dtype=np.uint8).astype(np.int64)
@@ -119,19 +121,104 @@ def random_adapter(base: LoadedBaseModel, rank: int, **shape: Any) -> Adapter:
     )
 
 
+BATCHES: Mapping[str, Sequence[tuple[int, int | None]]] = {
+    "two, and rows without": [(2, 0), (1, None), (16, 1), (2, 0)],
+    "ranks far apart": [(rank, rank) for rank in (1, 2, 5, 8, 40, 64) for _ in range(2)],
+    "as many rows each": [(rank, rank) for rank in (4, 8, 16) * 3],
+    "one with most rows": [(4, 0)] * 9 + [(8, 1), (3, 2), (4, 3)],
+    "one, and a row without": [(4, 0), (1, None)],
+}
+"""Each row's adapter: its rank, and a number that tells it from others; None: no adapter."""
+
+
+@pytest.mark.parametrize("batch", BATCHES)
 @torch.inference_mode()
-def test_each_row_of_a_batch_gets_its_own_adapter_or_none(base: LoadedBaseModel) -> None:
-    tokens = torch.from_numpy(TEXT.copy()).repeat(5, 1)
-    small, large = random_adapter(base, 2, train_mlp=False), random_adapter(base, 16)
-    with base.acquire([(torch.tensor([0, 3]), small), (torch.tensor([4]), large)]) as network:
-        mixed = network(input_ids=tokens).logits
-    for rows, plan in (([0, 3], small), ([4], large), ([1, 2], [])):
-        with base.acquire(plan) as network:
-            alone = network(input_ids=tokens[:1]).logits[0]
-        for row in rows:
-            torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(mixed[0], mixed[1], atol=0.1)
-    assert not torch.allclose(mixed[0], mixed[4], atol=0.1)
+def test_each_row_of_a_batch_gets_its_own_adapter_or_none(
+    base: LoadedBaseModel, batch: str
+) -> None:
+    """Also where an adapter has not all layers."""
+    made = {
+        key: random_adapter(base, key[0], train_mlp=index % 3 != 0)
+        for index, key in enumerate(dict.fromkeys(BATCHES[batch]))
+        if key[1] is not None
+    }
+    rows = [made.get(key) for key in BATCHES[batch]]
+    assert_each_is_as_alone(base, AdapterPlanner(base.device), rows)
+
+
+@torch.inference_mode()
+def test_a_plan_holds_when_rows_come_and_go(base: LoadedBaseModel) -> None:
+    """The weights that an earlier batch has stacked are used again."""
+    planner = AdapterPlanner(base.device)
+    a, b, c, d = (random_adapter(base, rank) for rank in (4, 8, 4, 6))
+    # the last: one of the stacked adapters has most rows, and is planned alone
+    for rows in ([a, b, c], [c, a, a], [b, None, a], [d, b], [a, b, c, d, d], [a] * 9 + [b, c]):
+        assert_each_is_as_alone(base, planner, rows)
+
+
+@torch.inference_mode()
+def test_adapters_too_large_to_copy_are_applied_where_they_are(
+    base: LoadedBaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [random_adapter(base, rank) for rank in (4, 8, 4)]
+    monkeypatch.setattr("tinkex_server.engine.torch.mixed_adapters._STACK_BYTES", 1 << 10)
+    planner = AdapterPlanner(base.device)
+    assert_each_is_as_alone(base, planner, rows)
+    assert planner.kept_bytes == 0
+
+
+@torch.inference_mode()
+def test_stacks_are_kept_up_to_a_limit(
+    base: LoadedBaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [[random_adapter(base, 4), random_adapter(base, 4)] for _ in range(4)]
+    planner = AdapterPlanner(base.device)
+    planner.plan(pairs[0])
+    most = 2 * planner.kept_bytes
+    monkeypatch.setattr("tinkex_server.engine.torch.mixed_adapters._KEPT_BYTES", most)
+    for pair in pairs:
+        planner.plan(pair)
+        assert 0 < planner.kept_bytes <= most
+    assert_each_is_as_alone(base, planner, pairs[0])
+
+
+@torch.inference_mode()
+def test_weights_that_are_not_finite_reach_no_other_row(base: LoadedBaseModel) -> None:
+    rows = [random_adapter(base, 4), random_adapter(base, 4), None]
+    broken = random_adapter(base, 8)
+    for weight in broken.named_weights().values():
+        weight.fill_(torch.nan)
+    plan = AdapterPlanner(base.device).plan([broken, *rows, broken, broken])
+    with base.acquire(plan) as network:
+        mixed = network(input_ids=tokens_of(6)).logits
+    assert mixed[[0, 4, 5]].isnan().all()
+    for row, adapter in enumerate(rows, 1):
+        torch.testing.assert_close(mixed[row], alone(base, adapter), atol=1e-4, rtol=1e-4)
+
+
+def tokens_of(rows: int) -> torch.Tensor:
+    return torch.from_numpy(TEXT.copy()).repeat(rows, 1)
+
+
+def alone(base: LoadedBaseModel, adapter: Adapter | None) -> torch.Tensor:
+    """The logits of one row."""
+    with base.acquire(adapter) as network:
+        return network(input_ids=tokens_of(1)).logits[0]
+
+
+def assert_each_is_as_alone(
+    base: LoadedBaseModel, planner: AdapterPlanner, rows: Sequence[Adapter | None]
+) -> None:
+    """Asserts that each row of a batch has the logits of its own adapter, which differ."""
+    with base.acquire(planner.plan(rows)) as network:
+        mixed = network(input_ids=tokens_of(len(rows))).logits
+    for row, adapter in enumerate(rows):
+        torch.testing.assert_close(mixed[row], alone(base, adapter), atol=1e-4, rtol=1e-4)
+    for row, adapter in enumerate(rows):
+        assert all(
+            torch.allclose(mixed[row], mixed[other], atol=0.1) == (adapter is another)
+            for other, another in enumerate(rows)
+        )
 
 
 def test_a_saved_adapter_is_read_as_it_was(base: LoadedBaseModel, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tinkex_server.engine.interface import LoraShape, SampleSpec
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import BatchBudget
 from tinkex_server.engine.torch.engine import TorchEngine
-from tinkex_server.engine.torch.lora import Adapter, LayerWeights
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.prompt_scoring import PromptScores
 from tinkex_server.engine.torch.sample_request import SampleRequest
@@ -67,7 +68,7 @@ def read(
     base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
 ) -> tuple[Prefill, int]:
     """Returns a completed prefill and its number of passes."""
-    prefill, passes = Prefill(base, requests, tokens), 1
+    prefill, passes = Prefill(base, AdapterPlanner(base.device), requests, tokens), 1
     while not prefill.advance():
         passes += 1
     return prefill, passes

@@ -54,6 +54,12 @@ from tinkex_server.engine.process.restart import (
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    parts = [variable.partition("=") for variable in variables if variable]
+    return {name: value for name, _, value in parts}
+
+
 @pytest.fixture
 def engine() -> Iterator[ProcessEngine]:
     engine = ProcessEngine(KillableEngine, BASES, pauses=(0, 0))
@@ -325,3 +331,24 @@ def test_failures_count_in_a_row_and_are_bounded() -> None:
         5.0,
         None,
     ]
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("own", [{}, *({name: "1"} for name in WAITING)])
+def test_torch_spins_briefly_unless_the_user_says_how_it_waits(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str]
+) -> None:
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    engine = ProcessEngine(KillableEngine, BASES, pauses=(0, 0))
+    try:
+        found = environment_of(int(engine.pid))
+    finally:
+        engine.close()
+    waits = {name: found[name] for name in WAITING if name in found}
+    assert waits == (own or {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"})

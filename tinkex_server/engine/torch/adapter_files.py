@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.finite_checks import check_finite
-from tinkex_server.engine.torch.lora import Adapter, LayerWeights
 
 _CONFIG_FILE = "adapter_config.json"  # these two are peft's names
 _WEIGHTS_FILE = "adapter_model.safetensors"

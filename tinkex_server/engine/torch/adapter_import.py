@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tinkex_server.engine.interface import ADAPTER_FILES, InvalidRequest
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.finite_checks import check_finite
-from tinkex_server.engine.torch.lora import Adapter, LayerWeights
 
 _LARGEST_CONFIG = 1 << 20  # bytes
 _CONFIG_FILE, _WEIGHTS_FILE = ADAPTER_FILES

@@ -23,19 +23,18 @@ from transformers.utils import logging
 
 from tinkex_server.engine.interface import InvalidRequest, LoraShape, ModelInfo
 from tinkex_server.engine.model_info import describe, loadable_name
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import AdaptedModel, check_fit, read_adapter
 from tinkex_server.engine.torch.fair_lock import FairLock
 from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs
 from tinkex_server.engine.torch.lora import (
-    Adapter,
-    AdapterPlan,
     CurrentPlan,
-    LayerWeights,
     LoraLinear,
     new_adapter,
     wrap_linears,
 )
 from tinkex_server.engine.torch.lora_targets import choose_layers
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlan
 
 logging.disable_progress_bar()
 
@@ -143,7 +142,7 @@ class LoadedBaseModel:
             try:
                 yield self.model
             finally:
-                self._current.plan = ()
+                self._current.plan = None
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
         """Returns a trainable adapter in float32. Raises `InvalidRequest` for a shape that this

@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.sample_request import GenerationState, SampleRequest
 
@@ -91,6 +92,7 @@ class Batcher:
     def __init__(self, base: LoadedBaseModel) -> None:
         self._base = base
         self._budget = BatchBudget.of(base)
+        self._planner = AdapterPlanner(base.device)
         self._waiting: deque[SampleRequest] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -168,7 +170,9 @@ class Batcher:
     def _start_prefill(self, requests: Sequence[SampleRequest]) -> None:
         scored = any(request.scores_prompt for request in requests)
         with _failing_requests(requests):
-            prefill = Prefill(self._base, requests, self._budget.prefill_limit(scored=scored))
+            prefill = Prefill(
+                self._base, self._planner, requests, self._budget.prefill_limit(scored=scored)
+            )
             if prefill.takes_several_passes:
                 self._prefills.append(prefill)
             else:
@@ -180,7 +184,7 @@ class Batcher:
         """
         goes_on = False
         with _failing_requests(prefill.requests):
-            self._batch = self._batch or Batch(self._base)
+            self._batch = self._batch or Batch(self._base, self._planner)
             goes_on = not prefill.advance()
             if not goes_on:
                 self._batch.join(prefill)

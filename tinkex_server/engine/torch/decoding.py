@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.kv_cache import KVCache, attention_windows
-from tinkex_server.engine.torch.lora import AdapterPlan, plan_adapters
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.sample_request import GenerationState
 from tinkex_server.engine.torch.sampling import SamplingSettings, sample_tokens, top_tokens
@@ -21,9 +21,10 @@ from tinkex_server.engine.torch.sampling import SamplingSettings, sample_tokens,
 class Batch:
     """The running samples of one base model. It must be used on one thread."""
 
-    def __init__(self, base: LoadedBaseModel) -> None:
+    def __init__(self, base: LoadedBaseModel, planner: AdapterPlanner) -> None:
         self.samples: list[GenerationState] = []
         self._base = base
+        self._planner = planner
         self._vocab_size = base.info.vocab_size
         self._cache = KVCache(attention_windows(base.model.config.get_text_config(decoder=True)))
         # valid while the set of samples is unchanged
@@ -59,7 +60,10 @@ class Batch:
     def step(self) -> None:
         """Samples one more token for each sample."""
         if self._settings is None:
-            self._settings = self._plan(self.samples), self._sampling_settings(self.samples)
+            self._settings = (
+                self._planner.plan([sample.request.adapter for sample in self.samples]),
+                self._sampling_settings(self.samples),
+            )
         plan, settings = self._settings
         tokens = torch.tensor(
             [[sample.tokens[-1]] for sample in self.samples], device=self._base.device
@@ -79,9 +83,6 @@ class Batch:
                 self.samples[row] = self.samples[-1]
                 self.samples.pop()
                 self._settings = None
-
-    def _plan(self, samples: Sequence[GenerationState]) -> AdapterPlan:
-        return plan_adapters([sample.request.adapter for sample in samples], self._base.device)
 
     def _sampling_settings(self, samples: Sequence[GenerationState]) -> SamplingSettings:
         specs = [sample.request.spec for sample in samples]

@@ -32,13 +32,13 @@ from tinkex_server.engine.interface import (
     already_ready,
 )
 from tinkex_server.engine.torch import optimizers
+from tinkex_server.engine.torch.adapter import Adapter
 from tinkex_server.engine.torch.adapter_files import check_fit, read_training_state, save_adapter
 from tinkex_server.engine.torch.adapter_import import import_adapter_files
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import Batcher
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss, reduce_metrics
 from tinkex_server.engine.torch.finite_checks import check_gradients, check_losses
-from tinkex_server.engine.torch.lora import Adapter
 from tinkex_server.engine.torch.losses import NamedLoss, find_loss
 from tinkex_server.engine.torch.safe_steps import SafeSteps
 from tinkex_server.engine.torch.sample_request import SampleRequest

@@ -8,72 +8,23 @@ rows.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class LayerWeights(NamedTuple):
-    """The weights of an adapter on one layer, which adds `input @ A.T @ B.T`, scaled (Hu et al.
-    2021, arXiv:2106.09685).
-    """
-
-    a: Tensor  # (rank, in)
-    b: Tensor  # (out, rank)
-
-
-@frozen(eq=False)
-class Adapter:
-    """The weights of one adapter, by the full names of its layers."""
-
-    rank: int
-    alpha: float
-    layers: Mapping[str, LayerWeights]
-
-    @property
-    def scaling(self) -> float:
-        return self.alpha / self.rank
-
-    def named_weights(self) -> dict[str, Tensor]:
-        """Returns the weights by peft's names, in the same order for all adapters of one shape."""
-        return {
-            f"base_model.model.{name}.lora_{letter}.weight": weight
-            for name, weights in self.layers.items()
-            for letter, weight in zip("AB", weights, strict=True)
-        }
-
-    @torch.no_grad()
-    def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies weights of these names into the adapter's tensors, which stay the same objects."""
-        for name, own in self.named_weights().items():
-            own.copy_(weights[name])
-
-
-AdapterPlan: TypeAlias = Adapter | Sequence[tuple[Tensor, Adapter]]
-"""The adapters of a batch: one for all rows, or rows with an adapter each; other rows have none."""
-
-
-def plan_adapters(adapters: Sequence[Adapter | None], device: torch.device) -> AdapterPlan:
-    """Returns the plan of a batch whose rows have these adapters."""
-    rows = defaultdict[Adapter, list[int]](list)
-    for row, adapter in enumerate(adapters):
-        if adapter is not None:
-            rows[adapter].append(row)
-    if len(rows) == 1 and None not in adapters:
-        return next(iter(rows))
-    return [(torch.tensor(own, device=device), adapter) for adapter, own in rows.items()]
+from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlan
 
 
 @define(eq=False)
 class CurrentPlan:
     """The plan of the current forward pass, shared by all layers of a model."""
 
-    plan: AdapterPlan = ()
+    plan: AdapterPlan = None
 
 
 class LoraLinear(nn.Linear):
@@ -92,14 +43,8 @@ class LoraLinear(nn.Linear):
         if isinstance(plan, Adapter):
             return self._forward_adapted(plan, input)
         output = functional.linear(input, self.weight, self.bias)
-        for rows, adapter in plan:
-            if weights := adapter.layers.get(self._name):
-                output.index_add_(
-                    0,
-                    rows,
-                    _lora_output(input.index_select(0, rows), weights).to(output.dtype),
-                    alpha=adapter.scaling,
-                )
+        if plan is not None and (added := plan.added_output(self._name, input)) is not None:
+            output.add_(added.to(output.dtype))
         return output
 
     def _forward_adapted(self, adapter: Adapter, input: Tensor) -> Tensor:
@@ -109,12 +54,8 @@ class LoraLinear(nn.Linear):
         output = functional.linear(input, self.weight, self.bias)
         # the same result, much cheaper for few rows, since no gradient is needed
         if weights:
-            output.add_(_lora_output(input, weights).to(output.dtype), alpha=adapter.scaling)
+            output.add_(weights.output(input).to(output.dtype), alpha=adapter.scaling)
         return output
-
-
-def _lora_output(input: Tensor, weights: LayerWeights) -> Tensor:
-    return functional.linear(functional.linear(input.to(weights.a.dtype), weights.a), weights.b)
 
 
 class _LoraFunction(torch.autograd.Function):

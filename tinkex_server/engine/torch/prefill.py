@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.kv_cache import cache_arguments
-from tinkex_server.engine.torch.lora import plan_adapters
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.prompt_scoring import PromptScorer, PromptScores, join_scores
 from tinkex_server.engine.torch.sample_request import SampleRequest
@@ -28,7 +28,11 @@ class Prefill:
     """
 
     def __init__(
-        self, base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
+        self,
+        base: LoadedBaseModel,
+        planner: AdapterPlanner,
+        requests: Sequence[SampleRequest],
+        tokens: int,
     ) -> None:
         """Prepares passes of at most `tokens` tokens, padding included. Several different prompts
         must fit into one pass.
@@ -42,7 +46,7 @@ class Prefill:
         self.logits = torch.empty(0)
         """The logits of each row's last position, `(rows, V)`, after the last pass."""
         self._base = base
-        self._plan = plan_adapters([request.adapter for request in distinct], base.device)
+        self._plan = planner.plan([request.adapter for request in distinct])
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
         self._columns = slice(0, 0)  # the columns of the last pass

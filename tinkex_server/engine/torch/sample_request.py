@@ -17,7 +17,7 @@ from tinkex_server.engine.interface import (
     SampleSpec,
     TopTokens,
 )
-from tinkex_server.engine.torch.lora import Adapter
+from tinkex_server.engine.torch.adapter import Adapter
 from tinkex_server.engine.torch.prompt_scoring import PromptScores
 from tinkex_server.engine.torch.sampling import random_key
 from tinkex_server.engine.torch.stopping import StopRule
