@@ -57,7 +57,9 @@ def test_the_module_runs_a_program_like_the_command(before: list[str], tmp_path:
 
 def test_a_shell_and_what_it_starts(tmp_path: Path) -> None:
     written(tmp_path, "program.py", PROGRAM)
-    done = outcome_of([*EXEC, "sh", "-c", "python program.py b; exit 3"], folder=tmp_path)
+    done = outcome_of(
+        [*EXEC, "sh", "-c", f"{sys.executable} program.py b; exit 3"], folder=tmp_path
+    )
     assert (done.stdout, done.returncode) == ("tinkex.dropin ['b'] None\n", 3)
 
 
