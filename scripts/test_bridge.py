@@ -54,6 +54,8 @@ _OTHERWISE: Mapping[str, frozenset[str]] = {
             *("delete_checkpoint", "get_checkpoint_archive_url", "model_list"),
         }
     ),
+    # it answers with the path of an archive on its own disk
+    "tuft": frozenset({"get_checkpoint_archive_url"}),
     # their forward computes cross_entropy alone
     **dict.fromkeys(("open-rl-old", "open-rl"), frozenset({"ratio_losses"})),
     # its importance_sampling needs an even number of datums
@@ -88,9 +90,14 @@ class Case:
             lacking.add("prompt_logprobs")
         if not dialect.sampling.saved_names:
             lacking.add("saved_samplers")
-        if dialect.resume == "never":
+        if dialect.resume == "never" or (dialect.resume == "by_create" and self._loads_later):
             lacking.add("resume")
         return sorted(lacking | _OTHERWISE.get(self.profile, frozenset()))
+
+    @property
+    def _loads_later(self) -> bool:
+        """Whether the release creates a model before it loads the checkpoint into it."""
+        return self.version != VERSIONS[-1]
 
 
 @frozen

@@ -254,8 +254,8 @@ def by_command(run_id, path, base_url):
     if "model" in commands and "model_list" not in WITHOUT:
         assert "tinkex/tiny" in command("model", "list")
     if "billing" in commands:
-        now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-        hours = [hour.strftime("%Y-%m-%dT%H:00:00Z") for hour in (now, now + timedelta(hours=1))]
+        now, one = datetime.now(UTC).replace(minute=0, second=0, microsecond=0), timedelta(hours=1)
+        hours = [hour.strftime("%Y-%m-%dT%H:00:00Z") for hour in (now - one, now + one)]
         assert "training" in command("-f", "json", "billing", "usage", *hours)
     if "session" in commands:
         assert "/trace?" in command(
