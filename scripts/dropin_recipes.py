@@ -162,7 +162,14 @@ RECIPES = (
         math_rl(f"{loss_fn}, async", loss_fn, "max_steps_off_policy=2", versions=NEWEST)
         for loss_fn in ("ppo", "cispo")
     ),
-    Recipe("an eval", (_script("run_eval.py"),), loss="score", starts="graded", trains=False),
+    Recipe(
+        "an eval",
+        (_script("run_eval.py"),),
+        loss="score",
+        starts="graded",
+        trains=False,
+        versions=NEWEST,  # 0.5.8 asks in other words than those that the adapter was taught
+    ),
     Recipe(
         "rlcli train sl",
         ("-c", "from rlcli.cli import main; main()", "train", "sl"),
