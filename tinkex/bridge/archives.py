@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import RedirectResponse, Response
-from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
+from starlette.responses import Response
 
 from tinkex.bridge.failures import refusing
 from tinkex.bridge.state import BridgeState
-from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS
-from tinkex_server.errors import Refused, not_found
+from tinkex_server.errors import Refused
 from tinkex_server.routes.support.checkpoints import path_of
+from tinkex_server.routes.support.downloads import (
+    file_named,
+    redirect_to_archive,
+    send,
+    signed_files,
+)
 from tinkex_server.routes.support.endpoint import Call, get
-from tinkex_server.routes.support.formatting import moment
-from tinkex_server.rules.checkpoint_urls import CHECKPOINT, archive_url, file_url
-from tinkex_server.wire.content import Content, files_of, of_file, of_folder
-from tinkex_server.wire.downloads import answer, describe
+from tinkex_server.rules.checkpoint_urls import CHECKPOINT
+from tinkex_server.wire.content import files_of, of_file, of_folder
 
 _PATIENCE = 5.0
 """Seconds that a request waits for the files; then the client is told to try again."""
@@ -39,40 +39,27 @@ async def archive(state: BridgeState, call: Call[None]) -> Response:
         raise Refused(
             503, f"the files of {path} are being fetched; try again", retry_after=2
         ) from error
-    expires = int(time.time()) + LIFETIME
-    url = archive_url(state.signer, call.origin, path, expires)
-    return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
+    return redirect_to_archive(state, call, path)
 
 
 async def download(state: BridgeState, call: Call[None]) -> Response:
     """Sends the tar, to a signed URL or to the key that may read the checkpoint."""
     folder = await _files(state, call)
-    return await _send(
-        state,
-        call,
-        partial(of_folder, folder, folder.stat().st_mtime),
-        folder,
-        "application/x-tar",
-        f"{path_of(call).name}.tar",
-    )
+    plan = partial(of_folder, folder, folder.stat().st_mtime)
+    name = f"{path_of(call).name}.tar"
+    return await send(state, call, folder, plan, "application/x-tar", name, outline=plan)
 
 
 async def external_weights_urls(state: BridgeState, call: Call[None]) -> Mapping[str, Any]:
     folder = await _files(state, call)
-    urls, expires = SignedUrls(), int(time.time()) + LIFETIME
-    for file in files_of(folder):
-        urls[file.name] = file_url(state.signer, call.origin, path_of(call), file.name, expires)
-    return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
+    return signed_files(state, call, path_of(call), files_of(folder))
 
 
 async def download_file(state: BridgeState, call: Call[None]) -> Response:
     """Sends one file, to a signed URL or to the key that may read the checkpoint."""
-    files = {file.name: file for file in files_of(await _files(state, call))}
-    name = call.path["file"]
-    if name not in files:
-        raise not_found(f"{path_of(call)} has no file {name!r}; it has {', '.join(files)}")
-    plan = partial(of_file, files[name])
-    return await _send(state, call, plan, files[name], "application/octet-stream", name)
+    file = file_named(path_of(call), files_of(await _files(state, call)), call.path["file"])
+    plan = partial(of_file, file)
+    return await send(state, call, file, plan, "application/octet-stream", file.name, outline=plan)
 
 
 async def _files(state: BridgeState, call: Call[None]) -> Path:
@@ -85,19 +72,6 @@ async def _files(state: BridgeState, call: Call[None]) -> Path:
             "get_external_weights_urls" if is_external else "get_checkpoint_archive_url"
         )
         return await state.fetched.get(upstream, where.path, row.created_at if row else 0.0)
-
-
-async def _send(
-    state: BridgeState,
-    call: Call[None],
-    plan: partial[Content],
-    key: Path,
-    media_type: str,
-    file_name: str,
-) -> Response:
-    if call.method == "HEAD":
-        return describe(plan(), state.downloads.known(key), media_type, file_name)
-    return answer(await state.downloads.get(key, plan), call.headers, media_type, file_name)
 
 
 ROUTES = [

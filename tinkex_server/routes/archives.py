@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
-from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import RedirectResponse, Response
-from tinkex_api.models import ExternalWeightsUrlsResponse, SignedUrls
+from starlette.responses import Response
 
-from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS
 from tinkex_server.data_dir import digests
 from tinkex_server.errors import bad_request, not_found
 from tinkex_server.routes.support.checkpoints import path_of
+from tinkex_server.routes.support.downloads import (
+    file_named,
+    redirect_to_archive,
+    send,
+    signed_files,
+)
 from tinkex_server.routes.support.endpoint import Call, get
-from tinkex_server.routes.support.formatting import moment
-from tinkex_server.rules.checkpoint_urls import CHECKPOINT, archive_url, file_url
+from tinkex_server.rules.checkpoint_urls import CHECKPOINT
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire.content import Content, files_of, of_file, of_folder
-from tinkex_server.wire.downloads import answer, describe
 from tinkex_server.wire.responses import json_response
 
 _PATIENCE = 5.0
@@ -44,9 +44,7 @@ async def archive(state: CommonState, call: Call[None]) -> Response:
         )
         response.headers["Retry-After"] = "2"
         return response
-    expires = int(time.time()) + LIFETIME
-    url = archive_url(state.signer, call.origin, row.path, expires)
-    return RedirectResponse(url, 302, {"Expires": formatdate(expires, usegmt=True)})
+    return redirect_to_archive(state, call, row.path)
 
 
 async def download(state: CommonState, call: Call[None]) -> Response:
@@ -61,22 +59,15 @@ async def external_weights_urls(state: CommonState, call: Call[None]) -> Mapping
         raise bad_request(
             f"{row.path} is not of the kind {EXTERNAL_WEIGHTS}; download its archive instead"
         )
-    urls, expires = SignedUrls(), int(time.time()) + LIFETIME
     folder = _folder(state, row)
     digests.check_exist(folder)
-    for file in files_of(folder):
-        urls[file.name] = file_url(state.signer, call.origin, row.path, file.name, expires)
-    return ExternalWeightsUrlsResponse(urls, moment(expires)).to_dict()
+    return signed_files(state, call, row.path, files_of(folder))
 
 
 async def download_file(state: CommonState, call: Call[None]) -> Response:
     """Sends one file, to a signed URL or to a key that may read the checkpoint."""
     row = call.access.checkpoint(path_of(call))
-    folder = _folder(state, row)
-    files = {file.name: file for file in files_of(folder)}
-    if call.path["file"] not in files:
-        raise not_found(f"{row.path} has no file {call.path['file']!r}; it has {', '.join(files)}")
-    file = files[call.path["file"]]
+    file = file_named(row.path, files_of(_folder(state, row)), call.path["file"])
     plan = partial(_checked_file, file)
     return await _send(
         state, call, (file, row.created_at), plan, "application/octet-stream", file.name
@@ -91,9 +82,8 @@ async def _send(
     media_type: str,
     file_name: str,
 ) -> Response:
-    if call.method == "HEAD":
-        return describe(plan(whole=False), state.downloads.known(key), media_type, file_name)
-    return answer(await state.downloads.get(key, plan), call.headers, media_type, file_name)
+    outline = partial(plan, whole=False)
+    return await send(state, call, key, plan, media_type, file_name, outline=outline)
 
 
 def _tar(state: CommonState, row: CheckpointRow) -> tuple[object, partial[Content]]:
