@@ -16,13 +16,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.prepared_answers import server
 from benchmarks.workload import DATUMS, PROMPT_TOKENS, SAMPLES, TRAINED_TOKENS
 from scripts.official_sdk import ROOT, python_with
 
@@ -66,17 +66,6 @@ alone.
 
 def is_chosen(name: str) -> bool:
     return name in sys.argv[1:] or not sys.argv[1:]
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """Returns the URL of the server."""
-    command = [sys.executable, "-m", "benchmarks.server"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        yield process.stdout.readline().strip()
 
 
 def measure(sdk: str, task: Task, url: str) -> dict[str, float]:

@@ -13,23 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.http_load import Process
+from benchmarks.prepared_answers import server
 from benchmarks.workload import PROMPT_TOKENS, SAMPLED_TOKENS, SAMPLES
 from scripts.official_sdk import ROOT
 
 _COMMAND = "from tinkex.cli import main; main()"
 _WARM_UP = 200  # samples that the client asks for before those that it measures
 _ROUNDS = 3
-
-
-@contextmanager
-def prepared_answers() -> Iterator[str]:
-    """Yields the URL of a server that answers at once."""
-    command = [sys.executable, "-m", "benchmarks.server"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        yield f"{process.stdout.readline().strip()}/protobuf"
 
 
 @contextmanager
@@ -58,7 +48,7 @@ def main() -> None:
         f"samples of {PROMPT_TOKENS} and {SAMPLED_TOKENS} tokens, {SAMPLES:,} at once", "CPU"
     )
     table.columns[1].justify = "right"
-    with prepared_answers() as upstream, bridge(upstream) as process:
+    with server() as upstream, bridge(f"{upstream}/protobuf") as process:
         ask_for_samples(process.url)
         for _ in range(_ROUNDS):
             before = process.cpu()

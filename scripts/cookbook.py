@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import venv
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from official_sdk import ROOT, share_ours
+
 CACHE = ROOT / ".cache" / "dropin"
 VERSIONS = ("0.6.1", "0.5.8")
 TINKER = "0.38.0"
@@ -36,8 +36,7 @@ def python_with(version: str) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         venv.create(folder, clear=True)
-        [packages] = folder.glob("lib/python*/site-packages")
-        (packages / "ours.pth").write_text(f"{sysconfig.get_path('platlib')}\n")
+        packages = share_ours(folder)
         _pip(python, "install", "--no-deps", f"tinker-cookbook=={version}", RLCLI)
         _pip(python, "install", f"tinker=={TINKER}", *TOOLS, *_requirements(packages))
         (folder / ".ready").touch()

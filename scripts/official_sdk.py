@@ -13,6 +13,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def share_ours(folder: Path) -> Path:
+    """Lets a venv find what it lacks among our packages; returns the folder of its own.
+
+    What pip installs afterwards leaves out what ours satisfy.
+    """
+    [packages] = folder.glob("lib/python*/site-packages")
+    (packages / "ours.pth").write_text(f"{sysconfig.get_path('platlib')}\n")
+    return packages
+
+
 def python_with(version: str) -> Path:
     """Returns the interpreter of a venv with this version, and makes it if needed.
 
@@ -35,7 +45,6 @@ def python_with(version: str) -> Path:
         )
         # orjson, since 0.18.0 imports it and does not say so
         subprocess.run([*pip, f"tinker=={version}", "orjson"], check=True)
-        [packages] = folder.glob("lib/python*/site-packages")
-        (packages / "ours.pth").write_text(f"{sysconfig.get_path('platlib')}\n")
+        share_ours(folder)
         (folder / ".ready").touch()
     return python
