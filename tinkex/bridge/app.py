@@ -6,10 +6,8 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from attrs import define
 from starlette.datastructures import Headers
@@ -29,11 +27,10 @@ from tinkex.bridge import (
 from tinkex.bridge.resume import begin_to_resume
 from tinkex.bridge.routing import Routing
 from tinkex.bridge.state import BridgeState, open_state
-from tinkex_server.access.authentication import is_signed
+from tinkex_server.access.authentication import check_signature, is_signed
 from tinkex_server.access.secret import load_secret
 from tinkex_server.access.signed_urls import BadSignature
 from tinkex_server.app.api import Api
-from tinkex_server.app.expiry import PERIOD, sweep
 from tinkex_server.errors import Refused
 from tinkex_server.routes import (
     audit,
@@ -136,31 +133,24 @@ class BridgeApp:
 
     def _signed(self, scope: Scope) -> ASGIApp:
         """Returns the application of the tenant who signed a URL. Raises `Refused` (403)."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         text = "ask for a new URL"
         for tenant in self._tenants.values():
             try:
-                tenant.state.signer.check(scope["path"], query, time.time())
+                check_signature(scope, tenant.state.signer)
             except BadSignature as error:
                 text = str(error)
             else:
                 return tenant.api
         raise Refused(403, text)
 
-    async def sweep_regularly(self) -> None:
-        """Removes what has expired, every now and then, until it is cancelled."""
-        while True:
-            await asyncio.sleep(PERIOD)
-            for tenant in list(self._tenants.values()):
-                try:
-                    await sweep(tenant.state, time.time())
-                except Exception:
-                    logger.exception("what has expired could not be removed")
+    def states(self) -> Sequence[BridgeState]:
+        """Returns the states of the keys that were sent."""
+        return [tenant.state for tenant in self._tenants.values()]
 
     def stop(self) -> None:
         """Answers all polls at once."""
-        for tenant in self._tenants.values():
-            tenant.state.futures.stop()
+        for state in self.states():
+            state.futures.stop()
 
     async def close(self) -> None:
         """Ends the sessions on the servers behind the bridge, and closes the states."""

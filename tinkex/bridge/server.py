@@ -8,7 +8,6 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
-from ipaddress import ip_address
 from pathlib import Path
 from socket import socket
 from types import TracebackType
@@ -21,7 +20,8 @@ from tinkex.bridge.data_folder import claim
 from tinkex.bridge.routing import Routing
 from tinkex_server.access.origin_check import OriginCheck
 from tinkex_server.app.event_loop import run_on_fast_loop
-from tinkex_server.app.listening import listen
+from tinkex_server.app.expiry import sweep_regularly
+from tinkex_server.app.listening import is_private, listen, url_of
 from tinkex_server.app.uvicorn_server import HttpServer
 
 
@@ -41,15 +41,14 @@ class Bridge:
         *,
         access_log: bool,
     ) -> None:
-        host, port = listener.getsockname()[:2]
-        self.base_url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.base_url = url_of(listener)
         self.data_dir = data_dir
         self._listener = listener
         self._routing = routing
         self._key = key
         self._resources = resources
         self._access_log = access_log
-        self._is_local = ip_address(host).is_loopback
+        self._is_local = is_private(listener)
         self._started: Future[None] = Future()
         self._stop_requested: Future[None] = Future()
         self._thread = threading.Thread(
@@ -100,7 +99,7 @@ class Bridge:
         guarded: ASGIApp = OriginCheck(app) if self._is_local else app
         server = HttpServer(guarded, self._started, access_log=self._access_log)
         stopping = asyncio.create_task(self._stop_on_request(app, server))
-        sweeping = asyncio.create_task(app.sweep_regularly())
+        sweeping = asyncio.create_task(sweep_regularly(app.states))
         await server.serve(sockets=[self._listener])
         stopping.cancel()
         sweeping.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, user_data_folder
+from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, os_error, user_data_folder
 from tinkex.dialects.table import DIALECTS
 from tinkex.errors import TinkexError
 
@@ -126,11 +125,7 @@ def _start(
     except StoreError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise click.ClickException(
-                f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
-            ) from error
-        raise click.ClickException(f"cannot start: {error}") from error
+        raise click.ClickException(os_error(error, host, port)) from error
 
 
 def _announce(bridge: Bridge, routing: Routing, *, replaces_keys: bool) -> None:

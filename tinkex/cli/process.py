@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from pathlib import Path
@@ -24,6 +25,16 @@ def collect_rarely() -> None:
     """
     gc.freeze()  # The imported modules are never collected.
     gc.set_threshold(_GARBAGE)
+
+
+def os_error(error: OSError, host: str, port: int) -> str:
+    """Returns what a server could not use: a file, which the error names, or else the address."""
+    reason = error.strerror or error
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
+    if error.filename is None:
+        return f"cannot listen on {host}, port {port}: {reason}; choose others by --host and --port"
+    return f"cannot use {error.filename}: {reason}; choose another data folder by --data-dir"
 
 
 def user_data_folder() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, user_data_folder
+from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, os_error, user_data_folder
 
 if TYPE_CHECKING:
     from tinkex.local import Server
@@ -159,11 +158,7 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
     try:
         return serve(models, host=host, port=port, **settings)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise click.ClickException(
-                f"port {port} of {host} is in use; choose another with --port, or 0 for a free one"
-            ) from error
-        raise click.ClickException(_os_error(error, host, port)) from error
+        raise click.ClickException(os_error(error, host, port)) from error
     except (
         ImportError,
         InvalidRequest,
@@ -173,14 +168,6 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         ApiKeyRequired,
     ) as error:
         raise click.ClickException(_one_line(error)) from error
-
-
-def _os_error(error: OSError, host: str, port: int) -> str:
-    """Returns what could not be used: a file, which the error names, or else the address."""
-    reason = error.strerror or error
-    if error.filename is None:
-        return f"cannot listen on {host}, port {port}: {reason}; choose others by --host and --port"
-    return f"cannot use {error.filename}: {reason}; choose another data folder by --data-dir"
 
 
 def _collect(data_dir: Path, *, ask: bool) -> None:

@@ -22,6 +22,12 @@ def is_signed(scope: Scope) -> bool:
     return b"signature=" in scope["query_string"] and scope["method"] in ("GET", "HEAD", "PUT")
 
 
+def check_signature(scope: Scope, signer: Signer) -> None:
+    """Raises `BadSignature` unless this signer has signed the URL of a request, for now."""
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+    signer.check(scope["path"], query, time.time())
+
+
 class Authentication:
     """ASGI middleware that refuses a request unless its signature, token or API key is valid.
 
@@ -52,9 +58,8 @@ class Authentication:
         return _check_key(scope, key, self._keys)
 
     def _check_signature(self, scope: Scope) -> Response | None:
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         try:
-            self._signer.check(scope["path"], query, time.time())
+            check_signature(scope, self._signer)
         except BadSignature as error:
             return json_response(403, {"detail": str(error)})
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 
 from tinkex_server.limits import Limits
 from tinkex_server.rules.lifecycle import end_session
@@ -20,16 +21,17 @@ PERIOD = 30.0
 _ROWS_AT_ONCE = 1000  # so that the event loop is not held up
 
 
-async def sweep_regularly(state: CommonState) -> None:
-    """Sweeps every `PERIOD` until it is cancelled."""
+async def sweep_regularly(states: Callable[[], Sequence[CommonState]]) -> None:
+    """Sweeps the states that there are, every `PERIOD`, until it is cancelled."""
     while True:
         await asyncio.sleep(PERIOD)
-        try:
-            await sweep(state, time.time())
-        except Exception:
-            logger.exception(
-                "what has expired could not be removed; retrying in %.0f seconds", PERIOD
-            )
+        for state in states():
+            try:
+                await sweep(state, time.time())
+            except Exception:
+                logger.exception(
+                    "what has expired could not be removed; retrying in %.0f seconds", PERIOD
+                )
 
 
 async def sweep(state: CommonState, now: float) -> None:

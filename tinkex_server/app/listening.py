@@ -30,10 +30,21 @@ def listen(host: str, port: int, *, guarded: bool) -> socket.socket:
     return listener
 
 
+def url_of(listener: socket.socket) -> str:
+    """Returns the URL of the address that a socket is bound to."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_private(listener: socket.socket) -> bool:
+    """Returns whether only this machine can reach the address that a socket is bound to."""
+    return ip_address(listener.getsockname()[0]).is_loopback
+
+
 def _check_private(listener: socket.socket) -> None:
     """Raises `ApiKeyRequired` if other machines can reach the address that was bound."""
-    address = listener.getsockname()[0]
-    if not ip_address(address).is_loopback:
+    if not is_private(listener):
+        address = listener.getsockname()[0]
         raise ApiKeyRequired(
             f"{address} can be reached from other machines, and without an API key anyone there "
             "could use the server and read everything it keeps: give it an API key, or let it "

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tinkex_server.app.expiry import sweep
+from tinkex_server.app.listening import url_of
 from tinkex_server.app.server_thread import ServerThread, Settings
 from tinkex_server.data_dir.sizes import sizes_of
 from tinkex_server.engine.interface import Engine, ModelInfo
@@ -44,7 +45,7 @@ class Server:
     ) -> None:
         self.models = engine.base_models
         self.ready = engine.ready
-        self.base_url = _url(listener)
+        self.base_url = url_of(listener)
         with ExitStack() as resources:  # `close` ends them, from the last to the first
             self.data_dir = _open_data_dir(data_dir, resources)
             store = resources.enter_context(closing(Store(self.data_dir / "tinkex.db")))
@@ -111,8 +112,3 @@ def _close_if_starting(engine: Engine) -> None:
     """
     if not engine.ready.done():
         engine.close()
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -100,7 +100,7 @@ class ServerThread:
         app = _make_app(self._state, self._settings)
         server = HttpServer(app, self._started, access_log=self._settings.access_log)
         stopping = asyncio.create_task(self._stop_on_request(server))
-        sweeping = asyncio.create_task(sweep_regularly(self._state))
+        sweeping = asyncio.create_task(sweep_regularly(lambda: [self._state]))
         await server.serve(sockets=[self._listener])
         stopping.cancel()
         sweeping.cancel()
