@@ -42,13 +42,21 @@ from tinkex_server.checkpoint_path import (
     CheckpointPath,
     check_name,
 )
-from tinkex_server.engine.interface import InvalidRequest, LoraShape
-from tinkex_server.errors import bad_request, malformed
+from tinkex_server.engine.interface import LoraShape
+from tinkex_server.errors import malformed
 from tinkex_server.jobs.requests import Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
-from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
+from tinkex_server.rules.saving import (
+    check_ttl,
+    check_unsaved,
+    check_unused,
+    expiry,
+    record_checkpoint,
+    without_training_state,
+    write_checkpoint,
+)
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.optimizers import optimizer_kind
@@ -169,10 +177,8 @@ def _save_named(
     metadata = None if isinstance(body, SaveWeightsExternalRequest) else _metadata(body)
 
     async def work() -> bytes:
-        if state.store.checkpoints.get(path) and not overwrite:
-            raise InvalidRequest(
-                f"{path} already exists; save under another name, or delete it first"
-            )
+        if not overwrite:
+            check_unsaved(state, path)
         client = state.model(row.model_id)
         url = state.upstream_of(client).url
         saved = await or_failure(url, lambda: run(client))
@@ -222,10 +228,7 @@ def _save_ephemeral(state: BridgeState, row: ModelRow, number: int, *, inflight:
     sampler_id = state.ids.sampler_of(row.session_id, number)
 
     async def work() -> bytes:
-        if state.store.samplers.get(sampler_id):
-            raise InvalidRequest(
-                f"sampling_session_seq_id {number} of session {row.session_id!r} was already used"
-            )
+        check_unused(state, row.session_id, number)
         client = state.model(row.model_id)
         kind = "inflight" if inflight else "snapshot"
         url = state.upstream_of(client).url
@@ -253,7 +256,7 @@ async def load(state: BridgeState, call: Call[LoadWeightsRequest]) -> Mapping[st
     if body.session_id is None or body.model_seq_id is None:
         raise malformed("model_id", message="must be given, or session_id with model_seq_id")
     if f"/{SAMPLER_WEIGHTS}/" in body.path:
-        raise _for_sampling(body.path)
+        raise without_training_state(body.path)
     identity = call.identify(body.session_id, body.model_seq_id, "load_weights")
     source = await _source(state, call.access, body)
     return submit_creation(
@@ -276,13 +279,6 @@ async def load(state: BridgeState, call: Call[LoadWeightsRequest]) -> Mapping[st
                 metadata=body.user_metadata,
             ),
         ),
-    )
-
-
-def _for_sampling(path: str) -> Exception:
-    return bad_request(
-        f"{path} was saved for sampling and has no training state; load a checkpoint of "
-        f"save_weights, tinker://<run id>/{WEIGHTS}/<name>"
     )
 
 
@@ -352,7 +348,7 @@ def _load(state: BridgeState, access: Access, row: ModelRow, body: LoadWeightsRe
     if body.session_id is not None:
         raise malformed("model_id", message="must be given, or session_id, but not both")
     if f"/{SAMPLER_WEIGHTS}/" in body.path:
-        raise _for_sampling(body.path)
+        raise without_training_state(body.path)
 
     async def work() -> bytes:
         # looked up only now, since the request before may save it

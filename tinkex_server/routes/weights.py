@@ -31,13 +31,21 @@ from tinkex_server.checkpoint_path import (
 )
 from tinkex_server.data_dir import digests, manifests
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.errors import Refused, malformed
 from tinkex_server.jobs.loading import create_and_load
 from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
-from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
+from tinkex_server.rules.saving import (
+    check_ttl,
+    check_unsaved,
+    check_unused,
+    expiry,
+    record_checkpoint,
+    without_training_state,
+    write_checkpoint,
+)
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex_server.wire.json import encode
@@ -160,10 +168,8 @@ def _save_named(
     ttl_seconds, metadata = check_ttl(body.ttl_seconds), _metadata(body)
 
     async def work() -> bytes:
-        if state.store.checkpoints.get(path) and not overwrite:
-            raise InvalidRequest(
-                f"{path} already exists; save under another name, or delete it first"
-            )
+        if not overwrite:
+            check_unsaved(state, path)
         with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
             planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
@@ -196,10 +202,7 @@ def _save_ephemeral(state: ServerState, row: ModelRow, number: int, *, inflight:
     )
 
     async def work() -> bytes:
-        if state.store.samplers.get(sampler_id):
-            raise InvalidRequest(
-                f"sampling_session_seq_id {number} of session {row.session_id!r} was already used"
-            )
+        check_unused(state, row.session_id, number)
         with state.folders.new("samplers", new.weights_id) as (name, folder):
             sampler = evolve(new, folder=name)
             write = _writer(state, row.model_id, optimizer=False)
@@ -222,10 +225,7 @@ def _writer(state: ServerState, model_id: str, *, optimizer: bool) -> Callable[[
 def _training_path(text: str) -> CheckpointPath:
     path = checkpoint_path.parse(text)
     if path.kind == SAMPLER_WEIGHTS:
-        raise bad_request(
-            f"{path} was saved for sampling and has no training state; load a checkpoint of "
-            f"save_weights, tinker://<run id>/{WEIGHTS}/<name>"
-        )
+        raise without_training_state(path)
     return path
 
 

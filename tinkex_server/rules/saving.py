@@ -7,8 +7,10 @@ from pathlib import Path
 
 from attrs import evolve
 
+from tinkex_server.checkpoint_path import WEIGHTS, CheckpointPath
 from tinkex_server.data_dir import manifests
-from tinkex_server.errors import malformed
+from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.errors import Refused, bad_request, malformed
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 
@@ -25,6 +27,28 @@ def check_ttl(seconds: int | None) -> int | None:
 def expiry(now: float, ttl_seconds: int | None) -> float | None:
     """Returns the end of a lifetime that begins now, in seconds since 1970."""
     return None if ttl_seconds is None else now + ttl_seconds
+
+
+def check_unsaved(state: CommonState, path: CheckpointPath) -> None:
+    """Raises `InvalidRequest` if there is a checkpoint of this path."""
+    if state.store.checkpoints.get(path):
+        raise InvalidRequest(f"{path} already exists; save under another name, or delete it first")
+
+
+def check_unused(state: CommonState, session_id: str, number: int) -> None:
+    """Raises `InvalidRequest` if the session has a sampling session of this number."""
+    if state.store.samplers.get(state.ids.sampler_of(session_id, number)):
+        raise InvalidRequest(
+            f"sampling_session_seq_id {number} of session {session_id!r} was already used"
+        )
+
+
+def without_training_state(path: CheckpointPath | str) -> Refused:
+    """Returns the refusal to load a checkpoint that was saved for sampling."""
+    return bad_request(
+        f"{path} was saved for sampling and has no training state; load a checkpoint of "
+        f"save_weights, tinker://<run id>/{WEIGHTS}/<name>"
+    )
 
 
 async def write_checkpoint(
