@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from copy import deepcopy
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import Any, BinaryIO, Generic, Literal, Self, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar
 
-import httpx
 import orjson
 from attrs import define, field, fields, frozen
 
@@ -214,6 +213,16 @@ def _plain(value: Any, as_json: bool, exclude_none: bool) -> Any:
     return value.isoformat() if as_json and isinstance(value, datetime) else value
 
 
+class Response(Protocol):
+    """The body of an answer, in the form that the parsers read."""
+
+    @property
+    def content(self) -> bytes: ...
+
+    @property
+    def text(self) -> str: ...
+
+
 @frozen
 class Request(Generic[T]):
     """A call that is ready to be sent, and the function that reads its 2xx answer."""
@@ -221,7 +230,7 @@ class Request(Generic[T]):
     operation: str
     method: str
     path: str
-    parse: Callable[[httpx.Response], T]
+    parse: Callable[[Response], T]
     params: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(factory=dict[str, str])
     content: bytes | None = None
@@ -237,20 +246,20 @@ def given_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in given(parameters).items()}
 
 
-def json_reader(read: Callable[[Mapping[str, Any]], T]) -> Callable[[httpx.Response], T]:
+def json_reader(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Response], T]:
     """Returns a function that reads an answer in JSON."""
     return lambda response: read(orjson.loads(response.content))
 
 
-def read_text(response: httpx.Response) -> str:
+def read_text(response: Response) -> str:
     return response.text
 
 
-def read_file(response: httpx.Response) -> File:
+def read_file(response: Response) -> File:
     return File(BytesIO(response.content))
 
 
-def read_nothing(response: httpx.Response) -> Any:
+def read_nothing(response: Response) -> Any:
     return None
 
 

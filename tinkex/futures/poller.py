@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 from attrs import define, field
 from tinkex_api.api.futures import retrieve_future
@@ -33,7 +32,7 @@ from tinkex.futures.answers import (
     classify,
     pause_after,
 )
-from tinkex.transport import failures
+from tinkex.transport import failures, port
 from tinkex.transport.answers import PARSE_ERRORS
 from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
@@ -258,14 +257,14 @@ def poll_timeout(transport: Transport) -> float:
     return max(shortest, hold + _HOLD_MARGIN) if hold else shortest
 
 
-def _is_protobuf(response: httpx.Response) -> bool:
+def _is_protobuf(response: port.Answer) -> bool:
     """Returns whether a result is protobuf, by its Content-Type and not by what was requested."""
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(
         _PROTOBUF
     )
 
 
-def _fields(response: httpx.Response) -> Mapping[str, Any] | None:
+def _fields(response: port.Answer) -> Mapping[str, Any] | None:
     """Returns the fields of the body; None if it is not a JSON object."""
     try:
         body = orjson.loads(response.content)

@@ -1,43 +1,55 @@
-"""A connection pool: aiohttp behind httpx's interface. It reports how far each exchange got."""
+"""`ConnectionPool`: the client's own HTTP connections, which are used again where that is safe."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from socket import socket
 from weakref import finalize
 
-import aiohttp
-import httpx
-from aiohttp.connector import Connection
-from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+from attrs import define, field, frozen
 
 from tinkex.config import HttpLimits
-from tinkex.config.proxies import Proxies, Proxy
-from tinkex.config.secrets import Secret, is_secret, without_queries
+from tinkex.config.proxies import Proxies
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
-from tinkex.transport.aiohttp_errors import reason_of
-from tinkex.transport.exchange_stage import current_stage
+from tinkex.transport.connecting import Connector, Origin
+from tinkex.transport.http_connection import HttpConnection
 from tinkex.transport.lifetimes import start_task
-from tinkex.transport.name_resolution import resolver
-from tinkex.transport.unreachable import Unreachable
+from tinkex.transport.port import Answer, ExchangeFailed, Message
+from tinkex.transport.urls import split_url
 
-_DIGITS = 8
-"""A Content-Length of fewer digits means less than 10 MB."""
-# aiohttp's value for any number; the client bounds its requests in flight
-_UNLIMITED = 0
+_MANY = 128
+"""The number of connections at which another one is opened only after `_PATIENCE`."""
+_PATIENCE = 0.02  # seconds
+_CLOSING = 1.0  # seconds for connections to end their TLS sessions
 
 
-class ConnectionPool(httpx.AsyncBaseTransport):
-    """A pool of connections, for one event loop.
+@frozen(eq=False)
+class _Place:
+    """The server that a URL names, and the request to it."""
+
+    origin: Origin
+    target: str
+    """The target of the request line."""
+    host: str
+    """The header Host."""
+    more_headers: Mapping[str, str]
+    """The headers for a proxy that sees the request itself."""
+
+
+class ConnectionPool:
+    """A pool of connections, for one event loop. It is the client's own `Connections`.
 
     Args:
         limits: bounds on connections; by default those of `HttpLimits`.
         proxies: the proxies by URL; by default none.
         proxy_headers: headers for the proxies alone.
         environment: the variables that may name certificates to trust.
+        connect_timeout: seconds to open a connection.
     """
 
     def __init__(
@@ -47,126 +59,293 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         proxies: Proxies | None = None,
         proxy_headers: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        connect_timeout: float = 10.0,
     ) -> None:
         self._limits = limits or HttpLimits()
-        self._proxy_of = lru_cache(maxsize=64)((proxies or Proxies()).of)
-        self._proxied = bool(proxies)
-        self._proxy_headers = dict(proxy_headers or {})
-        self._environment = environment or {}
+        self._proxies = proxies or Proxies()
+        self._connect_timeout = connect_timeout
+        named = certificates.read_variables(environment or {})
+        self._connector = Connector(
+            lambda: certificates.tls_context(named),
+            certificates.describe(environment or {}),
+            dict(proxy_headers or {}),
+        )
+        self._origins: dict[Origin, Origin] = {}
+        self._place = lru_cache(maxsize=256)(self._place_of)
+        self._open: _OpenConnections | None = None
         self._closer: AsyncGenerator[None] | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request, and returns the answer.
+    async def exchange(self, message: Message) -> Answer:
+        """Sends a message once, and returns the answer. Raises `ExchangeFailed` without one.
 
-        The body is read if it is small and not compressed, unless the request's extension `stream`
-        is true. Otherwise it is left to be streamed.
+        The body is read if it is complete, or small and not compressed, unless `Message.streamed`
+        is set.
         """
-        stage, url = current_stage.get(), str(request.url)
-        stage.failure_point = "connecting"
-        stage.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
-        with self._as_httpx_errors(stage.proxy):
-            response = await self._send(request, url, stage.proxy)
-            if request.extensions.get("stream") or not _is_small_and_plain(response):
-                body = AiohttpResponseStream(response)
-                return httpx.Response(
-                    response.status, headers=response.raw_headers, stream=body, request=request
-                )
-            async with response:  # reading a stream through httpx takes several times longer
-                content = await response.read()
-        return httpx.Response(
-            response.status, headers=response.raw_headers, content=content, request=request
-        )
+        place = self._place(message.url)
+        open_ = self._open or await self._begin()
+        try:
+            connection = open_.idle(place.origin) or await self._connection(
+                open_, place.origin, message.timeout
+            )
+            answer = await connection.exchange(
+                message, place.target, place.host, place.more_headers
+            )
+        except ExchangeFailed as failed:
+            failed.proxy = place.origin.proxy
+            raise
+        answer.url, answer.proxy = message.url, place.origin.proxy
+        return answer
 
     async def aclose(self) -> None:
+        """Closes the connections."""
         if self._closer is not None:
             await self._closer.aclose()
 
     async def abandon(self) -> None:
         """Closes the connections when their event loop has ended."""
-        if self._closer is not None:
-            await self._session.close()
+        if self._open is not None:
+            self._open.abandon()
 
-    async def _arrange_close(self) -> None:
+    async def _begin(self) -> _OpenConnections:
         """Arranges that the connections are closed with the loop or the pool, whichever ends
         first.
         """
-        self._closer = _close_at_end(self._session)
+        loop = asyncio.get_running_loop()
+        made = self._open = _OpenConnections(loop, self._limits)
+        self._closer = _close_at_end(made)
         await anext(self._closer)
-        finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
+        finalize(self, _schedule_close, loop, self._closer).atexit = False
+        return made
 
-    async def _send(
-        self, request: httpx.Request, url: str, proxy: Proxy | None
-    ) -> aiohttp.ClientResponse:
-        timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
-        if self._closer is None:
-            await self._arrange_close()
-        for_proxy = {**proxy.authorization, **self._proxy_headers} if proxy is not None else {}
-        return await self._session.request(
-            request.method,
-            url,
-            headers=[*_headers(request), *(() if secure else for_proxy.items())],
-            data=request.content or None,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                sock_connect=timeout.get("connect"),
-                sock_read=timeout.get("read"),
-                connect=timeout.get("pool"),
-            ),
-            ssl=certificates.tls_context(self._trusted) if secure or _is_secure(proxy) else True,
-            proxy=proxy.address if proxy is not None else None,
-            proxy_headers=for_proxy or None,
-        )
-
-    @cached_property
-    def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            resolver=resolver(),
-            limit=self._limits.max_connections or _UNLIMITED,
-            keepalive_timeout=self._limits.keepalive,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            request_class=_Request,
-            response_class=_Response,
-            auto_decompress=False,
-        )
-
-    @cached_property
-    def _trusted(self) -> tuple[tuple[str, str], ...]:
-        return certificates.read_variables(self._environment)
-
-    @contextmanager
-    def _as_httpx_errors(self, proxy: Proxy | None) -> Generator[None]:
+    async def _connection(
+        self, open_: _OpenConnections, origin: Origin, timeout: float
+    ) -> HttpConnection:
+        """Opens a connection, once the limit allows it."""
+        if (connection := await open_.admit(origin, timeout)) is not None:
+            return connection
+        time = asyncio.timeout(self._connect_timeout)
         try:
-            with map_aiohttp_exceptions():
-                yield
-        except httpx.TransportError as error:
-            _without_frames(error)
-            self._explain(error.__cause__, proxy)
+            async with time:
+                connection, sock = await self._connector.connect(origin, open_.new_connection)
+        except BaseException as error:
+            open_.withdraw()
+            if isinstance(error, TimeoutError) and time.expired():
+                raise ExchangeFailed(
+                    f"no connection within {self._connect_timeout:g} s", "connecting", late=True
+                ) from None
             raise
-        # the errors that httpx-aiohttp does not map
-        except (aiohttp.ClientError, OSError) as error:
-            _without_frames(error)
-            self._explain(error, proxy)
-            shows_url = isinstance(error, aiohttp.ClientResponseError)
-            raise httpx.NetworkError(without_queries(str(error))) from (
-                None if shows_url else error
-            )
+        open_.add(connection, origin, sock)
+        return connection
 
-    def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
-        """Raises `Unreachable` where more is known about an error than its text says."""
-        if error is not None and (
-            reason := reason_of(error, proxy, certificates.describe(self._environment))
-        ):
-            raise Unreachable(reason) from error
+    def _place_of(self, url: str) -> _Place:
+        parts = split_url(url)
+        proxy = self._proxies.of(f"{parts.scheme}://{parts.netloc}") if self._proxies else None
+        origin = Origin(parts.scheme, parts.host, parts.port, proxy)
+        origin = self._origins.setdefault(origin, origin)  # so that lookups need not compare them
+        if proxy is None or origin.is_secure:
+            return _Place(origin, parts.target, parts.netloc, {})
+        return _Place(
+            origin,
+            f"{parts.scheme}://{parts.netloc}{parts.target}",
+            parts.netloc,
+            self._connector.headers_for_proxy(proxy),
+        )
 
 
-async def _close_at_end(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    """Closes the session when the generator is closed; the event loop does that at its end."""
+@define(eq=False)
+class _OpenConnections:
+    """The open connections of a pool. They do not keep the pool alive."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: HttpLimits
+    _origins: dict[HttpConnection, tuple[Origin, socket]] = field(
+        factory=dict[HttpConnection, tuple[Origin, socket]]
+    )
+    """All connections, and their sockets."""
+    _idle: defaultdict[Origin, list[HttpConnection]] = field(
+        factory=lambda: defaultdict[Origin, list[HttpConnection]](list)
+    )
+    """The idle connections. The one that was used last is used next."""
+    _queues: defaultdict[Origin, deque[asyncio.Future[HttpConnection | None]]] = field(
+        factory=lambda: defaultdict[Origin, deque[asyncio.Future[HttpConnection | None]]](deque)
+    )
+    """The exchanges that wait for a connection. None tells one to look whether it may open one."""
+    _opening: int = 0
+    """The number of connections that are being opened."""
+    _sweep: asyncio.TimerHandle | None = None
+    _closed: bool = False
+    _all_lost: asyncio.Event = field(factory=asyncio.Event)
+
+    def idle(self, origin: Origin) -> HttpConnection | None:
+        """Returns an idle connection to a server; None if there is none."""
+        idle = self._idle[origin]
+        if not idle:
+            return None
+        oldest = self.loop.time() - self.limits.keepalive
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable and connection.idle_since >= oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def admit(self, origin: Origin, timeout: float) -> HttpConnection | None:
+        """Counts a connection that the caller may open. Returns a connection instead if one becomes
+        idle before that.
+
+        Where many connections are open, one is likely to become idle sooner than another opens.
+        """
+        most, count = self.limits.max_connections, len(self._origins) + self._opening
+        if self._closed:
+            raise ExchangeFailed("the client is closed", "connecting")
+        if most is None:
+            connection = await self._next_idle(origin, _PATIENCE) if count >= _MANY else None
+        else:
+            connection = await self._within_limit(origin, most, timeout)
+        if connection is None:
+            self._opening += 1
+        return connection
+
+    def new_connection(self) -> HttpConnection:
+        return HttpConnection(self.loop, self._on_done, self._on_lost)
+
+    def add(self, connection: HttpConnection, origin: Origin, sock: socket) -> None:
+        """Adds a connection that was counted by `admit`."""
+        self._opening -= 1
+        if connection.is_usable:
+            self._all_lost.clear()
+            self._origins[connection] = origin, sock
+        if self._closed:
+            connection.abort()
+
+    def withdraw(self) -> None:
+        """Takes back what `admit` has counted."""
+        self._opening -= 1
+        self._wake_any()
+
+    async def aclose(self) -> None:
+        """Closes all connections. Exchanges that are not over fail."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        if not self._origins:
+            return
+        for connection in list(self._origins):
+            connection.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING):
+                await self._all_lost.wait()
+        for connection in list(self._origins):
+            connection.abort()
+
+    def abandon(self) -> None:
+        """Closes the sockets, since the event loop of their connections has ended."""
+        self._closed = True
+        for _, sock in self._origins.values():
+            sock.close()
+
+    async def _within_limit(
+        self, origin: Origin, most: int, timeout: float
+    ) -> HttpConnection | None:
+        """Waits until a connection is idle, or until one may be opened."""
+        ends = self.loop.time() + timeout
+        while len(self._origins) + self._opening >= most and not self._close_other(origin):
+            if (left := ends - self.loop.time()) <= 0:
+                raise ExchangeFailed(
+                    f"all {most} connections were busy for {timeout:g} s", "connecting", late=True
+                )
+            if connection := await self._next_idle(origin, left):
+                return connection
+        return None
+
+    async def _next_idle(self, origin: Origin, seconds: float) -> HttpConnection | None:
+        """Waits in the queue for a connection. Returns None when it may be time to open one."""
+        queue, given = self._queues[origin], self.loop.create_future()
+        queue.append(given)
+        timer = self.loop.call_later(seconds, _give, given, None)
+        try:
+            return await given
+        except BaseException:
+            if given in queue:
+                queue.remove(given)
+            elif given.done() and not given.cancelled() and (connection := given.result()):
+                self._put(connection, origin)
+            raise
+        finally:
+            timer.cancel()
+
+    def _close_other(self, origin: Origin) -> bool:
+        """Closes an idle connection to another server. Returns whether there was one."""
+        for other, idle in self._idle.items():
+            if other is not origin and idle:
+                connection = idle.pop(0)
+                self._origins.pop(connection, None)
+                connection.close()
+                return True
+        return False
+
+    def _on_done(self, connection: HttpConnection) -> None:
+        origin, _ = self._origins.get(connection, (None, None))
+        if origin is None or self._closed or not connection.is_usable:
+            connection.close()
+        else:
+            self._put(connection, origin)
+
+    def _put(self, connection: HttpConnection, origin: Origin) -> None:
+        """Gives a connection to the exchange that has waited longest for one, or keeps it idle."""
+        queue = self._queues[origin]
+        while queue:
+            if _give(queue.popleft(), connection):
+                return
+        connection.idle_since = self.loop.time()
+        self._idle[origin].append(connection)
+        if self._sweep is None:
+            self._sweep = self.loop.call_later(self.limits.keepalive, self._close_old)
+        self._wake_any()
+
+    def _on_lost(self, connection: HttpConnection) -> None:
+        origin, _ = self._origins.pop(connection, (None, None))
+        if origin is not None and connection in self._idle[origin]:
+            self._idle[origin].remove(connection)
+        if not self._origins:
+            self._all_lost.set()
+        self._wake_any()
+
+    def _wake_any(self) -> None:
+        """Lets an exchange look whether it may open a connection, where their number is limited."""
+        if self.limits.max_connections is not None:
+            for queue in self._queues.values():
+                while queue:
+                    if _give(queue.popleft(), None):
+                        return
+
+    def _close_old(self) -> None:
+        """Closes the connections that nobody has used for long."""
+        self._sweep, oldest = None, self.loop.time() - self.limits.keepalive
+        left = 0
+        for idle in list(self._idle.values()):
+            for connection in [one for one in idle if one.idle_since <= oldest]:
+                idle.remove(connection)
+                connection.close()
+            left += len(idle)
+        if left:
+            self._sweep = self.loop.call_later(self.limits.keepalive, self._close_old)
+
+
+def _give(future: asyncio.Future[HttpConnection | None], connection: HttpConnection | None) -> bool:
+    """Ends a wait in the queue, unless it has ended. Returns whether it was still awaited."""
+    if future.done():
+        return False
+    future.set_result(connection)
+    return True
+
+
+async def _close_at_end(connections: _OpenConnections) -> AsyncGenerator[None]:
+    """Closes the connections when the generator is closed; the event loop does that at its end."""
     try:
         yield
     finally:
-        await session.close()
+        await connections.aclose()
 
 
 def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None]) -> None:
@@ -174,62 +353,3 @@ def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None
     thread.
     """
     call_on_loop(loop, start_task, loop, closer.aclose)
-
-
-def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
-    """Yields the headers of a request. Secret values hide themselves in tracebacks, which show
-    the library's local variables.
-    """
-    return (
-        (name, Secret(value) if is_secret(name) else value)
-        for name, value in request.headers.multi_items()
-    )
-
-
-def _without_frames(error: BaseException) -> None:
-    """Removes the tracebacks of an error and its causes: the libraries' frames hold the key."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-
-
-def _server(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
-
-
-def _is_secure(proxy: Proxy | None) -> bool:
-    return proxy is not None and proxy.url.startswith("https:")
-
-
-def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
-    """Returns whether the headers promise a body that is small enough to read in one piece."""
-    headers = response.headers
-    if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
-        return False
-    length = headers.get("Content-Length", "")
-    return length.isdecimal() and len(length) < _DIGITS
-
-
-class _Request(aiohttp.ClientRequest):
-    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        transport = conn.transport
-        current_stage.get().failure_point = (
-            "unsent" if transport is None or transport.is_closing() else "unanswered"
-        )
-        return await super().send(conn)
-
-
-class _Response(aiohttp.ClientResponse):
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        protocol = connection.protocol
-        response = await super().start(connection)
-        current_stage.get().failure_point = "answered"
-        if self.status == 500 and protocol is not None:
-            # some servers close the connection after an error without saying so, and the next
-            # request on it would fail
-            protocol.force_close()
-            # the body came with the headers, and the connection is in the pool again
-            if connection.protocol is None:
-                protocol.close()
-        return response
