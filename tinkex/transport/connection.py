@@ -22,9 +22,6 @@ from tinkex.transport.lifetimes import start_task
 from tinkex.transport.port import Answer, ExchangeFailed, Message
 from tinkex.transport.urls import split_url
 
-_MANY = 128
-"""The number of connections at which another one is opened only after `_PATIENCE`."""
-_PATIENCE = 0.02  # seconds
 _CLOSING = 1.0  # seconds for connections to end their TLS sessions
 
 
@@ -191,20 +188,24 @@ class _OpenConnections:
 
     async def admit(self, origin: Origin, timeout: float) -> HttpConnection | None:
         """Counts a connection that the caller may open. Returns a connection instead if one becomes
-        idle before that.
-
-        Where many connections are open, one is likely to become idle sooner than another opens.
+        idle before the limit allows another.
         """
-        most, count = self.limits.max_connections, len(self._origins) + self._opening
         if self._closed:
             raise ExchangeFailed("the client is closed", "connecting")
-        if most is None:
-            connection = await self._next_idle(origin, _PATIENCE) if count >= _MANY else None
-        else:
-            connection = await self._within_limit(origin, most, timeout)
-        if connection is None:
-            self._opening += 1
-        return connection
+        most = self.limits.max_connections
+        if most is not None:
+            ends = self.loop.time() + timeout
+            while len(self._origins) + self._opening >= most and not self._close_other(origin):
+                if (left := ends - self.loop.time()) <= 0:
+                    raise ExchangeFailed(
+                        f"all {most} connections were busy for {timeout:g} s",
+                        "connecting",
+                        late=True,
+                    )
+                if connection := await self._next_idle(origin, left):
+                    return connection
+        self._opening += 1
+        return None
 
     def new_connection(self) -> HttpConnection:
         return HttpConnection(self.loop, self._on_done, self._on_lost)
@@ -243,20 +244,6 @@ class _OpenConnections:
         self._closed = True
         for _, sock in self._origins.values():
             sock.close()
-
-    async def _within_limit(
-        self, origin: Origin, most: int, timeout: float
-    ) -> HttpConnection | None:
-        """Waits until a connection is idle, or until one may be opened."""
-        ends = self.loop.time() + timeout
-        while len(self._origins) + self._opening >= most and not self._close_other(origin):
-            if (left := ends - self.loop.time()) <= 0:
-                raise ExchangeFailed(
-                    f"all {most} connections were busy for {timeout:g} s", "connecting", late=True
-                )
-            if connection := await self._next_idle(origin, left):
-                return connection
-        return None
 
     async def _next_idle(self, origin: Origin, seconds: float) -> HttpConnection | None:
         """Waits in the queue for a connection. Returns None when it may be time to open one."""

@@ -380,17 +380,18 @@ def _head(message: Message, target: str, host: str, more_headers: Mapping[str, s
     Raises `ValueError` for a header that would end before its value does.
     """
     lines = [f"{message.method} {target} HTTP/1.1"]
-    named = False
-    for name, value in (*message.headers.items(), *more_headers.items()):
-        if "\n" in value or "\r" in value:
-            raise ValueError(f"the header {name} has a line break")
-        named |= name.lower() == "host"
-        lines.append(f"{name}: {value}")
-    if not named:
+    lines += [f"{name}: {value}" for name, value in message.headers.items()]
+    lines += [f"{name}: {value}" for name, value in more_headers.items()]
+    if "Host" not in message.headers and not any(
+        len(name) == 4 and name.lower() == "host" for name in message.headers
+    ):
         lines.append(f"Host: {host}")
     if message.content or message.method != "GET":
         lines.append(f"Content-Length: {len(message.content)}")
-    return "\r\n".join([*lines, "", ""]).encode()
+    text = "\r\n".join(lines)
+    if text.count("\n") + text.count("\r") > 2 * (len(lines) - 1):
+        raise ValueError("a header has a line break")
+    return f"{text}\r\n\r\n".encode()
 
 
 def _text(value: bytes) -> str:
