@@ -1,5 +1,5 @@
-"""What the client's own connections do with the answers of a server, over real sockets: where a
-failure happened, where a body ends, and which connections are used again.
+"""The client's own connections, over real sockets: where a failure happened, where a body ends, and
+which connections are used again.
 """
 
 from __future__ import annotations
