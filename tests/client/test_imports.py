@@ -9,13 +9,8 @@ from collections.abc import Collection, Set
 import pytest
 
 _HTTP = ("httpx", "httpcore", "aiohttp", "http.client", "urllib.request", "anyio", "tenacity")
-_DATA = (
-    "numpy",
-    "tokenizers",
-    "huggingface_hub",
-    "google.protobuf",
-    "tinkex_api.models.checkpoint",
-)
+_RESULT = "tinkex_api.models.checkpoint"
+_DATA = ("numpy", "tokenizers", "huggingface_hub", "google.protobuf", _RESULT)
 _TERMINAL = ("rich", "click", "pygments")
 _CLIENTS = ("tinkex.transport", "tinkex.session", "tinkex.training", "tinkex.sampling")
 
