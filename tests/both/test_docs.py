@@ -11,7 +11,6 @@ from textwrap import dedent
 import pytest
 
 import tinkex
-
 from tinkex.local import Server
 
 DOCS = Path(__file__).parents[2] / "docs"
