@@ -33,7 +33,7 @@ test-lowest: $(LOWEST_READY)
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
 	$(BIN)/ruff format --check tinkex tinkex_server scripts tests examples benchmarks
-	$(BIN)/pyright tinkex tinkex_server tests/typing
+	$(BIN)/pyright tinkex tinkex_server benchmarks tests/typing
 	MYPYPATH=generated $(BIN)/mypy tests/typing/user_script.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_prose.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
@@ -23,7 +23,7 @@ _ROUNDS = 3
 
 
 @contextmanager
-def bridge(upstream: str) -> Iterator[Process]:
+def bridge(upstream: str) -> Generator[Process]:
     """Yields a bridge to a server, in a process of its own."""
     with TemporaryDirectory() as data_dir:
         command = [sys.executable, "-c", _COMMAND, "bridge", "--port", "0"]
