@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ class Cost:
 
 
 @contextmanager
-def bridge(upstream: str) -> Iterator[Process]:
+def bridge(upstream: str) -> Generator[Process]:
     """Yields a bridge to a server, in a process of its own."""
     with TemporaryDirectory() as data_dir:
         command = [sys.executable, "-c", _COMMAND, "bridge", "--port", "0"]

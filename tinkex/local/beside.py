@@ -17,8 +17,8 @@ from typing import IO
 from tinkex.errors import ConfigError
 
 START_SECONDS = 120.0
-"""The seconds that a start may take. It takes one or two, and more on a busy machine or when a hub is
-asked for the configuration of a model.
+"""The seconds that a start may take. It takes one or two, and more on a busy machine or when a hub
+is asked for the configuration of a model.
 """
 
 
