@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import click
-
 from tinkex._version import __version__
+from tinkex.cli.command import command as data_command
+from tinkex.cli.output import Output
 
 
-@click.command("version", help="Print the version.")
-def command() -> None:
+@data_command(
+    "version",
+    help="Print the version.",
+    fields=("client",),
+    examples=["tinkex version", "tinkex version --json"],
+    id_field="client",
+)
+def command(output: Output) -> None:
     """Prints the version."""
-    click.echo(__version__)
+    output.record({"client": __version__})
