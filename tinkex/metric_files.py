@@ -1,4 +1,4 @@
-"""Reads the metrics of a run: a file with one JSON object on each line, with a `step` and numbers."""
+"""Reads the metrics of a run: a file of JSON objects, one a line, with a `step` and numbers."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ class MetricsReader:
             text = file.read()
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
-        found = [metrics for line in complete.splitlines() if (metrics := self._parse(line))]
-        return found
+        return [metrics for line in complete.splitlines() if (metrics := self._parse(line))]
 
     def _parse(self, line: bytes) -> Metrics:
         if not line.strip():

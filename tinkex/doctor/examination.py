@@ -38,12 +38,14 @@ class Options:
 
     Args:
         base_url: the server; by default that of the environment.
+        profile: the profile of the settings file; by default that of the environment.
         sample: whether to draw a sample.
         measure_repeats: whether to train small models, to measure what the server does with a
             repeated request.
     """
 
     base_url: str | None = None
+    profile: str | None = None
     sample: bool = True
     measure_repeats: bool = False
 
@@ -55,7 +57,7 @@ async def examine(options: Options) -> AsyncIterator[Finding]:
     measurement of repeats excepted.
     """
     try:
-        settings = read_settings(options.base_url)
+        settings = read_settings(options.base_url, options.profile)
     except ConfigError as error:
         yield machine.package(options.base_url)
         yield machine.wrong_settings(error)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from attrs import asdict, frozen
 
 Level = Literal["ok", "warn", "fail", "skipped"]
-WELL, UNREACHABLE, FINDINGS = 0, 5, 7
-"""The exit statuses of `tinkex doctor`."""
+Outcome = Literal["well", "findings", "unreachable"]
+"""The verdict in one word."""
 
 
 @frozen(kw_only=True)
@@ -35,10 +35,10 @@ class Finding:
 
 @frozen
 class Verdict:
-    """The outcome of all probes: a sentence, and the exit status of the command."""
+    """The outcome of all probes, in a sentence and in one word."""
 
     text: str
-    exit_status: int
+    outcome: Outcome
 
 
 def skipped(probe: str, text: str, **more: Any) -> Finding:
@@ -50,7 +50,7 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
     """Returns the verdict on the findings of all probes."""
     found = list(findings)
     if wrong := [finding for finding in found if finding.unreachable]:
-        return Verdict(f"the server cannot be reached: {wrong[0].text}", UNREACHABLE)
+        return Verdict(f"the server cannot be reached: {wrong[0].text}", "unreachable")
     failed, doubtful = _names(found, "fail"), _names(found, "warn")
     if failed or doubtful:
         parts = [
@@ -58,9 +58,9 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
             for names, word in ((failed, "failed"), (doubtful, _count("warning", doubtful)))
             if names
         ]
-        return Verdict("; ".join(parts), FINDINGS)
+        return Verdict("; ".join(parts), "findings")
     left_out = ", ".join(_names(found, "skipped"))
-    return Verdict(f"all is well (not tried: {left_out})" if left_out else "all is well", WELL)
+    return Verdict(f"all is well (not tried: {left_out})" if left_out else "all is well", "well")
 
 
 def _names(findings: Sequence[Finding], level: Level) -> list[str]:

@@ -21,7 +21,7 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     said = verdict(in_order(findings))
     return {
         "verdict": said.text,
-        "exit_status": said.exit_status,
+        "outcome": said.outcome,
         "findings": [finding.as_dict() for finding in in_order(findings)],
     }
 
@@ -46,8 +46,7 @@ def as_markdown(findings: Sequence[Finding]) -> str:
 
 
 def _cell(finding: Finding) -> str:
-    parts = [finding.text, finding.cause or ""]
-    return _escaped(" ".join(part for part in parts if part))
+    return _escaped(" – ".join(part for part in (finding.text, finding.cause) if part))
 
 
 def _escaped(text: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
-from tinkex.config import Config, configured
-from tinkex.errors import ConfigError
+from tinkex.config import Config
+from tinkex.errors import MissingKeyError
 
 _NO_KEY = "tml-none"
 """A key that is never sent: the settings of the hosted service are not valid without one."""
@@ -16,7 +16,7 @@ class Settings:
     """The settings of a client."""
 
     config: Config
-    missing_key: ConfigError | None = None
+    missing_key: MissingKeyError | None = None
     """The error for a key that the server requires and that is not set."""
 
     @property
@@ -37,16 +37,15 @@ SECONDS = 3.0
 """The longest duration of one probe."""
 
 
-def read_settings(base_url: str | None = None) -> Settings:
-    """Returns the settings of the environment.
+def read_settings(base_url: str | None = None, profile: str | None = None) -> Settings:
+    """Returns the settings of the environment, or of a profile.
 
     Raises:
         ConfigError: a setting is wrong.
     """
     try:
-        return Settings(configured(None, base_url, None))
-    except ConfigError as error:
-        try:
-            return Settings(configured(None, base_url, _NO_KEY), missing_key=error)
-        except ConfigError:
-            raise error from None
+        return Settings(Config(base_url=base_url, profile=profile))
+    except MissingKeyError as error:
+        return Settings(
+            Config(base_url=base_url, profile=profile, api_key=_NO_KEY), missing_key=error
+        )

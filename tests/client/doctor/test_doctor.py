@@ -19,7 +19,7 @@ from tests.support.answering_server import NO_ROUTE, Answer, Call, answering, as
 from tests.support.fault_server import answer, fault_server
 from tests.support.tls import Authority, small_proxy
 from tinkex.doctor.examination import PROBES, Options, examine
-from tinkex.doctor.finding import FINDINGS, UNREACHABLE, WELL, Finding, verdict
+from tinkex.doctor.finding import Finding, verdict
 from tinkex.doctor.report import as_json as report_as_json
 from tinkex.doctor.report import as_markdown
 from tinkex.local import Server
@@ -51,7 +51,7 @@ def test_a_healthy_server_is_well(server: Server, monkeypatch: pytest.MonkeyPatc
     found = examined(server.base_url)
     assert sorted(found) == sorted(PROBES)
     assert levels(found) == {}
-    assert verdict(found.values()).exit_status == WELL
+    assert verdict(found.values()).outcome == "well"
     assert found["key"].text == "tml-…abcd (from TINKER_API_KEY), accepted"
     assert f"base_url={server.base_url} (argument)" in found["config"].text
     assert "127.0.0.1:" in found["network"].text
@@ -87,7 +87,7 @@ def test_wrong_settings_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> 
     found = examined("http://127.0.0.1:9")
     assert found["config"].text == "TINKEX_TIMEOUT is 'soon', not a number"
     assert levels(found)["fail"] == ["config"]
-    assert verdict(found.values()).exit_status == FINDINGS
+    assert verdict(found.values()).outcome == "findings"
 
 
 def test_no_key_for_the_hosted_service_is_found_before_anything_is_sent() -> None:
@@ -110,14 +110,14 @@ def test_no_server() -> None:
         "fail": ["network"],
         "skipped": ["key", "server", "routes", "repeats", "clock", "sample"],
     }
-    assert verdict(found.values()).exit_status == UNREACHABLE
+    assert verdict(found.values()).outcome == "unreachable"
 
 
 def test_a_name_that_does_not_exist() -> None:
     found = examined("http://no-such-host.invalid:8765")
     assert "this name is not known" in found["network"].text
     assert found["network"].command == "getent hosts no-such-host.invalid"
-    assert verdict(found.values()).exit_status == UNREACHABLE
+    assert verdict(found.values()).outcome == "unreachable"
 
 
 def test_the_port_of_another_server() -> None:
@@ -132,7 +132,7 @@ def test_the_port_of_another_server() -> None:
         "fail": ["server"],
         "skipped": ["key", "routes", "repeats", "sample"],
     }
-    assert verdict(found.values()).exit_status == FINDINGS
+    assert verdict(found.values()).outcome == "findings"
 
 
 @pytest.mark.parametrize("path", ["/api/v1", "/services/prod"])
@@ -140,7 +140,7 @@ def test_a_wrong_path_names_the_right_one(server: Server, path: str) -> None:
     found = examined(server.base_url + path)
     assert found["server"].cause == f"The Tinker API is at {server.base_url}."
     assert found["server"].command == f"export TINKER_BASE_URL={server.base_url}"
-    assert verdict(found.values()).exit_status == FINDINGS
+    assert verdict(found.values()).outcome == "findings"
 
 
 def test_a_server_that_accepts_and_is_silent() -> None:
@@ -152,7 +152,7 @@ def test_a_server_that_accepts_and_is_silent() -> None:
     assert "gave no answer" in found["server"].text
     assert found["server"].cause is not None
     assert found["server"].cause.startswith("It accepts connections")
-    assert verdict(found.values()).exit_status == UNREACHABLE
+    assert verdict(found.values()).outcome == "unreachable"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_refused_key(monkeypatch: pytest.MonkeyPatch, status: int, meaning: st
         "fail": ["key"],
         "skipped": ["server", "routes", "repeats", "sample"],
     }
-    assert verdict(found.values()).exit_status == FINDINGS
+    assert verdict(found.values()).outcome == "findings"
 
 
 def test_a_server_that_requires_a_key_and_gets_none() -> None:
@@ -201,7 +201,7 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     found = over_tls(context)
     assert "its certificate is not trusted: self-signed certificate" in found["network"].text
     assert str(found["network"].command).startswith("openssl s_client -connect localhost:")
-    assert verdict(found.values()).exit_status == UNREACHABLE
+    assert verdict(found.values()).outcome == "unreachable"
 
 
 def test_a_trusted_certificate_is_told_with_its_time(
@@ -240,7 +240,7 @@ def test_a_login_page_of_the_network(status: int) -> None:
         found = examined(there.base_url)
     assert "web page" in found["server"].text
     assert "login page of the network" in str(found["server"].cause)
-    assert verdict(found.values()).exit_status == FINDINGS
+    assert verdict(found.values()).outcome == "findings"
 
 
 def test_a_proxy_is_named_and_so_is_one_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_reports_are_in_order_and_hold_no_key(
     found = list(reversed(examined(server.base_url).values()))
     value = report_as_json(found)
     assert [finding["probe"] for finding in value["findings"]] == list(PROBES)
-    assert (value["verdict"], value["exit_status"]) == ("all is well", 0)
+    assert (value["verdict"], value["outcome"]) == ("all is well", "well")
     rows = [line for line in as_markdown(found).splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == list(PROBES)
     assert "secret" not in str(value) + as_markdown(found)
