@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, Commands] = {
         "run": ("Training runs.", {"list": "List training runs, newest first."}),
     },
     "This program": {
+        "doctor": "Say why something does not work, and what to do.",
         "version": "Print the version.",
     },
 }
