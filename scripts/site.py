@@ -110,7 +110,7 @@ def write_python_reference() -> None:
 
 
 def _is_of(home: str, name: str, modules: tuple[str, ...]) -> bool:
-    path = f"{home}.{name}.".removeprefix("tinkex.")
+    path = f"{home}.{name}.".removeprefix("tinkex.").replace("tinkex_api.models", "types")
     return any(path.startswith(f"{module}.") for module in modules)
 
 

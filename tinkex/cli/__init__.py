@@ -27,6 +27,9 @@ SECTIONS: Mapping[str, Commands] = {
     "Manage": {
         "run": ("Training runs.", {"list": "List training runs, newest first."}),
     },
+    "Start": {
+        "demo": "Train a small model on this machine, in about a minute.",
+    },
     "This program": {
         "doctor": "Say why something does not work, and what to do.",
         "version": "Print the version.",
