@@ -40,8 +40,9 @@ class Distill:
     """A step samples answers, and lets the teacher score each of their tokens.
 
     The advantage of a token is the teacher's logprob less the model's own, so that the expected
-    gradient lowers the reverse KL divergence from the model to the teacher. `kl` is the estimate of
-    that divergence by these samples, in nats per token.
+    gradient lowers the reverse KL divergence from the model to the teacher. Their mean is
+    subtracted, which changes the gradient's variance and not its expectation. `kl` is the estimate
+    of that divergence by these samples, in nats per token.
     """
 
     goal: ClassVar = Goal("kl", lower_is_better=True)
@@ -104,14 +105,15 @@ class Distill:
     def _learn(
         self, step: int, rollouts: Sequence[Rollout], gaps: Sequence[NDArray[np.float32]]
     ) -> Metrics:
-        data = [rollout.datum(-gap) for rollout, gap in zip(rollouts, gaps, strict=True)]
+        kl = np.float32(np.mean(np.concatenate(gaps)))
+        data = [rollout.datum(kl - gap) for rollout, gap in zip(rollouts, gaps, strict=True)]
         trainer = self._context.trainer
         gradients = trainer.forward_backward(data, "importance_sampling")
         update = trainer.optim_step(self._config.adam(step, self.total))
         gradients.result()
         update.result()
         return {
-            "kl": float(np.mean(np.concatenate(gaps))),
+            "kl": float(kl),
             "answer_tokens": float(np.mean([len(rollout.tokens) for rollout in rollouts])),
             "tokens": sum(len(rollout.whole) for rollout in rollouts),
         }
