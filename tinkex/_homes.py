@@ -87,6 +87,7 @@ HOMES: Mapping[str, str] = {
     "LossFnInputs": "tinkex.types",
     "LossFnOutput": "tinkex.types",
     "LossHandle": "tinkex.losses.handle",
+    "MissingKeyError": "tinkex.errors",
     "ModelData": "tinkex.types",
     "ModelInput": "tinkex.types",
     "ModelInputChunk": "tinkex.types",
