@@ -4,6 +4,10 @@ prints its figures as JSON.
 The two SDKs have the same names where it matters; `create`, `samples` and `step` hold what differs.
 """
 
+# which of the two SDKs `sdk` is, is known at run time; the official one is in a venv of its own
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingImports=false
+
 from __future__ import annotations
 
 import asyncio

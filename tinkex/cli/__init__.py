@@ -68,6 +68,7 @@ SECTIONS: Mapping[str, Commands] = {
         ),
     },
     "This program": {
+        "doctor": "Say why something does not work, and what to do.",
         "auth": (
             "API keys.",
             {

@@ -1,7 +1,7 @@
 """A server beside a program: `python -m tinkex.local.companion MODEL…`, started by `tinkex exec`.
 
-It prints one line of JSON, with its `base_url` or with the `error` for which it cannot start, and
-serves until its standard input is closed, which happens when the program ends.
+It prints lines of JSON: what it is `doing`, and at last its `base_url` or the `error` for which it
+cannot start. It serves until its standard input is closed, which happens when the program ends.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import json
 import os
 import sys
 
+_STARTING = "importing its packages, reading the configuration of its models and opening its port"
+
 
 def main(models: list[str]) -> int:
     """Serves the models until standard input is closed. Returns the exit status."""
     _leave_parent()
     try:
+        _say({"doing": _STARTING})
         from tinkex.local import serve
 
         with serve(models or "tinkex/tiny") as server:

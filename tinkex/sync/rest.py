@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from os import PathLike
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tinkex.config import Config
-from tinkex.downloads.download import ProgressCallback
 from tinkex.errors.hints import hinted
 from tinkex.portal import portal as portals
 from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
-from tinkex.portal.portal import Portal
 from tinkex.rest.client import AsyncRestClient
-from tinkex.rest.external_weights import (
-    ExternalWeightsUploadFinishResult,
-    ExternalWeightsUploadStartResult,
-)
 from tinkex.rest.paging import PAGE_SIZE
 from tinkex.session.lifecycle import Outcome
 from tinkex.threads import in_thread
-from tinkex.types import (
-    AccessScope,
-    ApiKeyInfoResponse,
-    Checkpoint,
-    CheckpointArchiveUrlResponse,
-    CheckpointSearchRequest,
-    CheckpointSearchResponse,
-    CheckpointsListResponse,
-    ExternalWeightsUrlsResponse,
-    GetSamplerResponse,
-    GetServerCapabilitiesResponse,
-    GetSessionResponse,
-    ListSessionsResponse,
-    LoraConfig,
-    SessionSearchRequest,
-    SessionSearchResponse,
-    SessionSummary,
-    TrainingRun,
-    TrainingRunsResponse,
-    WeightsInfoResponse,
-    WhoamiResponse,
-)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+    from pathlib import Path
+    from types import TracebackType
+
+    from tinkex.config import Config
+    from tinkex.downloads.download import ProgressCallback
+    from tinkex.portal.portal import Portal
+    from tinkex.rest.external_weights import (
+        ExternalWeightsUploadFinishResult,
+        ExternalWeightsUploadStartResult,
+    )
+    from tinkex.types import (
+        AccessScope,
+        ApiKeyInfoResponse,
+        Checkpoint,
+        CheckpointArchiveUrlResponse,
+        CheckpointSearchRequest,
+        CheckpointSearchResponse,
+        CheckpointsListResponse,
+        ExternalWeightsUrlsResponse,
+        GetSamplerResponse,
+        GetServerCapabilitiesResponse,
+        GetSessionResponse,
+        ListSessionsResponse,
+        LoraConfig,
+        SessionSearchRequest,
+        SessionSearchResponse,
+        SessionSummary,
+        TrainingRun,
+        TrainingRunsResponse,
+        WeightsInfoResponse,
+        WhoamiResponse,
+    )
 
 
 @hinted
