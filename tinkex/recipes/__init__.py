@@ -13,12 +13,13 @@ Example:
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.distill import DistillConfig
 from tinkex.recipes.dpo import DpoConfig
+from tinkex.recipes.functions import load_function
 from tinkex.recipes.interrupts import Interrupts
 from tinkex.recipes.loop import Goal, Result
 from tinkex.recipes.rl import RlConfig
 from tinkex.recipes.run import CONFIGS, resume, train
 from tinkex.recipes.run_folder import RunFolder, SavedState
-from tinkex.recipes.scoring import Scorer, exact_match, load_scorer
+from tinkex.recipes.scoring import Scorer, exact_match
 from tinkex.recipes.sft import SftConfig
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
     "SftConfig",
     "TrainConfig",
     "exact_match",
-    "load_scorer",
+    "load_function",
     "resume",
     "train",
 ]

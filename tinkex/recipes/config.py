@@ -91,6 +91,11 @@ class TrainConfig:
     max_length: int | None = setting(
         "Tokens after which an example is cut.  [default: the context of the model]", None, least=2
     )
+    chat_template: str | None = setting(
+        "Chat template of your own, a function as module:function or file.py:function.  "
+        "[default: the tokenizer's]",
+        None,
+    )
     eval_data: str | None = setting("JSONL file of held-out rows to evaluate on.", None)
     eval_every: int | None = setting(
         "Steps from one evaluation to the next.  [default: a fifth of the run]", None, least=1

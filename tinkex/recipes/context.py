@@ -16,7 +16,7 @@ from tinkex import (
     TrainingClient,
     UnsupportedByServer,
 )
-from tinkex.data import ChatTemplate, Dataset, PromptRow, load, load_prompts
+from tinkex.data import ChatTemplate, Dataset, Example, PromptRow, load, load_prompts
 from tinkex.recipes.activity import Activity
 from tinkex.recipes.run_folder import RunFolder
 
@@ -47,6 +47,11 @@ class Context:
         data = load(path, self.tokenizer, template=self.template, max_length=length, packed=packed)
         not_empty(path, data.examples)
         return data
+
+    def prompt_of(self, example: Example) -> str:
+        """Returns the text before the first answer of an example."""
+        first = next(example.pieces(self.tokenizer))
+        return "" if first.trained else first.text
 
     def prompts(self, path: str, max_tokens: int) -> Sequence[PromptRow]:
         """Returns the prompts of a file.

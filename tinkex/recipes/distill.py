@@ -52,6 +52,7 @@ class Distill:
         self._config, self._context = config, context
         self._prompts = context.prompts(config.data, config.max_tokens)
         self.summary = f"{len(self._prompts):,} prompts"
+        self.prompt = context.tokenizer.decode(self._prompts[0].tokens)
         self._held_out = (
             context.prompts(config.eval_data, config.max_tokens) if config.eval_data else ()
         )

@@ -89,6 +89,7 @@ class Dpo:
         self._config, self._context = config, context
         self._pairs = self._read(config.data)
         self.summary = f"{len(self._pairs):,} preference pairs"
+        self.prompt = context.prompt_of(self._pairs[0].chosen)
         self._held_out = self._read(config.eval_data) if config.eval_data else ()
         self._order = BatchOrder(len(self._pairs), config.batch_size, config.seed)
         self.total = config.total_steps(len(self._pairs))

@@ -16,7 +16,7 @@ from tinkex import (
     TrainingClient,
 )
 from tinkex.data import Example, PromptRow
-from tinkex.recipes.scoring import Scorer, score
+from tinkex.recipes.scoring import Scorer, scored
 
 T = TypeVar("T")
 _BATCH = 16  # examples a request
@@ -87,4 +87,4 @@ def mean_score(
 ) -> float:
     """Returns the mean score of the likeliest answers."""
     answers = greedy_answers(sampler, tokenizer, prompts, max_tokens, stop)
-    return sum(score(scorer, prompt, answer) for prompt, answer in answers) / len(prompts)
+    return sum(scored(scorer, prompt, answer) for prompt, answer in answers) / len(prompts)

@@ -43,6 +43,8 @@ class Recipe(Protocol):
     """The steps of the whole run."""
     summary: str
     """A line for people about the data."""
+    prompt: str
+    """A prompt of the data, to try the trained model with."""
 
     def begin(self, step: int) -> Callable[[], Metrics]:
         """Sends a step, counted from 0. Returns a function that waits for its end and returns its
@@ -71,6 +73,8 @@ class Result:
     """The metrics of each step, also of those before a resume."""
     state: SavedState
     total: int
+    prompt: str
+    """A prompt of the data, to try the model with."""
     interrupted: bool
 
 
@@ -115,6 +119,7 @@ class Loop:
             history,
             state,
             total,
+            self.recipe.prompt,
             interrupted=state.step < total,
         )
 

@@ -200,5 +200,5 @@ def display_for(console: Console | None, activity: Activity, goal: str, total: i
     """Returns the display that fits a console: a bar, plain lines, or for no console nothing."""
     if console is None:
         return Silence()
-    kind = Bar if console.is_terminal and not console.is_dumb_terminal else Lines
+    kind = Bar if console.is_interactive else Lines
     return kind(console, activity, goal, total)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from tinkex.recipes.batches import BatchOrder
 from tinkex.recipes.config import TrainConfig, setting
 from tinkex.recipes.context import Context
+from tinkex.recipes.functions import load_function
 from tinkex.recipes.held_out import mean_score
 from tinkex.recipes.loop import Goal
 from tinkex.recipes.rollouts import Rollout, roll_out, sampling_seed
 from tinkex.recipes.run_folder import Metrics
-from tinkex.recipes.scoring import load_scorer, score
+from tinkex.recipes.scoring import Scorer, scored
 
 
 @define(kw_only=True)
@@ -56,9 +57,10 @@ class Rl:
 
     def __init__(self, config: RlConfig, context: Context) -> None:
         self._config, self._context = config, context
-        self._reward = load_scorer(config.reward)
+        self._reward: Scorer = load_function(config.reward)
         self._prompts = context.prompts(config.data, config.max_tokens)
         self.summary = f"{len(self._prompts):,} prompts"
+        self.prompt = context.tokenizer.decode(self._prompts[0].tokens)
         self._held_out = (
             context.prompts(config.eval_data, config.max_tokens) if config.eval_data else ()
         )
@@ -112,7 +114,7 @@ class Rl:
     def _rewards(self, group: Sequence[Rollout]) -> NDArray[np.float32]:
         decode = self._context.tokenizer.decode
         return np.array(
-            [score(self._reward, each.prompt, decode(each.tokens)) for each in group], np.float32
+            [scored(self._reward, each.prompt, decode(each.tokens)) for each in group], np.float32
         )
 
     def evaluate(self, step: int) -> Metrics:

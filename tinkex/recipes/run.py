@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from tinkex import InvalidInputError, ServiceClient, TrainingClient
-from tinkex.data import ChatTemplate
 from tinkex.recipes.activity import Activity
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.context import Context, context_length
 from tinkex.recipes.distill import Distill, DistillConfig
 from tinkex.recipes.dpo import Dpo, DpoConfig
+from tinkex.recipes.functions import load_function
 from tinkex.recipes.interrupts import Interrupts
 from tinkex.recipes.loop import Loop, Recipe, Result
 from tinkex.recipes.progress import display_for
@@ -42,7 +42,6 @@ def train(
     config: TrainConfig,
     service: ServiceClient,
     *,
-    template: ChatTemplate | None = None,
     console: Console | None = None,
     interrupts: Interrupts | None = None,
 ) -> Result:
@@ -54,8 +53,6 @@ def train(
     Args:
         config: an `SftConfig`, `RlConfig`, `DpoConfig` or `DistillConfig`.
         service: the server to train on.
-        template: a chat template of your own; by default the tokenizer's. A resumed run needs it
-            again.
         console: where the progress is shown; by default nowhere.
         interrupts: what ends the run early, in place of Ctrl-C.
 
@@ -72,7 +69,7 @@ def train(
     folder = RunFolder.create(
         Path(out), config.recipe, config.to_dict(), str(service.config.base_url)
     )
-    return _run(config, service, folder, template, console, interrupts)
+    return _run(config, service, folder, console, interrupts)
 
 
 def resume(
@@ -80,7 +77,6 @@ def resume(
     service: ServiceClient,
     changes: Mapping[str, Any] | None = None,
     *,
-    template: ChatTemplate | None = None,
     console: Console | None = None,
     interrupts: Interrupts | None = None,
 ) -> Result:
@@ -92,7 +88,7 @@ def resume(
         service: the server that the run began on.
         changes: settings to change: only `steps`, `epochs`, `save_every`, `eval_every` and `log`
             can be, since all others decide what the next batch does.
-        template, console, interrupts: as for `train`.
+        console, interrupts: as for `train`.
 
     Raises:
         InvalidInputError: there is no run, its data has changed, or a setting cannot be changed.
@@ -112,7 +108,7 @@ def resume(
             f"{folder.state().path}.",
         )
     config = config_class.of({**run["config"], **(changes or {})}, str(folder.path))
-    return _run(config, service, folder, template, console, interrupts)
+    return _run(config, service, folder, console, interrupts)
 
 
 _CHANGEABLE = frozenset({"steps", "epochs", "save_every", "eval_every", "log"})
@@ -122,7 +118,6 @@ def _run(
     config: TrainConfig,
     service: ServiceClient,
     folder: RunFolder,
-    template: ChatTemplate | None,
     console: Console | None,
     interrupts: Interrupts | None,
 ) -> Result:
@@ -138,7 +133,7 @@ def _run(
             trainer.get_tokenizer(),
             folder,
             activity,
-            template,
+            load_function(config.chat_template) if config.chat_template else None,
             context_length(service, config.model),
         )
         recipe = _RECIPES[config.recipe](config, context)

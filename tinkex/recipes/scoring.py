@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from tinkex import InvalidInputError
 from tinkex.data import PromptRow
 
 Scorer: TypeAlias = Callable[[Mapping[str, Any], str], float]
@@ -23,45 +18,7 @@ Example:
 """
 
 
-def load_scorer(name: str) -> Scorer:
-    """Returns the function `module:function`, or `file.py:function`.
-
-    Modules are looked for in the working folder, too.
-
-    Raises:
-        InvalidInputError: there is no such module or function, or importing it fails.
-    """
-    module_name, _, function_name = name.rpartition(":")
-    if not module_name:
-        raise InvalidInputError(
-            f"{name!r} does not name a function",
-            advice="Give module:function or file.py:function, for example rewards:correct.",
-        )
-    function: Any = getattr(_module(module_name), function_name, None)
-    if not callable(function):
-        raise InvalidInputError(f"{module_name} has no function {function_name!r}")
-    return cast("Scorer", function)
-
-
-def _module(name: str) -> Any:
-    try:
-        if name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
-        if str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(name)
-    except Exception as error:
-        raise InvalidInputError(
-            f"{name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-
-
-def score(scorer: Scorer, prompt: PromptRow, answer: str) -> float:
+def scored(scorer: Scorer, prompt: PromptRow, answer: str) -> float:
     """Returns the score of an answer.
 
     Raises:

@@ -41,6 +41,7 @@ class Sft:
         self._config, self._trainer = config, context.trainer
         data = context.examples(config.data, config.max_length, packed=config.pack)
         self.summary = str(data)
+        self.prompt = context.prompt_of(data.examples[0])
         self._examples = data.examples
         self._held_out = (
             context.examples(config.eval_data, config.max_length).examples
