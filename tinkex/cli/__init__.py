@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, Commands] = {
         "run": ("Training runs.", {"list": "List training runs, newest first."}),
     },
     "Start": {
+        "sample": "Continue a text, token by token.",
         "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
