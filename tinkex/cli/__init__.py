@@ -68,6 +68,7 @@ SECTIONS: Mapping[str, Commands] = {
         ),
     },
     "Start": {
+        "sample": "Continue a text, token by token.",
         "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
