@@ -110,7 +110,7 @@ async def get_sampler(state: BridgeState, call: Call[None]) -> Mapping[str, Any]
 
 async def sample(state: BridgeState, call: Call[SampleRequest]) -> Mapping[str, Any]:
     body = call.body
-    sampler = _sampler_of(call.access, body)
+    sampler = sampler_of(call.access, body)
     number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
     identity = call.identify(sampler.sampler_id, number, "sample")
     request_id = state.futures.find_repeated(identity) or _submit(
@@ -122,7 +122,7 @@ async def sample(state: BridgeState, call: Call[SampleRequest]) -> Mapping[str, 
     return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
-def _sampler_of(access: Access, body: SampleRequest) -> SamplerRow:
+def sampler_of(access: Access, body: SampleRequest) -> SamplerRow:
     """Returns the sampler of the sampling session, or one that all requests for the same weights
     without a session share.
     """
@@ -140,12 +140,17 @@ def _submit(
     body: SampleRequest,
 ) -> str:
     async def work() -> bytes:
-        opened = state.samplers.get(sampler.sampler_id) or await _reopened(state, access, sampler)
+        opened = await opened_sampler(state, access, sampler)
         response = await or_failure(opened.url, lambda: _sampled(opened.client, body))
-        _note_usage(state, sampler, body, response)
+        note_usage(state, sampler, body, sum(len(each.tokens_np) for each in response.sequences))
         return sample_results.encode(response)
 
     return state.futures.start(identity, work)
+
+
+async def opened_sampler(state: BridgeState, access: Access, sampler: SamplerRow) -> OpenSampler:
+    """Returns the sampling session on the server, and opens it if needed. Raises `WorkFailed`."""
+    return state.samplers.get(sampler.sampler_id) or await _reopened(state, access, sampler)
 
 
 async def _reopened(state: BridgeState, access: Access, sampler: SamplerRow) -> OpenSampler:
@@ -194,15 +199,13 @@ def _sampled(client: AsyncSamplingClient, body: SampleRequest) -> AsyncAPIFuture
     )
 
 
-def _note_usage(
-    state: BridgeState, sampler: SamplerRow, body: SampleRequest, response: SampleResponse
-) -> None:
+def note_usage(state: BridgeState, sampler: SamplerRow, body: SampleRequest, sampled: int) -> None:
     """Adds the tokens to the usage of the session, those of the prompt once for all samples."""
     if not sampler.session_id:
         return
     amounts: Mapping[UsageKind, int] = {
         "sampling_prefill": sum(len(chunk.tokens or ()) for chunk in body.prompt.chunks),
-        "sampling_sample": sum(len(sequence.tokens_np) for sequence in response.sequences),
+        "sampling_sample": sampled,
     }
     state.store.usage.add(
         sampler.owner, sampler.session_id, sampler.base_model, amounts, time.time()

@@ -31,7 +31,7 @@ from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.results import encode_sample
-from tinkex_server.wire.sampling_requests import sample_spec
+from tinkex_server.wire.sampling_requests import check_streamed, sample_spec
 
 
 async def create_sampling_session(
@@ -144,11 +144,7 @@ def _count_top_tokens(spec: SampleSpec, longest: int) -> int:
 async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventStream:
     sampler = _sampler_of(state, call.access, call.body)
     spec = _spec(state, sampler, call.body)
-    if spec.num_samples != 1:
-        raise malformed("num_samples", message="must be 1 for a stream")
-    for name in _NOT_STREAMED:
-        if getattr(call.body, name):
-            raise bad_request(f"{name} cannot be set for a stream")
+    check_streamed(call.body)
     state.futures.check_capacity()
     state.activity.note_request(sampler.session_id)
     identity = call.identify(sampler.sampler_id, None, "sample_stream")
@@ -195,12 +191,6 @@ def _note_usage(
         "sampling_sample": sampled,
     }
     state.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
-
-
-_NOT_STREAMED = (
-    *("prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"),
-    *("target_prompt_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n"),
-)
 
 
 def _sampler_of(state: ServerState, access: Access, body: SampleRequest) -> SamplerRow:
