@@ -13,7 +13,6 @@ from tinkex_api.models import (
     GetSamplerResponse,
     JoinSamplingSessionRequest,
     SampleRequest,
-    UntypedAPIFuture,
 )
 
 from tinkex.bridge import sample_results, values
@@ -25,10 +24,15 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.types import SampleResponse
 from tinkex_server.access.ownership import Access
-from tinkex_server.errors import Refused, bad_request, malformed, not_found
+from tinkex_server.errors import Refused, malformed, not_found
 from tinkex_server.jobs.requests import RequestIdentity, WorkFailed
 from tinkex_server.routes.sampling import join_sampling_session
 from tinkex_server.routes.support.endpoint import Call, get, post
+from tinkex_server.routes.support.sample_requests import (
+    id_of_new_sampler,
+    submit_sample,
+    used_for_others,
+)
 from tinkex_server.store import SamplerRow, SessionRow, UsageKind
 
 _WITHOUT_SESSION = SessionRow("", [], {}, "", None, None, 0.0)
@@ -39,25 +43,19 @@ async def create_sampling_session(
     state: BridgeState, call: Call[CreateSamplingSessionRequest]
 ) -> Mapping[str, Any]:
     body = call.body
-    if body.sampling_session_seq_id < 0:
-        raise malformed("sampling_session_seq_id", message="must be 0 or more")
-    session = call.access.session(body.session_id)
-    sampler_id = state.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
+    sampler_id = id_of_new_sampler(state, call)
     wanted = SamplerRow(
         sampler_id, body.session_id, body.base_model or "", body.model_path or None, None
     )
     known = state.store.samplers.get(sampler_id)
     if known is None:
-        call.access.open_session(body.session_id)
+        session = call.access.open_session(body.session_id)
         opened = await _opened(state, call.access, session, wanted)
         state.samplers[sampler_id] = opened
         base_model = wanted.base_model or await _base_model(opened.client)
         state.store.samplers.add(evolve(wanted, base_model=base_model), time.time())
     elif known.model_path != wanted.model_path or wanted.base_model not in ("", known.base_model):
-        raise bad_request(
-            f"sampling_session_seq_id {body.sampling_session_seq_id} was already used for other "
-            "weights"
-        )
+        raise used_for_others(call)
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
@@ -109,17 +107,13 @@ async def get_sampler(state: BridgeState, call: Call[None]) -> Mapping[str, Any]
 
 
 async def sample(state: BridgeState, call: Call[SampleRequest]) -> Mapping[str, Any]:
-    body = call.body
-    sampler = sampler_of(call.access, body)
-    number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    identity = call.identify(sampler.sampler_id, number, "sample")
-    request_id = state.futures.find_repeated(identity) or _submit(
-        state, call.access, sampler, identity, body
+    sampler = sampler_of(call.access, call.body)
+    return submit_sample(
+        state,
+        call,
+        sampler,
+        lambda identity: _submit(state, call.access, sampler, identity, call.body),
     )
-    if sampler.session_id:
-        state.activity.note_request(sampler.session_id)
-    ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
-    return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
 def sampler_of(access: Access, body: SampleRequest) -> SamplerRow:
