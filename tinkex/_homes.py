@@ -87,6 +87,7 @@ HOMES: Mapping[str, str] = {
     "LossFnInputs": "tinkex.types.datum",
     "LossFnOutput": "tinkex.types.outputs",
     "LossHandle": "tinkex.losses.handle",
+    "MissingKeyError": "tinkex.errors",
     "ModelData": "tinkex_api.models",
     "ModelInput": "tinkex.types.model_input",
     "ModelInputChunk": "tinkex.types.model_input",
