@@ -153,6 +153,7 @@ class _Main(LazyGroup):
         **extra: Any,
     ) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        prog_name = prog_name or self.name
         invocation = Invocation(words)
         extra.setdefault("obj", invocation)
         if not standalone_mode:
@@ -177,6 +178,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 @click.group(
+    "tinkex",
     cls=_Main,
     sections=SECTIONS,
     place="tinkex.cli",
