@@ -70,6 +70,11 @@ class Connection:
     """A key to use in place of the one of the settings. It is set before a client is opened."""
     _open: ExitStack = field(factory=ExitStack, init=False)
 
+    def use(self, base_url: str) -> None:
+        """Uses another server, before a client is opened."""
+        self.base_url = base_url
+        self.__dict__.pop("config", None)
+
     @functools.cached_property
     def config(self) -> Config:
         """The settings, as every program has them.
