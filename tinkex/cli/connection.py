@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,7 +73,8 @@ class Connection:
     def use(self, base_url: str) -> None:
         """Uses another server, before a client is opened."""
         self.base_url = base_url
-        self.__dict__.pop("config", None)
+        with suppress(AttributeError):  # nobody has asked for it yet
+            del self.config
 
     @functools.cached_property
     def config(self) -> Config:
