@@ -29,6 +29,7 @@ SECTIONS: Mapping[str, Commands] = {
     },
     "Start": {
         "sample": "Continue a text, token by token.",
+        "init": "Write a script and its data, to begin with.",
         "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
