@@ -7,6 +7,9 @@ process of its own. Figures are tokens a second, medians of interleaved rounds; 
 one run, and no figure alone.
 """
 
+# torch and transformers type some of their functions only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -25,7 +25,47 @@ SECTIONS: Mapping[str, Commands] = {
         "exec": "Run a program for the official SDK on tinkex.",
     },
     "Manage": {
-        "run": ("Training runs.", {"list": "List training runs, newest first."}),
+        "run": (
+            "Training runs.",
+            {
+                "list": "List training runs, newest first.",
+                "info": "Show one training run with its checkpoints.",
+            },
+        ),
+        "checkpoint": (
+            "Saved weights.",
+            {
+                "list": "List checkpoints, newest first.",
+                "info": "Show one checkpoint: its size, its access and its LoRA shape.",
+                "download": "Download a checkpoint to a new folder, whole or not at all.",
+                "delete": "Delete checkpoints permanently.",
+                "publish": "Make a checkpoint readable for everybody.",
+                "unpublish": "Make a checkpoint readable for its owner only.",
+                "set-ttl": "Set the time after which a checkpoint is deleted.",
+                "push-hf": "Upload a checkpoint to the Hugging Face hub.",
+                "copy": "Copy a checkpoint to a project.",
+            },
+        ),
+        "session": (
+            "Sessions of programs.",
+            {
+                "list": "List sessions, newest first.",
+                "info": "Show one session with its training runs and samplers.",
+                "close": "End a session, such as one whose program was killed.",
+                "export-trace": "Fetch a trace of a session, a file for ui.perfetto.dev.",
+            },
+        ),
+        "model": (
+            "Base models.",
+            {"list": "List the base models that the server trains and samples."},
+        ),
+        "billing": (
+            "Usage and its cost.",
+            {
+                "usage": "List the usage of each hour, with its estimated cost.",
+                "checkpoint-storage": "List the storage that checkpoints use now.",
+            },
+        ),
     },
     "Start": {
         "sample": "Continue a text, token by token.",
@@ -34,7 +74,28 @@ SECTIONS: Mapping[str, Commands] = {
     },
     "This program": {
         "doctor": "Say why something does not work, and what to do.",
-        "version": "Print the version.",
+        "auth": (
+            "API keys.",
+            {
+                "login": "Check an API key and store it for all programs of this user.",
+                "logout": "Remove the stored default key from this machine.",
+                "status": "Show which API key is used, and whether the server accepts it.",
+                "whoami": "Show the user and the organization of the API key.",
+            },
+        ),
+        "config": (
+            "Settings.",
+            {"show": "List all settings, each with its value and where that comes from."},
+        ),
+        "completion": (
+            "Completion of commands in a shell.",
+            {
+                "show": "Print the script that completes commands in a shell.",
+                "install": "Write that script to the place where the shell looks for it.",
+            },
+        ),
+        "help": "Explain a command or a topic.",
+        "version": "Print the versions of this client and of the server.",
     },
 }
 """All commands, in the order and under the titles of the help."""

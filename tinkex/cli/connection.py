@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WAIT = 2.0  # seconds without an answer, after which a line says so
 _TIMEOUT = 30.0  # seconds for one answer
+_BRIEF = 2.0  # seconds for one answer of a server that may be away
 _PATIENCE = {
     "max_attempts": 3,
     "max_seconds": 10.0,
@@ -65,6 +66,8 @@ class Connection:
     output: Output
     base_url: str | None = None
     profile: str | None = None
+    api_key: str | None = None
+    """A key to use in place of the one of the settings. It is set before a client is opened."""
     _open: ExitStack = field(factory=ExitStack, init=False)
 
     @functools.cached_property
@@ -76,7 +79,21 @@ class Connection:
         """
         from tinkex import Config
 
-        return Config(profile=self.profile, base_url=self.base_url)
+        return Config(profile=self.profile, base_url=self.base_url, api_key=self.api_key)
+
+    @property
+    def config_without_key(self) -> Config:
+        """The settings with a key that stands for the missing one, to be shown only."""
+        from tinkex import Config
+
+        return Config(profile=self.profile, base_url=self.base_url, api_key="none")
+
+    @property
+    def brief_config(self) -> Config:
+        """The settings with one short attempt at each request, to ask a server that may be away."""
+        config = self.config
+        retry = evolve(config.retry, max_attempts=1)
+        return evolve(config, retry=retry, timeout=_BRIEF, connect_timeout=_BRIEF)
 
     @functools.cached_property
     def rest(self) -> RestClient:

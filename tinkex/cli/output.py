@@ -44,10 +44,11 @@ class Output:
     and lists and mappings of those. The type of a value decides how it is shown.
 
     Example:
-        @command("list", fields=("id", "model", "size_bytes"), examples=["tinkex thing list"])
-        def list_(output: Output) -> None:
-            output.status("asking the server")
-            output.table([{"id": "a", "model": "m", "size_bytes": Size(12)}])
+        from tinkex.cli.output import Output, Size
+
+        output = Output("plain", ("id", "model", "size_bytes"))
+        output.table([{"id": "a", "model": "m", "size_bytes": Size(1200)}])
+        output.status("One thing is listed.")
     """
 
     mode: Mode
@@ -190,8 +191,13 @@ class Output:
             )
         return names
 
-    def confirm(self, question: str, *, yes: bool, flag: str = "--yes") -> None:
-        """Returns if the user agrees, or has agreed by the flag.
+    def confirm(self, question: str, details: str = "", *, yes: bool) -> None:
+        """Returns if the user agrees, or has agreed by the command's option `--yes`.
+
+        Args:
+            question: the question, in one line.
+            details: lines to read before the answer.
+            yes: whether the option was given.
 
         Raises:
             Failure: the user does not agree, or there is no terminal to ask on.
@@ -202,12 +208,15 @@ class Output:
             return
         if not self.can_ask:
             raise Failure(
-                f"there is no terminal to ask on: {question} Nothing was done",
+                f"this needs an answer, and there is no terminal to ask on: {question} Nothing "
+                "was done",
                 code=2,
-                hint=again_with(flag),
+                hint=again_with("--yes"),
             )
+        if details:
+            self._say(details)
         if not click.confirm(question, err=True):
-            raise Failure("not confirmed; nothing was done", hint=again_with("--dry-run"))
+            raise Failure("not confirmed; nothing was done", hint=again_with("--yes"))
 
     def _say(self, text: str, label: str = "", color: str | None = None) -> None:
         if self._err_console is not None:  # A progress bar may be in the way of plain writes.
