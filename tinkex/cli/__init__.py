@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, Commands] = {
             {
                 "list": "List training runs, newest first.",
                 "info": "Show one training run with its checkpoints.",
+                "watch": "Follow the metrics of a training run.",
             },
         ),
         "checkpoint": (
