@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinkex.errors import InvalidInputError
-from tinkex.metric_files import numbers_of, read_metrics
+from tinkex.watching.files import numbers_of, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -53,7 +53,7 @@ def progress(
 
 @define
 class State:
-    """How far a loop is, and the numbers that it shows."""
+    """The state of a loop: the items taken so far, and the numbers that it shows."""
 
     label: str
     total: int | None

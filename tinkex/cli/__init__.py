@@ -46,6 +46,7 @@ SECTIONS: Mapping[str, Commands] = {
             {
                 "list": "List training runs, newest first.",
                 "info": "Show one training run with its checkpoints.",
+                "watch": "Follow the metrics of a training run.",
             },
         ),
         "checkpoint": (
@@ -85,6 +86,7 @@ SECTIONS: Mapping[str, Commands] = {
     },
     "Start": {
         "sample": "Continue a text, token by token.",
+        "init": "Write a script and its data, to begin with.",
         "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
