@@ -10,6 +10,7 @@ from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
 from tinkex.rest.client import AsyncRestClient
 from tinkex.rest.paging import PAGE_SIZE
+from tinkex.session.lifecycle import Outcome
 from tinkex.threads import in_thread
 
 if TYPE_CHECKING:
@@ -166,6 +167,24 @@ class RestClient:
     def assign_session_project(self, session_id: str, project_id: str) -> Done:
         """Moves a session, with everything in it, to a project."""
         self._portal.run(self._client.assign_session_project, session_id, project_id)
+        return DONE
+
+    def close_session(
+        self, session_id: str, status: Outcome = "success", detail: str | None = None
+    ) -> Done:
+        """Ends a session, such as one whose program was killed. The server refuses later calls of a
+        client that still uses it.
+
+        Args:
+            session_id: the session's id.
+            status: how the session ended, as for `ServiceClient.close`.
+            detail: a text about the end.
+
+        Example:
+            for session_id in rest.list_sessions(offset=50).sessions:  # all but the newest 50
+                rest.close_session(session_id, "interrupted", "its program was killed")
+        """
+        self._portal.run(self._client.close_session, session_id, status, detail)
         return DONE
 
     def export_session_trace(self, session_id: str) -> Text:
