@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tinkex.local
-from tests.client.cli.conftest import Things
+from tests.client.cli.conftest import Things, things_on
 from tinkex import RestClient, ServiceClient
 from tinkex.cli import main
 from tinkex.cli.checkpoint.selection import Selection
@@ -191,6 +191,34 @@ def test_a_download_is_whole_and_does_not_replace_a_folder(things: Things, tmp_p
     assert again.exit_code == 2
     assert str(folder) in again.stderr
     assert data(*args, "--force")["folder"] == str(folder)
+
+
+@pytest.fixture
+def exporting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Things]:
+    """Things on a server that gives out exported weights only, as the hosted service does."""
+    monkeypatch.setenv("TINKER_API_KEY", KEY)
+    with tinkex.local.serve(
+        ["tinkex/tiny"], engine="fake", profile="hosted", data_dir=tmp_path / "data", api_key=KEY
+    ) as server:
+        monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
+        yield things_on(server.base_url)
+
+
+def test_a_server_that_needs_an_export_is_given_one_and_keeps_none(
+    exporting: Things, tmp_path: Path
+) -> None:
+    before = set(run("checkpoint", "list", "-q", "--all").stdout.split())
+    args = ("checkpoint", "download", exporting.path, "-o", str(tmp_path / "files"))
+    done = data(*args)
+    name = exporting.path.partition("://")[2].replace(":", "_").replace("/", "_")
+    assert done["folder"] == str(tmp_path / "files" / name)
+    assert done["files"] == sorted(path.name for path in Path(done["folder"]).iterdir())
+    assert done["files"]
+    assert [path.name for path in (tmp_path / "files").iterdir()] == [name]
+    assert set(run("checkpoint", "list", "-q", "--all").stdout.split()) == before
+    assert data(*args, "--force")["files"] == done["files"]
+    sampler = run("checkpoint", "download", exporting.sampler_path)
+    assert (sampler.exit_code, "hint: tinkex checkpoint list --run" in sampler.stderr) == (2, True)
 
 
 def test_a_session_ends_and_says_how(things: Things) -> None:
