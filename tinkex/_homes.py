@@ -164,6 +164,8 @@ HOMES: Mapping[str, str] = {
     "events": "tinkex",
     "get_tokenizer": "tinkex.tokenizer",
     "is_recoverable": "tinkex.config.recovery",
+    "plot": "tinkex",
+    "progress": "tinkex.progress_lines",
     "status_error_class": "tinkex.errors",
     "telemetry": "tinkex",
 }

@@ -24,12 +24,29 @@ SECTIONS: Mapping[str, Commands] = {
         "bridge": "Let programs of the official SDK use any server.",
         "exec": "Run a program for the official SDK on tinkex.",
     },
+    "Train": {
+        "data": (
+            "Data files.",
+            {"check": "Show what a data file would teach, and which lines are wrong."},
+        ),
+        "train": (
+            "Training recipes.",
+            {
+                "sft": "Fine-tune a model on completions, chats or texts.",
+                "rl": "Reinforce the answers that a function of yours rewards.",
+                "dpo": "Teach a model to prefer one of two answers.",
+                "distill": "Teach a model to write as a teacher would.",
+            },
+        ),
+        "eval": "Evaluate a model on held-out data: loss and score.",
+    },
     "Manage": {
         "run": (
             "Training runs.",
             {
                 "list": "List training runs, newest first.",
                 "info": "Show one training run with its checkpoints.",
+                "watch": "Follow the metrics of a training run.",
             },
         ),
         "checkpoint": (
@@ -66,6 +83,11 @@ SECTIONS: Mapping[str, Commands] = {
                 "checkpoint-storage": "List the storage that checkpoints use now.",
             },
         ),
+    },
+    "Start": {
+        "sample": "Continue a text, token by token.",
+        "init": "Write a script and its data, to begin with.",
+        "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
         "doctor": "Say why something does not work, and what to do.",

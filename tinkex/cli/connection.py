@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -69,6 +69,12 @@ class Connection:
     api_key: str | None = None
     """A key to use in place of the one of the settings. It is set before a client is opened."""
     _open: ExitStack = field(factory=ExitStack, init=False)
+
+    def use(self, base_url: str) -> None:
+        """Uses another server, before a client is opened."""
+        self.base_url = base_url
+        with suppress(AttributeError):  # nobody has asked for it yet
+            del self.config
 
     @functools.cached_property
     def config(self) -> Config:
@@ -131,6 +137,7 @@ class Connection:
     def _configured(self, api_key: str | None) -> Config:
         from tinkex.config import configured
 
+        # A key of None would be an argument, which takes precedence over the environment.
         return configured(None, self.base_url, api_key, {"profile": self.profile})
 
     def _impatient(self) -> Config:

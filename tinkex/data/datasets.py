@@ -185,8 +185,6 @@ class PromptRow:
     tokens: NDArray[np.int64]
     """int64 `(N,)`"""
     row: Row
-    answer: str | None
-    """The answer that the row gives, if it does."""
 
 
 def load_prompts(
@@ -209,7 +207,7 @@ def row_prompt(row: Row, renderer: Renderer) -> PromptRow:
     tokens = renderer.tokenizer.encode_np(text)
     if not len(tokens):
         raise row.error("the prompt is empty")
-    return PromptRow(tokens, row, items.expected_answer(row))
+    return PromptRow(tokens, row)
 
 
 def _renderer(tokenizer: Tokenizer, template: ChatTemplate | None) -> Renderer:

@@ -123,17 +123,6 @@ def read_prompt(row: Row) -> str | Chat:
     )
 
 
-def expected_answer(row: Row) -> str | None:
-    """Returns the answer that a row gives to its prompt, or None."""
-    answer = row.fields.get("completion")
-    if answer is None and row.fields.get("messages"):
-        last = _messages(row, "messages")[-1]
-        answer = last["content"] if last["role"] == "assistant" else None
-    if isinstance(answer, list):
-        answer = _messages(row, "completion")[-1]["content"]
-    return answer if isinstance(answer, str) else None
-
-
 def _completion(row: Row, name: str) -> Completion | Chat:
     """Returns the prompt of a row with the answer `name`, which are both texts or both messages."""
     prompt, answer = row.fields["prompt"], row.fields[name]
