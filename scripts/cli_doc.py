@@ -17,10 +17,10 @@ from tinkex.cli.exit_codes import MEANINGS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 _TABLE = re.compile(
-    r"(<!-- The table .*? -->\n\n).*?(\n?<!-- The end of the table\. -->)", re.DOTALL
+    r"(<!-- The table .*? -->\n\n).*?(\n<!-- The end of the table\. -->)", re.DOTALL
 )
 _COMMANDS = re.compile(
-    r"(<!-- The commands .*? -->\n\n).*?(\n?<!-- The end of the commands\. -->)", re.DOTALL
+    r"(<!-- The commands .*? -->\n\n).*?(\n<!-- The end of the commands\. -->)", re.DOTALL
 )
 _SHARED = frozenset({"base_url", "profile", "limit", "everything", "no_truncate"})
 """Options that the text above the commands describes."""
@@ -69,7 +69,7 @@ def _options(found: click.Command) -> str:
     records = [
         record
         for param in found.params
-        if param not in shared and param.name not in _SHARED
+        if isinstance(param, click.Option) and param not in shared and param.name not in _SHARED
         if (record := param.get_help_record(ctx)) is not None
     ]
     return "".join(f"- `{name}`: {' '.join(text.split())}\n" for name, text in records)
