@@ -1,5 +1,5 @@
-"""What holds for every command, present and future: its examples run, its answers and its errors
-are JSON where that is asked for, and its help says what it must.
+"""Every command, present and future: its examples run, it answers and fails in JSON where that is
+asked for, and its help leads with examples.
 """
 
 from __future__ import annotations
