@@ -28,7 +28,7 @@ $(LOWEST_READY): pyproject.toml $(READY)
 
 test-lowest: $(LOWEST_READY)
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
@@ -54,7 +54,7 @@ tiny-model: setup
 	$(BIN)/python scripts/make_tiny_model.py
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/tinkex demo
 
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py

@@ -1,5 +1,5 @@
-"""Writes the data of the demo, tinkex/demo/numbers.*.jsonl: numbers from 1 to 9999, in
-words and in digits.
+"""Writes the data of the demo, tinkex/demo/numbers.*.jsonl: numbers from 1 to 9999,
+in words and in digits.
 """
 
 from __future__ import annotations

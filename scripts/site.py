@@ -40,6 +40,8 @@ PYTHON_PAGES = {
         ("service", "training", "sampling.client", "rest", "futures", "recovery", "checkpoints"),
     ),
     "types": ("Types", ("types", "tokenizer")),
+    "data": ("Data and recipes", ("data", "recipes")),
+    "progress": ("Progress and plots", ("plot", "progress_lines")),
     "losses": ("Losses and regularizers", ("losses", "regularizers")),
     "configuration": ("Configuration", ("config", "dialects", "credentials", "auth")),
     "events": ("Events and telemetry", ("events", "telemetry")),
@@ -47,7 +49,10 @@ PYTHON_PAGES = {
 }
 """For each page its title, and the modules of tinkex whose public names it has."""
 
-WHOLE_MODULES = ("auth", "credentials", "events", "regularizers", "telemetry", "telemetry.otel")
+WHOLE_MODULES = (
+    *("auth", "credentials", "data", "events", "plot", "recipes", "regularizers", "telemetry"),
+    "telemetry.otel",
+)
 """Modules that are public as they are, with the names in them."""
 
 _METHODS = ("get", "post", "put", "patch", "delete")
@@ -110,7 +115,7 @@ def write_python_reference() -> None:
 
 
 def _is_of(home: str, name: str, modules: tuple[str, ...]) -> bool:
-    path = f"{home}.{name}.".removeprefix("tinkex.")
+    path = f"{home}.{name}.".removeprefix("tinkex.").replace("tinkex_api.models", "types")
     return any(path.startswith(f"{module}.") for module in modules)
 
 

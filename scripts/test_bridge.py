@@ -90,14 +90,9 @@ class Case:
             lacking.add("prompt_logprobs")
         if not dialect.sampling.saved_names:
             lacking.add("saved_samplers")
-        if dialect.resume == "never" or (dialect.resume == "by_create" and self._loads_later):
+        if dialect.resume == "never":
             lacking.add("resume")
         return sorted(lacking | _OTHERWISE.get(self.profile, frozenset()))
-
-    @property
-    def _loads_later(self) -> bool:
-        """Whether the release creates a model before it loads the checkpoint into it."""
-        return self.version != VERSIONS[-1]
 
 
 @frozen

@@ -87,6 +87,7 @@ HOMES: Mapping[str, str] = {
     "LossFnInputs": "tinkex.types.datum",
     "LossFnOutput": "tinkex.types.outputs",
     "LossHandle": "tinkex.losses.handle",
+    "MissingKeyError": "tinkex.errors",
     "ModelData": "tinkex_api.models",
     "ModelInput": "tinkex.types.model_input",
     "ModelInputChunk": "tinkex.types.model_input",
@@ -163,6 +164,8 @@ HOMES: Mapping[str, str] = {
     "events": "tinkex",
     "get_tokenizer": "tinkex.tokenizer",
     "is_recoverable": "tinkex.config.recovery",
+    "plot": "tinkex",
+    "progress": "tinkex.progress_lines",
     "status_error_class": "tinkex.errors",
     "telemetry": "tinkex",
 }

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinkex.errors import InvalidInputError
-from tinkex.metric_files import numbers_of, read_metrics
+from tinkex.watching.files import numbers_of, read_metrics
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH, _HEIGHT = 8.0, 3.4  # inches, of one curve
@@ -91,7 +90,7 @@ def _series(
 
 
 def _draw(
-    axes: Axes, name: str, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], smooth: int
+    axes: Any, name: str, steps: np.ndarray[Any, Any], values: np.ndarray[Any, Any], smooth: int
 ) -> None:
     axes.plot(steps, values, color=_PALE, linewidth=0.8, label="each step")
     if smooth > 1:

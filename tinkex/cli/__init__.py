@@ -46,6 +46,7 @@ SECTIONS: Mapping[str, Commands] = {
             {
                 "list": "List training runs, newest first.",
                 "info": "Show one training run with its checkpoints.",
+                "watch": "Follow the metrics of a training run.",
             },
         ),
         "checkpoint": (
@@ -82,6 +83,11 @@ SECTIONS: Mapping[str, Commands] = {
                 "checkpoint-storage": "List the storage that checkpoints use now.",
             },
         ),
+    },
+    "Start": {
+        "sample": "Continue a text, token by token.",
+        "init": "Write a script and its data, to begin with.",
+        "demo": "Train a small model on this machine, in about a minute.",
     },
     "This program": {
         "doctor": "Say why something does not work, and what to do.",
@@ -165,6 +171,7 @@ class _Main(LazyGroup):
         **extra: Any,
     ) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        prog_name = prog_name or self.name
         invocation = Invocation(words)
         extra.setdefault("obj", invocation)
         if not standalone_mode:
@@ -189,6 +196,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 @click.group(
+    "tinkex",
     cls=_Main,
     sections=SECTIONS,
     place="tinkex.cli",

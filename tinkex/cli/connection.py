@@ -83,9 +83,10 @@ class Connection:
         Raises:
             ConfigError: a setting is missing or wrong.
         """
-        from tinkex import Config
+        from tinkex.config import configured
 
-        return Config(profile=self.profile, base_url=self.base_url, api_key=self.api_key)
+        # A key of None would be an argument, which takes precedence over the environment.
+        return configured(None, self.base_url, self.api_key, {"profile": self.profile})
 
     @property
     def config_without_key(self) -> Config:

@@ -130,7 +130,7 @@ def _show(output: Output, finding: Finding) -> None:
     elif output.mode == "human":
         from rich.text import Text
 
-        mark = _MARKS[finding.level] if _can_write(output, "✓✗–") else f"[{finding.level}]"
+        mark = _MARKS[finding.level] if output.can_write("✓✗–") else f"[{finding.level}]"
         head = Text.assemble(
             (mark, _COLORS[finding.level]), " ", (f"{finding.probe:{_INDENT - 2}}", "bold")
         )
@@ -141,14 +141,6 @@ def _show(output: Output, finding: Finding) -> None:
 
 def _fix(finding: Finding) -> str | None:
     return f"→ {finding.command}" if finding.command else None
-
-
-def _can_write(output: Output, text: str) -> bool:
-    try:
-        text.encode(output.out.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _exit_code(outcome: Outcome) -> ExitCode:

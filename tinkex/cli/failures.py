@@ -122,7 +122,9 @@ def _of_tinkex(error: Any, invocation: Invocation) -> Failure:
     lines = [error.message]
     if error.wait:
         lines.append(f"  {error.wait}")
-    if error.advice and code not in (ExitCode.UNREACHABLE, ExitCode.AUTH):
+    if code == ExitCode.UNREACHABLE:
+        lines.append("  `tinkex serve` starts a server on this machine.")
+    elif error.advice and code != ExitCode.AUTH:
         lines.append(f"  {error.advice}")
     return Failure(
         "\n".join(lines),

@@ -168,6 +168,14 @@ class Output:
         if self.mode != "quiet":
             self._say(command, "hint: ", "cyan")
 
+    def can_write(self, text: str) -> bool:
+        """Returns whether stdout has all characters of a text."""
+        try:
+            text.encode(self.out.encoding or "ascii")
+        except UnicodeEncodeError:
+            return False
+        return True
+
     @property
     def can_ask(self) -> bool:
         """Whether somebody can answer a question: stdin and stderr are a terminal."""

@@ -30,12 +30,12 @@ def package(base_url: str | None) -> Finding:
         f"tinkex {__version__}, Python {platform.python_version()}, {platform.system()} "
         f"{platform.machine()}; {_extras()}"
     )
-    if base_url == LOCAL and (absent := _absent("local")):
+    if base_url == LOCAL and (missing := absent("local")):
         return Finding(
             probe="package",
             level="fail",
             text=text,
-            cause=f"base_url 'local' needs {', '.join(absent)}",
+            cause=f"base_url 'local' needs {', '.join(missing)}",
             command=f"{sys.executable} -m pip install torch 'tinkex[local]'",
         )
     return Finding(probe="package", level="ok", text=text)
@@ -43,7 +43,7 @@ def package(base_url: str | None) -> Finding:
 
 def _extras() -> str:
     return ", ".join(
-        f"without [{extra}]" if _absent(extra) else f"with [{extra}]{_torch(extra)}"
+        f"without [{extra}]" if absent(extra) else f"with [{extra}]{_torch(extra)}"
         for extra in _EXTRAS
     )
 
@@ -52,7 +52,8 @@ def _torch(extra: str) -> str:
     return f" (torch {metadata.version('torch')})" if extra == "local" else ""
 
 
-def _absent(extra: str) -> list[str]:
+def absent(extra: str) -> list[str]:
+    """Returns the modules of an optional extra that are not installed."""
     return [module for module in _EXTRAS[extra] if find_spec(module) is None]
 
 

@@ -60,7 +60,8 @@ class MetricsReader:
             value: object = json.loads(line)
         except ValueError:
             value = None
-        numbers = numbers_of(cast("dict[str, Any]", value)) if isinstance(value, dict) else {}
+        values = cast("dict[str, Any]", value) if isinstance(value, dict) else dict[str, Any]()
+        numbers = numbers_of(values)
         self.skipped += not numbers
         return numbers
 
