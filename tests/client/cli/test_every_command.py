@@ -21,7 +21,20 @@ from tinkex.local import Server
 
 _UNTIL_STOPPED = {("serve",), ("bridge",), ("exec",)}
 """Commands that write no data: they run until they are stopped, or become another program."""
-_ELSEWHERE = {("doctor",): "test_doctor.py"}
+_ELSEWHERE = {
+    ("doctor",): "test_doctor.py",
+    **{
+        words: "test_train.py"
+        for words in (
+            ("data", "check"),
+            ("eval",),
+            ("train", "sft"),
+            ("train", "rl"),
+            ("train", "dpo"),
+            ("train", "distill"),
+        )
+    },
+}
 """Commands whose examples need more than a server, and the tests that run them."""
 _FOLDER = Path(__file__).parent
 

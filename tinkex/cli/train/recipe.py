@@ -63,7 +63,7 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
         elif config_file is not None:
             raise click.UsageError("--resume takes the settings of the run; give no CONFIG")
         server = _server_options(connection)
-        choose_server(output, connection)
+        choose_server(output, connection, "trains", keeps=True)
         console = None if output.mode == "quiet" else output.err_console
         try:
             if config is not None:
