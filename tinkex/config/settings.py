@@ -19,7 +19,7 @@ from tinkex.config.secrets import as_secret, hidden, masked_text, names_of, publ
 from tinkex.config.setting import group, setting, single_settings, with_names
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
-from tinkex.errors import ConfigError, InvalidInputError
+from tinkex.errors import ConfigError, InvalidInputError, MissingKeyError
 from tinkex.errors.hints import hinted
 from tinkex.errors.validators import name_of, positive, whole_and_not_negative
 
@@ -266,7 +266,7 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         if not (self.api_key or self.credential_cmd) and self.is_hosted:
-            raise ConfigError(
+            raise MissingKeyError(
                 "no API key for the hosted service",
                 advice=(
                     "Set TINKER_API_KEY or pass api_key=…. To use a server of your own, which may "

@@ -2,6 +2,7 @@
 
     TinkexError
     ├── ConfigError                  a setting is missing or wrong             (also a ValueError)
+    │   └── MissingKeyError          the hosted service needs an API key, and there is none
     ├── CredentialError              the function or command for the API key gave no key
     ├── InvalidInputError            an argument is wrong                      (also a ValueError)
     │   └── ArgumentError            an argument has a wrong type or name       (also a TypeError)
@@ -115,6 +116,10 @@ class ConfigError(TinkexError, ValueError):
     """A missing or wrong setting. The message names the setting, its value and what is allowed."""
 
     fault = "user"
+
+
+class MissingKeyError(ConfigError):
+    """A client for the hosted service without an API key. Nothing was sent."""
 
 
 class CredentialError(TinkexError):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from tinkex.errors import ConfigError
@@ -22,7 +23,9 @@ is asked for the configuration of a model.
 """
 
 
-def start(models: Sequence[str], *, within: float = START_SECONDS) -> str:
+def start(
+    models: Sequence[str], *, data_dir: Path | None = None, within: float = START_SECONDS
+) -> str:
     """Starts an embedded server in a process of its own, and returns its base URL.
 
     The server ends when this process does, and those that share its open files. What takes the
@@ -30,13 +33,15 @@ def start(models: Sequence[str], *, within: float = START_SECONDS) -> str:
 
     Args:
         models: the models to serve, as `tinkex serve --model` takes them.
+        data_dir: the folder of its database and checkpoints; by default a temporary one, which is
+            removed when the server ends.
         within: the seconds that the server has to start; after them it is ended.
 
     Raises:
         ConfigError: the server could not be started, or not in time.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tinkex.local.companion", *models],
+        [sys.executable, "-m", "tinkex.local.companion", str(data_dir or ""), *models],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # so that Ctrl-C reaches the program alone
