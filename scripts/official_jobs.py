@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from official_sdk import ROOT, python_with
+from official_sdk import COMPILED, ROOT, python_with
 
 _SERVER = ROOT / "tests" / "official" / "job_server.py"
+_OURS = (ROOT, ROOT / "generated")
 
 
 class OfficialJobs:
@@ -33,7 +34,7 @@ class OfficialJobs:
             [python_with(version), _SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "generated")))},
+            env={**os.environ, **COMPILED, "PYTHONPATH": os.pathsep.join(map(str, _OURS))},
             text=True,
             start_new_session=True,  # so that all jobs can be ended together
         )
