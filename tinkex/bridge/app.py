@@ -20,6 +20,7 @@ from tinkex.bridge import (
     models,
     sampling,
     server_routes,
+    streams,
     training,
     weights,
 )
@@ -52,7 +53,7 @@ logger = logging.getLogger("tinkex.bridge")
 
 _MOST_KEYS = 256
 _OWN = (
-    *(server_routes, models, training, weights, sampling),
+    *(server_routes, models, training, weights, sampling, streams),
     *(custom_losses, checkpoints, archives),
 )
 _COMMON = (

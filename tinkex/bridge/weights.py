@@ -53,7 +53,9 @@ from tinkex_server.rules.saving import (
     check_unsaved,
     check_unused,
     expiry,
+    is_inflight,
     record_checkpoint,
+    sampler_target,
     without_training_state,
     write_checkpoint,
 )
@@ -120,18 +122,9 @@ def _save(state: BridgeState, row: ModelRow, body: SaveWeightsRequest) -> Work:
 def _save_for_sampler(
     state: BridgeState, row: ModelRow, body: SaveWeightsForSamplerRequest
 ) -> Work:
-    kind = body.kind or "snapshot"
-    if kind not in ("snapshot", "inflight"):
-        raise malformed("kind", message="must be snapshot or inflight")
-    if body.path is None:
-        if body.sampling_session_seq_id is None:
-            raise malformed("path", message="must be given, or sampling_session_seq_id")
-        return _save_ephemeral(
-            state, row, body.sampling_session_seq_id, inflight=kind == "inflight"
-        )
-    if kind == "inflight":
-        raise malformed("kind", message="cannot be inflight together with path")
-    path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
+    inflight, path = is_inflight(body), sampler_target(row, body)
+    if isinstance(path, int):
+        return _save_ephemeral(state, row, path, inflight=inflight)
     metadata = _metadata(body)
 
     async def run(client: AsyncTrainingClient) -> _Saved:

@@ -24,6 +24,22 @@ SECTIONS: Mapping[str, Commands] = {
         "bridge": "Let programs of the official SDK use any server.",
         "exec": "Run a program for the official SDK on tinkex.",
     },
+    "Train": {
+        "data": (
+            "Data files.",
+            {"check": "Show what a data file would teach, and which lines are wrong."},
+        ),
+        "train": (
+            "Training recipes.",
+            {
+                "sft": "Fine-tune a model on completions, chats or texts.",
+                "rl": "Reinforce the answers that a function of yours rewards.",
+                "dpo": "Teach a model to prefer one of two answers.",
+                "distill": "Teach a model to write as a teacher would.",
+            },
+        ),
+        "eval": "Evaluate a model on held-out data: loss and score.",
+    },
     "Manage": {
         "run": (
             "Training runs.",
@@ -155,6 +171,7 @@ class _Main(LazyGroup):
         **extra: Any,
     ) -> Any:
         words = list(sys.argv[1:] if args is None else args)
+        prog_name = prog_name or self.name
         invocation = Invocation(words)
         extra.setdefault("obj", invocation)
         if not standalone_mode:
@@ -179,6 +196,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 @click.group(
+    "tinkex",
     cls=_Main,
     sections=SECTIONS,
     place="tinkex.cli",

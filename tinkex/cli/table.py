@@ -65,4 +65,7 @@ def print_table(
         table.add_column(name, justify="right" if is_right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table, crop=False)
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    before, console.width = console.width, sum(widths) + _GAP * len(widths)
+    console.print(table)
+    console.width = before

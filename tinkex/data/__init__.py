@@ -20,7 +20,7 @@ from tinkex.data.datasets import (
     load_prompts,
 )
 from tinkex.data.examples import Example, pack
-from tinkex.data.rows import DataError, Row
+from tinkex.data.rows import DataError, Row, read_rows
 from tinkex.data.templates import ChatTemplate, chat_template, plain
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "load_prompts",
     "pack",
     "plain",
+    "read_rows",
 ]

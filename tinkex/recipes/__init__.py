@@ -13,6 +13,7 @@ Example:
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.distill import DistillConfig
 from tinkex.recipes.dpo import DpoConfig
+from tinkex.recipes.evaluate import Evaluation, evaluate
 from tinkex.recipes.functions import load_function
 from tinkex.recipes.interrupts import Interrupts
 from tinkex.recipes.loop import Goal, Result
@@ -26,6 +27,7 @@ __all__ = [
     "CONFIGS",
     "DistillConfig",
     "DpoConfig",
+    "Evaluation",
     "Goal",
     "Interrupts",
     "Result",
@@ -35,6 +37,7 @@ __all__ = [
     "Scorer",
     "SftConfig",
     "TrainConfig",
+    "evaluate",
     "exact_match",
     "load_function",
     "resume",

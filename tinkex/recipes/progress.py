@@ -93,7 +93,9 @@ class Silence:
 class Bar:
     """One bar, which also shows what the run waits for."""
 
-    def __init__(self, console: Console, activity: Activity, goal: str, total: int) -> None:
+    def __init__(
+        self, console: Console, activity: Activity, goal: str, done: int, total: int
+    ) -> None:
         self._goal = goal
         self._bar = Progress(
             TextColumn("step"),
@@ -103,7 +105,7 @@ class Bar:
             _ActivityColumn(activity),
             console=console,
         )
-        self._task = self._bar.add_task("", total=total)
+        self._task = self._bar.add_task("", completed=done, total=total)
 
     def step(self, pace: Pace, metrics: Mapping[str, float]) -> None:
         """Moves the bar."""
@@ -146,10 +148,12 @@ class Lines:
     says what the run waits for.
     """
 
-    def __init__(self, console: Console, activity: Activity, goal: str, total: int) -> None:
+    def __init__(
+        self, console: Console, activity: Activity, goal: str, done: int, total: int
+    ) -> None:
         self._console, self._activity, self._goal = console, activity, goal
-        self._line = f"step=0/{total}"
-        self._shown_share = 0.0
+        self._line = f"step={done}/{total}"
+        self._shown_share = done / total
         self._shown_at = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -196,9 +200,11 @@ class Lines:
         self._ticker.join()
 
 
-def display_for(console: Console | None, activity: Activity, goal: str, total: int) -> Display:
+def display_for(
+    console: Console | None, activity: Activity, goal: str, done: int, total: int
+) -> Display:
     """Returns the display that fits a console: a bar, plain lines, or for no console nothing."""
     if console is None:
         return Silence()
     kind = Bar if console.is_interactive else Lines
-    return kind(console, activity, goal, total)
+    return kind(console, activity, goal, done, total)

@@ -140,7 +140,7 @@ def _run(
         trackers = open_trackers(config.log, folder.path, config.to_dict())
         for tracker in trackers:
             stack.callback(tracker.close)
-        display = display_for(console, activity, recipe.goal.metric, recipe.total)
+        display = display_for(console, activity, recipe.goal.metric, state.step, recipe.total)
         say(f"{recipe.summary}; steps {state.step + 1} to {recipe.total}")
         stack.enter_context(display)
         interrupts = interrupts or Interrupts(

@@ -26,7 +26,7 @@ class SftConfig(TrainConfig):
 
     recipe: ClassVar[str] = "sft"
 
-    pack: bool = setting("Whether to put several examples together, up to --max-length.", False)
+    pack: bool = setting("Put several examples together, up to --max-length.", False)
 
 
 class Sft:

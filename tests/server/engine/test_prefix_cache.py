@@ -23,6 +23,8 @@ from transformers import (
     Qwen2Config,
 )
 
+import tinkex
+from tinkex.local import Server
 from tinkex_server.engine.interface import (
     AdamSettings,
     Example,
@@ -275,6 +277,19 @@ def test_the_bound_is_kept_while_prompts_come(make_engine: MakeEngine) -> None:
         assert 0 < batcher._prefixes.bytes <= tokens * per_token
     # the one that was used last is there, the one before had no room beside it
     assert hits(one_after_another(engine, [prompts[-1], prompts[-2]])) == [len(prompts[-1]) - 1, 0]
+
+
+def test_clients_are_told_what_was_not_computed(torch_server: Server) -> None:
+    prompt = tinkex.ModelInput.from_ints([*SHARED, *b"as asked over HTTP"])
+    with tinkex.ServiceClient(base_url=torch_server.base_url, api_key="tml-local") as service:
+        trainer = service.create_lora_training_client("tinkex/tiny", rank=4)
+        told: list[int] = []
+        for _ in range(2):
+            sampler = trainer.save_weights_and_get_sampling_client()
+            for _ in range(2):
+                response = sampler.sample(prompt, 1, {"max_tokens": 1}).result()
+                told.append(response.prompt_cache_hit_tokens)
+    assert told == [0, prompt.length - 1] * 2
 
 
 # the tree itself, with states that tell to which prompt they belong

@@ -22,7 +22,7 @@ _FIELDS = ("id", "max_context_length", "trainable", "sampleable")
     "list",
     help="List the base models that the server trains and samples.",
     fields=_FIELDS,
-    examples=["tinkex model list", "tinkex model list qwen --json=id"],
+    examples=["tinkex model list", "tinkex model list tiny --json=id"],
 )
 @click.argument("substring", required=False)
 @listing_options
