@@ -26,6 +26,7 @@ from tinkex.errors import (
     TinkexError,
 )
 from tinkex.session.discovery import ask_server, first_contact
+from tinkex.transport import response_body
 from tinkex.transport.port import Answer
 from tinkex.transport.transport import Transport
 
@@ -143,7 +144,7 @@ async def _better_url(transport: Transport) -> str | None:
         async with transport.open_url(
             f"{root}{health.request().path}", "health", with_key=False
         ) as answer:
-            body = await answer.aread()
+            body = await response_body.read_beginning(response_body.raw_pieces(answer))
     except APIConnectionError:
         return None
     return root if answer.is_success and b'"status"' in body else None

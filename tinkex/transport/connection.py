@@ -280,15 +280,22 @@ def _reason_of(error: BaseException, route: _Route, trusted: str) -> Reason | No
     """Returns the reason for an error of aiohttp; None where its own text is good enough."""
     proxy, cause = route.proxy, error.__cause__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        cause = error.certificate_error
-    if isinstance(error, aiohttp.ClientSSLError) and isinstance(cause, SSLError):
-        return tls_failed(cause, route.url.authority, trusted)
+        return _reason_of_tls(error.certificate_error, route, trusted)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return _reason_of_tls(cause, route, trusted)
     if proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy_refused(proxy, error.status, error.message)
     if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
         return proxy_unreachable(proxy, error.os_error)
     if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT in error.message:
         return SERVER_SPEAKS_TLS
+    return None
+
+
+def _reason_of_tls(error: BaseException | None, route: _Route, trusted: str) -> Reason | None:
+    """Returns the reason for a handshake that failed."""
+    if isinstance(error, SSLError):
+        return tls_failed(error, route.url.authority, trusted)
     return None
 
 
