@@ -1,5 +1,5 @@
-"""Writes numbers.train.jsonl and numbers.held_out.jsonl beside itself: numbers from 1 to 9999, in
-words and in digits.
+"""Writes the data of the demo, tinkex/demo/numbers.*.jsonl: numbers from 1 to 9999,
+in words and in digits.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import json
 import random
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "tinkex" / "demo"
 SEED = 0
 # (first, last, how many to train on, how many to hold out): by length, since most numbers up to
 # 9999 are long
