@@ -98,7 +98,8 @@ def test_a_run_is_a_record_for_a_pipe_json_or_a_path(here: Path) -> None:
     found = json.loads(run(f"{line} --json").stdout)
     assert list(found) == list(command_named("train sft").fields)
     assert (found["steps"], found["total_steps"], found["interrupted"]) == (2, 2, False)
-    steps = [json.loads(x) for x in (Path(found["folder"]) / "metrics.jsonl").open()]
+    lines = (Path(found["folder"]) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
     assert [step["loss"] for step in steps] == [found["first"], found["last"]]
     assert found["best"] == min(found["first"], found["last"])
     # the flag goes before the file

@@ -4,6 +4,7 @@ nothing disturbed.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.client.recipes.conftest import COLORS
 from tests.support.wait_until import wait_until
@@ -180,8 +182,10 @@ def test_a_step_that_fails_leaves_the_last_save_to_resume_from(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingClient, "optim_step", fails_later)
+        shown = io.StringIO()
         with pytest.raises(RuntimeError, match="fault"):
-            train(config(colors, out), service)
+            train(config(colors, out), service, console=Console(file=shown))
+    assert f"to go on: tinkex train sft --resume {out}" in shown.getvalue().replace("\n", "")
     assert losses(resume(out, service).metrics) == losses(undisturbed.metrics)
 
 

@@ -65,14 +65,10 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
         server = _server_options(connection)
         choose_server(output, connection, "trains", keeps=True)
         console = None if output.mode == "quiet" else output.err_console
-        try:
-            if config is not None:
-                result = train(config, connection.service, console=console)
-            else:
-                result = resume(resumed or "", connection.service, given, console=console)
-        except BaseException:
-            output.status("What was saved before this can be resumed with --resume FOLDER.")
-            raise
+        if config is not None:
+            result = train(config, connection.service, console=console)
+        else:
+            result = resume(resumed or "", connection.service, given, console=console)
         _show(output, result, server)
         if result.interrupted:
             click.get_current_context().exit(int(ExitCode.INTERRUPTED))

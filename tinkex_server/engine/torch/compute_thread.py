@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from tinkex_server.engine.torch.core_sharing import CoreSharing
 
 T = TypeVar("T")
 
@@ -20,9 +23,19 @@ class ComputeThread:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="tinkex-compute")
+        self._sharing: CoreSharing | None = None
+
+    def share_cores(self) -> None:
+        """Lets the threads of its team wait for each other in the way that suits the load of the
+        machine. It is for work on the CPU.
+        """
+        if CoreSharing.possible():
+            self._sharing = CoreSharing(self.run(threading.get_native_id))
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Queues work. Raises `RuntimeError` after `close`."""
+        if self._sharing:
+            self._sharing.expect_work()
         return self._pool.submit(work)
 
     def run(self, work: Callable[[], T]) -> T:
@@ -44,3 +57,5 @@ class ComputeThread:
     def close(self) -> None:
         """Waits for all work that was queued."""
         self._pool.shutdown()
+        if self._sharing:
+            self._sharing.close()

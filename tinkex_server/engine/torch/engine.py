@@ -93,6 +93,8 @@ class TorchEngine:
             self._compute.run(partial(LoadedBaseModel.load, model, device, dtype))
             for model in models
         ]
+        if any(base.device.type == "cpu" for base in bases):
+            self._compute.share_cores()
         self._bases = {base.info.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
