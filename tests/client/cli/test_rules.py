@@ -372,18 +372,53 @@ def test_the_end_of_a_pipe_is_no_error(one: Things) -> None:
 # 10: completion.
 
 
-def test_commands_and_options_are_completed() -> None:
-    def completed(*words: str) -> list[str]:
-        done = in_pipe(
-            _TINKEX_COMPLETE="bash_complete",
-            COMP_WORDS=" ".join(["tinkex", *words]),
-            COMP_CWORD=str(len(words)),
-        )
-        return [line.partition(",")[2] for line in done.out.splitlines()]
+def completed(*words: str, **variables: str) -> list[str]:
+    """Returns what a shell offers for the last word."""
+    done = in_pipe(
+        _TINKEX_COMPLETE="bash_complete",
+        COMP_WORDS=" ".join(["tinkex", *words]),
+        COMP_CWORD=str(len(words)),
+        **variables,
+    )
+    assert done.err == ""
+    return [line.partition(",")[2] for line in done.out.splitlines() if line]
 
+
+def test_commands_and_options_are_completed() -> None:
     assert completed("check") == ["checkpoint"]
     assert completed("checkpoint", "p") == ["publish", "push-hf"]
     assert "--keep-last" in completed("checkpoint", "delete", "--keep")
+
+
+def test_names_of_the_server_are_completed_and_kept_for_a_minute(
+    one: Things, tmp_path: Path, nowhere: str
+) -> None:
+    here = {"TINKER_BASE_URL": one.base_url, "XDG_CACHE_HOME": str(tmp_path)}
+    assert one.run in completed("run", "info", "s-", **here)
+    assert one.session in completed("session", "info", "", **here)
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    paths = completed("checkpoint", "info", "tinker", **here)
+    assert {one.path, one.sampler_path} <= set(paths)
+    assert completed("checkpoint", "info", "x", **here) == []
+
+    [kept] = tmp_path.glob("tinkex/completion/models-*.json")
+    kept.write_text('["tinkex/kept"]')
+    assert completed("model", "list", "tin", **here) == ["tinkex/kept"]
+    os.utime(kept, (0, 0))
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    kept.write_text("damaged")
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    assert completed("model", "list", "tin", **{**here, "TINKER_BASE_URL": nowhere}) == []
+
+
+def test_a_silent_server_holds_completion_for_a_second_only(tmp_path: Path) -> None:
+    with silent_server() as url:
+        began = time.monotonic()
+        found = completed("run", "info", "", TINKER_BASE_URL=url, XDG_CACHE_HOME=str(tmp_path))
+        took = time.monotonic() - began
+    assert found == []
+    assert took < 1.0 + 5.0  # for the process itself, on a busy machine
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_script_of_a_shell_is_installed_where_the_shell_looks(tmp_path: Path) -> None:
