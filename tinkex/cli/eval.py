@@ -34,7 +34,7 @@ FIELDS = ("model", "data", "loss", "loss_tokens", "examples", "score", "answers"
     show_default=True,
     help="Base model, or path of saved weights (tinker://…).",
 )
-@click.option("--data", required=True, help="JSONL file of held-out rows.")
+@click.option("--data", metavar="FILE", help="JSONL file of held-out rows.  [required]")
 @click.option(
     "--score",
     "scorer",
@@ -59,7 +59,7 @@ def command(
     output: Output,
     connection: Connection,
     model: str,
-    data: str,
+    data: str | None,
     scorer: str | None,
     max_tokens: int,
     stop: tuple[str, ...],
@@ -70,11 +70,13 @@ def command(
     from tinkex.recipes import exact_match, load_function
     from tinkex.recipes.evaluate import evaluate
 
+    if data is None:
+        raise click.UsageError("Missing option '--data'")
     score = None
     if scorer is not None:
         score = exact_match if scorer == "exact_match" else load_function(scorer)
     template = load_function(chat_template) if chat_template else None
-    choose_server(output, connection)
+    choose_server(output, connection, "evaluates", keeps="://" in model)
     found = evaluate(
         connection.service,
         model,

@@ -13,6 +13,7 @@ from attrs import define
 from tinkex.cli import suggestion
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.embedded import choose_server
 from tinkex.cli.exit_codes import ExitCode
 from tinkex.cli.failures import Failure
 from tinkex.cli.output import Output
@@ -78,7 +79,7 @@ def command(
 ) -> None:
     """Samples one or more continuations of each prompt."""
     prompts = _prompts(output, text, interactive)
-    _choose_server(output, connection)
+    choose_server(output, connection, "samples", keeps="://" in (model or ""))
     with _open(output, connection, model) as sampler:
         params = {
             "max_tokens": max_tokens,
@@ -124,45 +125,6 @@ def _typed(output: Output, first: str | None) -> Iterator[str]:
         if not line.strip():
             return
         yield line.rstrip("\n")
-
-
-def _choose_server(output: Output, connection: Connection) -> None:
-    """Starts an embedded server beside this process, if the settings name no server.
-
-    Raises:
-        Failure: an embedded server is asked for, and cannot be started.
-    """
-    from tinkex.config import LOCAL
-    from tinkex.errors import ConfigError, MissingKeyError
-    from tinkex.local import beside
-
-    try:
-        if connection.config.base_url == LOCAL:
-            _require_local()
-            output.status("An embedded server starts, whose model takes seconds to load.")
-        return
-    except MissingKeyError:
-        _require_local()
-    output.status(
-        "No server is set, so an embedded one samples on this machine; its model takes seconds to "
-        "load. TINKER_BASE_URL or TINKER_API_KEY choose another."
-    )
-    try:
-        connection.base_url = beside.start(())
-    except ConfigError as error:
-        raise Failure(error.message, hint="tinkex doctor --base-url local") from error
-
-
-def _require_local() -> None:
-    """Raises `Failure` if the embedded server cannot run in this environment."""
-    from tinkex.doctor.machine import absent
-
-    if missing := absent("local"):
-        raise Failure(
-            f"the embedded server needs {', '.join(missing)}, which this environment lacks; or "
-            "choose a server with TINKER_BASE_URL or --base-url",
-            hint="pip install torch 'tinkex[local]'",
-        )
 
 
 def _open(output: Output, connection: Connection, model: str | None) -> SamplingClient:

@@ -16,7 +16,7 @@ from rich.text import Text
 from tinkex.recipes.activity import Activity
 
 _LINE_EVERY = 10.0  # seconds
-_LINE_SHARE = 0.1  # of all steps
+_PARTS = 10  # of a run, after each of which there is a line
 _RECENT = 20  # steps that the time left is computed from
 
 
@@ -153,7 +153,7 @@ class Lines:
     ) -> None:
         self._console, self._activity, self._goal = console, activity, goal
         self._line = f"step={done}/{total}"
-        self._shown_share = done / total
+        self._shown_parts = done * _PARTS // total
         self._shown_at = time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -166,9 +166,9 @@ class Lines:
             f"step={pace.step}/{pace.total} {self._goal}={metrics[self._goal]:.4g} "
             f"tok/s={pace.tokens_per_second:.0f} eta={0 if left is None else left:.0f}s"
         )
-        share = pace.step / pace.total
-        if share >= self._shown_share + _LINE_SHARE or pace.step == pace.total:
-            self._shown_share = share
+        parts = pace.step * _PARTS // pace.total
+        if parts > self._shown_parts:
+            self._shown_parts = parts
             self._write()
 
     def note(self, text: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def _run(
 ) -> Result:
     say = _printer(console)
     with ExitStack() as stack:
+        stack.enter_context(_saying_what_is_saved(folder, say))
         activity = stack.enter_context(Activity())
         state = folder.state()
         say(f"{config.recipe} of {config.model} at {service.config.base_url}, in {folder.path}")
@@ -158,6 +159,19 @@ def _run(
             interrupts,
             trackers,
         ).run()
+
+
+@contextmanager
+def _saying_what_is_saved(folder: RunFolder, say: Callable[[str], None]) -> Generator[None]:
+    """Says how to go on with a run that the block ends by an error, if any of it was saved."""
+    try:
+        yield
+    except BaseException:
+        state = folder.state()
+        if state.path is not None:
+            command = f"tinkex train {folder.run()['recipe']} --resume {folder.path}"
+            say(f"the run is saved up to step {state.step}; to go on: {command}")
+        raise
 
 
 def _printer(console: Console | None) -> Callable[[str], None]:

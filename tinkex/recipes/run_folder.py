@@ -45,10 +45,10 @@ class RunFolder:
         """Creates the folder of a new run.
 
         Raises:
-            InvalidInputError: the folder has a run already.
+            InvalidInputError: the folder has a run already, of which a step was applied or saved.
         """
         folder = cls(path)
-        if folder._run.exists():
+        if folder.state().path is not None or folder.metrics():
             raise InvalidInputError(
                 f"{path} has a run already",
                 advice=f"Resume it with --resume {path}, or choose another folder with --out.",

@@ -22,17 +22,17 @@ from tinkex.local import Server
 _UNTIL_STOPPED = {("serve",), ("bridge",), ("exec",)}
 """Commands that write no data: they run until they are stopped, or become another program."""
 _ELSEWHERE = {
-    ("data", "check"): "data",
+    ("data", "check"): "cli/test_train.py",
     ("demo",): "cli/test_demo.py",
     ("doctor",): "cli/test_doctor.py",
-    ("eval",): "recipes",
+    ("eval",): "cli/test_train.py",
     ("init",): "cli/test_init.py",
     ("run", "watch"): "cli/test_watch.py",
     ("sample",): "cli/test_sample.py",
-    ("train", "distill"): "recipes",
-    ("train", "dpo"): "recipes",
-    ("train", "rl"): "recipes",
-    ("train", "sft"): "recipes",
+    ("train", "distill"): "cli/test_train.py",
+    ("train", "dpo"): "cli/test_train.py",
+    ("train", "rl"): "cli/test_train.py",
+    ("train", "sft"): "cli/test_train.py",
 }
 """Commands whose examples need more than a server that answers at once, and where their tests are.
 """

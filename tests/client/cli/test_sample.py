@@ -97,7 +97,7 @@ def test_without_a_server_an_embedded_one_is_used_and_it_says_so(
     torch_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # one that runs already, since another engine would take seconds to load
-    monkeypatch.setattr(tinkex.local.beside, "start", lambda models: torch_server.base_url)
+    monkeypatch.setattr(tinkex.local.beside, "start", lambda *args, **how: torch_server.base_url)
     done = sample("--max-tokens=2", PROMPT)
     assert done.exit_code == 0
     assert done.stderr.startswith("No server is set, so an embedded one samples on this machine")

@@ -48,7 +48,7 @@ _LISTED = 10  # findings of a kind that a person is shown
     ],
     id_field="file",
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-m",
     "--model",

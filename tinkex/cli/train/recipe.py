@@ -63,16 +63,12 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
         elif config_file is not None:
             raise click.UsageError("--resume takes the settings of the run; give no CONFIG")
         server = _server_options(connection)
-        choose_server(output, connection)
+        choose_server(output, connection, "trains", keeps=True)
         console = None if output.mode == "quiet" else output.err_console
-        try:
-            if config is not None:
-                result = train(config, connection.service, console=console)
-            else:
-                result = resume(resumed or "", connection.service, given, console=console)
-        except BaseException:
-            output.status("What was saved before this can be resumed with --resume FOLDER.")
-            raise
+        if config is not None:
+            result = train(config, connection.service, console=console)
+        else:
+            result = resume(resumed or "", connection.service, given, console=console)
         _show(output, result, server)
         if result.interrupted:
             click.get_current_context().exit(int(ExitCode.INTERRUPTED))

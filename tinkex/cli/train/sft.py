@@ -11,7 +11,7 @@ command = recipe_command(
     "shows what will be trained on.",
     [
         "tinkex train sft --data numbers.jsonl --steps 100 --eval-data held_out.jsonl",
-        "tinkex train sft sft.toml --learning-rate 1e-3 --log tensorboard",
+        "tinkex train sft sft.toml --learning-rate 1e-3",
         "tinkex train sft --resume runs/sft-20261129-120000",
     ],
 )
