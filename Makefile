@@ -41,6 +41,7 @@ check: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check
 	$(BIN)/python scripts/settings_doc.py --check
+	$(BIN)/python scripts/cli_doc.py --check
 	$(BIN)/python scripts/site.py
 
 format: setup
@@ -77,6 +78,7 @@ bench: setup
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
 	$(BIN)/python scripts/settings_doc.py
+	$(BIN)/python scripts/cli_doc.py
 	$(BIN)/python scripts/site.py
 
 # Loads one model of every kind that transformers has: it takes minutes.

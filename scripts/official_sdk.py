@@ -11,6 +11,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+"""The environment of programs that start often: each would compile again what it imports, since pip
+does not, and containers often forbid to keep it.
+"""
 
 
 def share_ours(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def _draw(
             label=f"mean of {smooth} steps",
         )
     axes.set_ylabel(name)
-    if np.nanmin(values) >= 0:
+    if not (values < 0).any():
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
@@ -111,9 +111,15 @@ def _draw(
 
 def smoothed(values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, Any]:
     """Returns the mean of the values around each one: of `width` of them, and of fewer at the ends,
-    where as many are taken from each side.
+    where as many are taken from each side. A value that is not finite is left out, and is NaN.
     """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    finite = np.isfinite(values)
     at = np.arange(len(values))
     reach = np.minimum(np.minimum(at, len(values) - 1 - at), width // 2)
-    return (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)
+
+    def around(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        sums = np.concatenate([[0.0], np.cumsum(numbers)])
+        return sums[at + reach + 1] - sums[at - reach]
+
+    means = around(np.where(finite, values, 0.0)) / np.maximum(1, around(finite))
+    return np.where(finite, means, np.nan)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import html
 import math
 from base64 import b64encode
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -91,6 +92,15 @@ class Model:
         """
         values = _values(self)
         return type(self)(**{**(deepcopy(values) if deep else values), **(update or {})})
+
+    def __repr__(self) -> str:
+        """Returns the fields that are not None. A long list is shown by its first items and its length."""
+        shown = (f"{name}={_short(value)}" for name, value in _present(self))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """Returns the value as a table of HTML, for notebooks: its list of models, or else its fields."""
+        return _as_html(self)
 
     def model_dump(
         self,
@@ -218,6 +228,62 @@ def _plain(value: Any, as_json: bool, exclude_none: bool) -> Any:
     return value.isoformat() if as_json and isinstance(value, datetime) else value
 
 
+_SHOWN_ITEMS = 3
+"""The most items of a list in a repr."""
+
+
+def _present(model: Any) -> list[tuple[str, Any]]:
+    """Returns the names and values of the fields that are not None, with the additional properties that there are."""
+    values = [*_values(model).items(), ("additional_properties", getattr(model, "additional_properties", None) or None)]
+    return [(name, value) for name, value in values if value is not None]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, datetime):
+        return write_time(value)
+    if isinstance(value, list) and len(value) > _SHOWN_ITEMS:  # pyright: ignore[reportUnknownArgumentType]
+        first = ", ".join(map(_short, value[:_SHOWN_ITEMS]))  # pyright: ignore[reportUnknownArgumentType]
+        return f"[{first}, … {len(value) - _SHOWN_ITEMS} more]"  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"  # pyright: ignore[reportUnknownArgumentType]
+    return repr(value)
+
+
+def _as_html(model: Model) -> str:
+    for name, value in _present(model):
+        if isinstance(value, list) and value and all(isinstance(item, Model) for item in value):  # pyright: ignore
+            return html_of_models(value, f"{len(value)} {name}{_of_all(model)}")  # pyright: ignore
+    return html_table(("", type(model).__name__), _present(model))
+
+
+def _of_all(page: Any) -> str:
+    """Returns how many items there are in all, if the model is a page of a longer list."""
+    total = getattr(getattr(page, "cursor", None), "total_count", None)
+    return f" of {total}" if total is not None else ""
+
+
+def html_of_models(models: Sequence[Model], caption: str) -> str:
+    """Returns models of one kind as a table of HTML: a row for each, a column for each field that one of them has."""
+    rows = [dict(_present(model)) for model in models]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return html_table(names, ([row.get(name) for name in names] for row in rows), caption)
+
+
+def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
+    """Returns a table of HTML whose texts are escaped."""
+    cells = ("".join(f"<td style='text-align:left'>{html.escape(_cell(cell))}</td>" for cell in row) for row in rows)
+    head = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in header)
+    above = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<table>{above}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _short(value)
+
+
 @frozen
 class Request(Generic[T]):
     """A call that is ready to be sent, and the function that reads its 2xx answer."""
@@ -274,9 +340,11 @@ def write_json(value: Any) -> bytes:
 
     Raises `ValueError` for NaN and infinity, for which JSON has no number; they would become null without notice.
     """
-    if place := _not_finite(value):
+    written = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    # a null in the bytes is found at once; most bodies have none, and need no look at each number
+    if b"null" in written and (place := _not_finite(value)):
         raise ValueError(f"the body's {place} is no finite number, and JSON has no other")
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return written
 
 
 def _not_finite(value: Any) -> str | None:

@@ -75,7 +75,7 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **settings)
         self.fields, self.examples, self.id_field = tuple(fields), tuple(examples), id_field
-        self.output_params = _output_options()
+        self.output_params = _output_options(self._chosen)
         self.params.extend(self.output_params)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -96,9 +96,17 @@ class Command(click.Command):
             color=given["color"],
         )
         if wanted:
-            output.chosen = output.named_fields(wanted, "--json")
+            output.chosen = wanted
         ctx.params["output"] = output
         return super().invoke(ctx)
+
+    def _chosen(
+        self, ctx: click.Context, param: click.Parameter, text: str | None
+    ) -> Sequence[str] | None:
+        """Returns the fields of `--json=`: none for all, and None without the option."""
+        from tinkex.cli.field_names import named_fields
+
+        return None if text is None else named_fields(text, "--json", self.fields)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
@@ -120,11 +128,13 @@ class Command(click.Command):
             formatter.write_text(", ".join(self.fields))
 
 
-def _output_options() -> list[click.Option]:
+def _output_options(chosen: Callable[..., Sequence[str] | None]) -> list[click.Option]:
     return [
         click.Option(
             ["--json", "json_fields"],
             metavar="[=FIELD,…]",
+            is_eager=True,  # so that a wrong field is told before what else is wrong
+            callback=chosen,
             help="Write JSON, with all fields or with those named; errors are JSON, too.",
         ),
         click.Option(["-q", "--quiet"], is_flag=True, help="Write ids only, one a line."),

@@ -83,17 +83,12 @@ class Connection:
         Raises:
             ConfigError: a setting is missing or wrong.
         """
-        from tinkex.config import configured
-
-        # A key of None would be an argument, which takes precedence over the environment.
-        return configured(None, self.base_url, self.api_key, {"profile": self.profile})
+        return self._configured(self.api_key)
 
     @property
     def config_without_key(self) -> Config:
         """The settings with a key that stands for the missing one, to be shown only."""
-        from tinkex import Config
-
-        return Config(profile=self.profile, base_url=self.base_url, api_key="none")
+        return self._configured("none")
 
     @property
     def brief_config(self) -> Config:
@@ -138,6 +133,12 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         self._open.__exit__(kind, error, trace)
+
+    def _configured(self, api_key: str | None) -> Config:
+        from tinkex.config import configured
+
+        # A key of None would be an argument, which takes precedence over the environment.
+        return configured(None, self.base_url, api_key, {"profile": self.profile})
 
     def _impatient(self) -> Config:
         """Returns the settings with short waits where no source has chosen others."""

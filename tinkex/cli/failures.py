@@ -119,7 +119,7 @@ def explain(error: BaseException, invocation: Invocation) -> Failure:
 
 def _of_tinkex(error: Any, invocation: Invocation) -> Failure:
     code = code_of(error)
-    lines = [error.message]
+    lines = [f"{_BEFORE.get(type(error).__name__, '')}{error.message}"]
     if error.wait:
         lines.append(f"  {error.wait}")
     if code == ExitCode.UNREACHABLE:
@@ -150,6 +150,11 @@ def code_of(error: Exception) -> ExitCode:
     return next((code for kinds, code in codes if isinstance(error, kinds)), ExitCode.FAILED)
 
 
+_BEFORE = {
+    "AuthenticationError": "the server does not accept the API key: ",
+    "PermissionDeniedError": "the API key does not allow this: ",
+}
+"""Words before the server's own, by the class of the error."""
 _HINTS = {
     ExitCode.AUTH: "tinkex auth login",
     ExitCode.UNREACHABLE: "tinkex doctor",

@@ -181,24 +181,6 @@ class Output:
         """Whether somebody can answer a question: stdin and stderr are a terminal."""
         return self.mode == "human" and sys.stdin.isatty() and self.err.isatty()
 
-    def named_fields(self, text: str, option: str) -> list[str]:
-        """Returns the fields that an option names, with commas between them.
-
-        Raises:
-            Failure: there is no such field; the message lists all.
-        """
-        from tinkex.cli.failures import Failure, current_path
-
-        names = [name.strip() for name in text.split(",") if name.strip()]
-        if unknown := [name for name in names if name not in self.fields]:
-            raise Failure(
-                f"{option}: there is no field {', '.join(unknown)}; the fields are "
-                f"{', '.join(self.fields)}",
-                code=2,
-                hint=f"{current_path()} {option}={','.join(self.fields[:2])}",
-            )
-        return names
-
     def confirm(self, question: str, details: str = "", *, yes: bool) -> None:
         """Returns if the user agrees, or has agreed by the command's option `--yes`.
 

@@ -63,7 +63,7 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 @hinted
-@frozen(kw_only=True, field_transformer=with_names)
+@frozen(kw_only=True, repr=False, field_transformer=with_names)
 class Config:
     """The settings of a client.
 
@@ -250,6 +250,19 @@ class Config:
         `str()` of the result is a table.
         """
         return describe(self)
+
+    def __repr__(self) -> str:
+        """Returns the settings that are not defaults, with secrets masked."""
+        given = (
+            f"{setting.name}={setting.value}"
+            for setting in self.describe()
+            if setting.source != "default" or setting.name == "base_url"
+        )
+        return f"<Config {' '.join(given)}>"
+
+    def _repr_html_(self) -> str:
+        """Returns all settings with their sources as a table of HTML, for notebooks."""
+        return self.describe()._repr_html_()  # pyright: ignore[reportPrivateUsage] # the name is that of notebooks
 
     def without_secrets(self) -> dict[str, Any]:
         """Returns the settings that may be sent to another process, as arguments of `Config`.

@@ -10,7 +10,6 @@ from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
 from tinkex.rest.client import AsyncRestClient
 from tinkex.rest.paging import PAGE_SIZE
-from tinkex.session.lifecycle import Outcome
 from tinkex.threads import in_thread
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
         ExternalWeightsUploadFinishResult,
         ExternalWeightsUploadStartResult,
     )
+    from tinkex.session.lifecycle import Outcome
     from tinkex.types import (
         AccessScope,
         ApiKeyInfoResponse,

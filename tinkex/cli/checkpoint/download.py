@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import click
 
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.exit_codes import ExitCode
+from tinkex.cli.failures import Failure, again_with
 from tinkex.cli.output import Output, Size
 
 
@@ -35,18 +38,26 @@ from tinkex.cli.output import Output, Size
 @connection_options
 def command(output: Output, connection: Connection, path: str, parent: Path, force: bool) -> None:
     """Downloads a checkpoint."""
-    from tinkex.cli.checkpoint.downloadable import downloadable
+    from tinkex.cli.checkpoint.export import with_files
     from tinkex.cli.checkpoint.lookup import suggesting_paths
     from tinkex.cli.progress import transfer
+    from tinkex.downloads.download import folder_name
 
-    with (
-        suggesting_paths(connection.rest, path),
-        downloadable(output, connection, path) as source,
-        transfer(output, "Downloading") as progress,
-    ):
-        folder = connection.rest.download_checkpoint(
-            source, output_dir=parent, force=force, progress=progress
-        )
+    target = parent / folder_name(path)
+    if target.exists() and not force:
+        raise Failure(f"{target} exists already", code=ExitCode.USAGE, hint=again_with("--force"))
+
+    def download(source: str) -> Path:
+        with transfer(output, "Downloading") as progress:
+            return connection.rest.download_checkpoint(
+                source, output_dir=parent, force=force, progress=progress
+            )
+
+    with suggesting_paths(connection.rest, path):
+        folder = with_files(output, connection, path, download)
+    if folder != target:  # that of an export
+        shutil.rmtree(target, ignore_errors=True)
+        folder = folder.rename(target)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     output.record(
         {

@@ -51,34 +51,35 @@ def command(
     """Uploads a checkpoint to the hub."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    from tinkex.cli.checkpoint.downloadable import downloadable
+    from tinkex.cli.checkpoint.export import with_files
     from tinkex.cli.checkpoint.lookup import suggesting_paths
     from tinkex.cli.progress import transfer
 
     try:
-        repo = repo or _default_repo(path)
-        with (
-            suggesting_paths(connection.rest, path),
-            downloadable(output, connection, path) as source,
-            transfer(output, "Downloading") as progress,
-        ):
-            url = connection.rest.push_to_hub(
-                source,
-                repo,
-                private=not public,
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-                allow_patterns=allow_pattern or None,
-                ignore_patterns=ignore_pattern or None,
-                model_card=not no_model_card,
-                progress=progress,
-            )
+        target = repo or _default_repo(path)
+
+        def push(source: str) -> str:
+            with transfer(output, "Downloading") as progress:
+                return connection.rest.push_to_hub(
+                    source,
+                    target,
+                    private=not public,
+                    revision=revision,
+                    commit_message=commit_message,
+                    create_pr=create_pr,
+                    allow_patterns=allow_pattern or None,
+                    ignore_patterns=ignore_pattern or None,
+                    model_card=not no_model_card,
+                    progress=progress,
+                )
+
+        with suggesting_paths(connection.rest, path):
+            url = with_files(output, connection, path, push)
     except LocalTokenNotFoundError as error:
         raise _no_token() from error
     except HfHubHTTPError as error:
         raise _refused(error) from error
-    output.record({"path": path, "repo": repo, "url": str(url)})
+    output.record({"path": path, "repo": target, "url": str(url)})
 
 
 def _default_repo(path: str) -> str:

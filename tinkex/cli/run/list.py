@@ -9,6 +9,7 @@ import click
 from tinkex.cli.command import command as data_command
 from tinkex.cli.command import listing_options
 from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.field_names import named_fields
 from tinkex.cli.output import Output
 from tinkex.cli.run.rows import COLUMNS, FIELDS, row_of
 
@@ -29,7 +30,7 @@ from tinkex.cli.run.rows import COLUMNS, FIELDS, row_of
 @connection_options
 def command(output: Output, connection: Connection, columns: str | None, limit: int | None) -> None:
     """Lists the training runs of the user."""
-    chosen = output.named_fields(columns, "--columns") if columns else COLUMNS
+    chosen = named_fields(columns, "--columns", FIELDS) if columns else COLUMNS
     runs = connection.rest.iter_training_runs(page_size=min(limit or 100, 100))
     written = output.table(map(row_of, islice(runs, limit)), chosen)
     output.listed(written, limit, "training runs")

@@ -1,4 +1,4 @@
-"""What routes of sampling sessions and samples have in common, whoever samples."""
+"""The forms that routes of sampling sessions and samples share, whoever samples."""
 
 from __future__ import annotations
 
