@@ -14,7 +14,7 @@ def focal(data: list[Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor
     """Returns the mean of `-(1 - p)^2 log p` over all tokens (Lin et al. 2017)."""
     every = torch.cat(logprobs)
     loss = -((1 - every.exp()) ** 2 * every).mean()
-    return loss, {"likeliest:max": float(every.max().exp())}
+    return loss, {"likeliest:max": every.max().exp().item()}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def main() -> None:
         ) -> tuple[torch.Tensor, dict[str, float]]:
             gain = answer_logprobs(data, logprobs) - reference
             margins = BETA * (gain[:, 0] - gain[:, 1])
-            return -logsigmoid(margins).mean(), {"margin:mean": float(margins.mean())}
+            return -logsigmoid(margins).mean(), {"margin:mean": margins.mean().item()}
 
         for step in range(5):
             gradients = trainer.forward_backward_custom(data, loss)
