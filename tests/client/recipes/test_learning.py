@@ -1,4 +1,4 @@
-"""What each recipe is for: losses fall, rewards and margins rise, and answers are right."""
+"""The purpose of each recipe: losses fall, rewards and margins rise, and answers are right."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_state_before_is_deleted_when_the_next_one_is_saved(
 def test_rl_raises_the_reward_alike_with_each_loss(
     service: ServiceClient, data: Write, tmp_path: Path
 ) -> None:
-    """On samples of the model itself the three losses have the same gradient, that of the expected
+    """The three losses have the same gradient on samples of the model itself, that of the expected
     reward; so the three runs go the same way.
     """
     path = data({"prompt": "a = "})
