@@ -9,12 +9,11 @@ used and which page sent it, and no page can change them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex_server.wire.responses import json_response
@@ -28,11 +27,16 @@ class OriginCheck:
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        reason = refusal_reason(headers.get("host", ""), headers.get("origin"), self._names)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        host = origin = None
+        for name, value in scope["headers"]:
+            if name == b"host" and host is None:
+                host = value.decode("latin-1")
+            elif name == b"origin" and origin is None:
+                origin = value.decode("latin-1")
+        reason = refusal_reason(host or "", origin, self._names)
         app = self._app if reason is None else json_response(403, {"detail": reason})
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 @lru_cache(256)
