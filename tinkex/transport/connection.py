@@ -113,7 +113,7 @@ class ConnectionPool:
             response = await self._send(message, route)
             answer = Answer(
                 response.status,
-                Headers(_pairs(response)),
+                Headers(list(_pairs(response))),
                 reason_phrase=response.reason or "",
                 url=message.url,
                 proxy=route.proxy,
@@ -259,12 +259,12 @@ def _hidden(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(response: aiohttp.ClientResponse) -> Iterator[tuple[str, str]]:
-    """Yields the headers of an answer, in UTF-8 or else in Latin-1."""
+    """Yields the headers of an answer: names in lower case, values in UTF-8 or else in Latin-1."""
     for name, value in response.headers.items():
         if not value.isascii():
             octets = value.encode("utf-8", "surrogateescape")
             value = octets.decode("latin-1") if "\udc80" <= max(value) <= "\udcff" else value
-        yield name, value
+        yield name.lower(), value
 
 
 def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:

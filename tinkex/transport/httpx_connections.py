@@ -56,7 +56,7 @@ def answer_of(response: httpx.Response, url: str) -> Answer:
     """Returns the answer that httpx has received from a URL."""
     answer = Answer(
         response.status_code,
-        Headers(response.headers.items()),
+        Headers(list(response.headers.items())),
         reason_phrase=response.reason_phrase,
         url=url,
     )

@@ -7,7 +7,7 @@ any transport for httpx that the user gives.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import define
@@ -24,10 +24,15 @@ class Headers(Mapping[str, str]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._values: dict[str, str] = {}
+    def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
+        """Takes names in lower case, and their values."""
+        self._values: dict[str, str] = dict(pairs)
+        if len(self._values) < len(pairs):
+            self._join(pairs)
+
+    def _join(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._values.clear()
         for name, value in pairs:
-            name = name.lower()
             earlier = self._values.get(name)
             self._values[name] = value if earlier is None else f"{earlier}, {value}"
 

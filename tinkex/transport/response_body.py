@@ -142,9 +142,11 @@ class _DamagedBody(Exception):
 def without_encoding(headers: Headers) -> Headers:
     """Returns the headers without those that describe the compressed body."""
     return Headers(
-        (name, value)
-        for name, value in headers.items()
-        if name not in ("content-encoding", "content-length")
+        [
+            (name, value)
+            for name, value in headers.items()
+            if name not in ("content-encoding", "content-length")
+        ]
     )
 
 

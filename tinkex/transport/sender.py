@@ -38,6 +38,8 @@ from tinkex.waiting.clock import Clock
 
 logger = logging.getLogger("tinkex")
 
+_EMPTY: Mapping[str, str] = {}
+
 
 def connections_of(config: Config) -> Connections:
     """Returns connections with the proxies, certificates and bounds of the settings, or those that
@@ -73,6 +75,9 @@ class Sender:
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
     """The names of the user's headers, which replace the client's."""
+    _key_form: tuple[str, bool] | None = field(init=False, default=None, repr=False)
+    """The key of `_keyed_headers`, and whether it is a bearer token, too."""
+    _keyed_headers: Mapping[str, str] = field(init=False, factory=dict[str, str], repr=False)
     _deprecations: Deprecations = field(init=False, factory=Deprecations)
 
     def __attrs_post_init__(self) -> None:
@@ -131,11 +136,7 @@ class Sender:
         Raises:
             APIConnectionError: no answer came.
         """
-        ours = (
-            {**self._headers, **self._key_headers(await self.auth.key())}
-            if with_key
-            else PUBLIC_HEADERS
-        )
+        ours = self._with_key(await self.auth.key()) if with_key else PUBLIC_HEADERS
         events.emit(events.HttpRequestStart, operation=operation)
         message = Message("GET", url, {**ours, **headers}, b"", timeout, streamed=not whole)
         return await self._exchange(message, operation)
@@ -205,19 +206,23 @@ class Sender:
                 )
         return response
 
-    def _key_headers(self, key: str | None) -> Mapping[str, str]:
-        """Returns the headers that carry the key."""
+    def _with_key(self, key: str | None) -> Mapping[str, str]:
+        """Returns the headers of every request, with those that carry the key. They are built anew
+        only for another key, or another form of it.
+        """
         if key is None:
-            return {}
-        headers = {
-            "X-API-Key": key,
-            **(adaptation.bearer(key) if self.server.dialect.bearer else {}),
-        }
-        return {
-            name: value
-            for name, value in headers.items()
-            if name.lower() not in self._given_headers
-        }
+            return self._headers
+        form, headers = (key, self.server.dialect.bearer), self._keyed_headers
+        if form != self._key_form:
+            ours = {"X-API-Key": key, **(adaptation.bearer(key) if form[1] else {})}
+            kept = {
+                name: value
+                for name, value in ours.items()
+                if name.lower() not in self._given_headers
+            }
+            self._key_form, self._keyed_headers = form, {**self._headers, **kept}
+            headers = self._keyed_headers
+        return headers
 
     async def _send(
         self,
@@ -233,12 +238,7 @@ class Sender:
         if self.starts_server:
             await self._start_server()
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {
-            **self._headers,
-            **self._key_headers(key),
-            **({} if whole else UNCOMPRESSED),
-            **headers,
-        }
+        headers = {**self._with_key(key), **(_EMPTY if whole else UNCOMPRESSED), **headers}
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
