@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,7 +28,7 @@ $(LOWEST_READY): pyproject.toml $(READY)
 
 test-lowest: $(LOWEST_READY)
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
@@ -41,6 +41,8 @@ check: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check
 	$(BIN)/python scripts/settings_doc.py --check
+	$(BIN)/python scripts/cli_doc.py --check
+	$(BIN)/python scripts/site.py
 
 format: setup
 	$(BIN)/ruff check --fix tinkex tinkex_server scripts tests examples benchmarks
@@ -53,7 +55,7 @@ tiny-model: setup
 	$(BIN)/python scripts/make_tiny_model.py
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/tinkex demo
 
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py
@@ -76,4 +78,9 @@ bench: setup
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
 	$(BIN)/python scripts/settings_doc.py
+	$(BIN)/python scripts/cli_doc.py
+	$(BIN)/python scripts/site.py
+
+# Loads one model of every kind that transformers has: it takes minutes.
+models-doc: setup
 	$(BIN)/python scripts/models_doc.py

@@ -68,7 +68,7 @@ NOT_TRIED: Mapping[str, str] = {
 }
 _PAGE = """# Models
 
-<!-- Made by `make docs` from the run of tests/support/model_matrix.py: do not edit. -->
+<!-- Made by `make models-doc` from the run of tests/support/model_matrix.py: do not edit. -->
 
 The embedded server serves a model exactly, or refuses it. When it loads a model, the model's own
 forward pass in transformers computes the logprobs of a few texts, each alone. The server then

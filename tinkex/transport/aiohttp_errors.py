@@ -34,9 +34,9 @@ def reason_of(error: BaseException, proxy: Proxy | None, trusted: str) -> Reason
     """
     cause = error.__cause__
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return _certificate(error.certificate_error, f"{error.host}:{error.port}", trusted)
+        return certificate_reason(error.certificate_error, f"{error.host}:{error.port}", trusted)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return _no_tls(cause)
+        return handshake_reason(cause)
     if proxy is not None:
         return _proxy(error, proxy)
     if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT in error.message:
@@ -62,7 +62,14 @@ def _proxy(error: BaseException, proxy: Proxy) -> Reason | None:
     return None
 
 
-def _certificate(error: Exception, server: str, trusted: str) -> Reason:
+def certificate_reason(error: Exception, server: str, trusted: str) -> Reason:
+    """Returns the reason for a certificate that is not trusted.
+
+    Args:
+        error: the error of the handshake.
+        server: the host and port of the server.
+        trusted: a description of the trusted certificates.
+    """
     code: int = getattr(error, "verify_code", 0)
     words: str = getattr(error, "verify_message", "") or str(error)
     what = f"its certificate is not trusted: {words.rstrip('.')}"
@@ -90,7 +97,8 @@ def _certificate(error: Exception, server: str, trusted: str) -> Reason:
             return Reason(what, f"Trusted are the certificates of {trusted}.")
 
 
-def _no_tls(error: BaseException | None) -> Reason:
+def handshake_reason(error: BaseException | None) -> Reason:
+    """Returns the reason for a TLS handshake that failed, other than by the certificate."""
     name = error.reason if isinstance(error, ssl.SSLError) else None
     if name in _NO_TLS:
         return Reason(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex_server.wire.responses import json_response
+from tinkex_server.wire.scope import header
 
 
 class OriginCheck:
@@ -28,13 +29,8 @@ class OriginCheck:
         self._names = frozenset(name.lower() for name in names)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        host = origin = None
-        for name, value in scope["headers"]:
-            if name == b"host" and host is None:
-                host = value.decode("latin-1")
-            elif name == b"origin" and origin is None:
-                origin = value.decode("latin-1")
-        reason = refusal_reason(host or "", origin, self._names)
+        host, origin = header(scope, b"host") or "", header(scope, b"origin")
+        reason = refusal_reason(host, origin, self._names)
         app = self._app if reason is None else json_response(403, {"detail": reason})
         return app(scope, receive, send)
 

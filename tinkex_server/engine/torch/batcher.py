@@ -1,5 +1,5 @@
-"""`Batcher`: accepts sampling requests from any thread and samples them together on a thread of its
-own.
+"""`Batcher`: accepts sampling requests from any thread and samples them together on the engine's
+compute thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from attrs import field, frozen
 
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
+from tinkex_server.engine.torch.compute_thread import ComputeThread
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.device_memory import memory_of
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
@@ -106,63 +107,80 @@ def count_admissible(
 
 class Batcher:
     """A continuous batch of sampling requests for one base model: requests join between any two
-    decoding steps, and leave when they are complete.
+    decoding steps, and leave when they are complete. Other computations have their turn between any
+    two rounds, of at most one step each.
     """
 
-    def __init__(self, base: LoadedBaseModel) -> None:
+    def __init__(self, base: LoadedBaseModel, compute: ComputeThread) -> None:
         self._base = base
+        self._compute = compute
         self._budget = BatchBudget.of(base)
         self._planner = AdapterPlanner(base.device)
         self._prefixes = PrefixCache(self._budget.prefix_bytes)
         self._waiting: deque[SampleRequest] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # guards what is waiting and the next two
+        self._queued = False  # whether a round is queued or runs
         self._closed = False
         # prefills of several passes, in order of arrival
         self._prefills: list[Prefill] = []
         # None while it would be empty, so that its memory is freed
         self._batch: Batch | None = None
-        self._thread = threading.Thread(
-            target=self._run, name=f"tinkex-sampling {base.info.name}", daemon=True
-        )
-        self._thread.start()
 
     def submit(self, request: SampleRequest) -> None:
         """Queues a request. Raises `RuntimeError` after `close`."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             self._waiting.append(request)
-            self._changed.notify()
+            if not self._queued:
+                self._queued = True
+                self._compute.submit(self._run)
 
     def close(self) -> None:
-        """Cancels all requests once the current step is done."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        """Cancels all requests once the current round is done."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._compute.run(self._cancel_all)
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            self._drop_ended()
-            # requests that arrive during a pass are prefilled before the next step, so that a burst
-            # of requests is decoded together
-            for _ in range(_PASSES_BEFORE_A_STEP):
-                if not (requests := self._admit()):
-                    break
-                self._start_prefill(requests)
-            if self._prefills:
-                self._advance_prefill(self._prefills[0])
-            self._decode()
-        for request in (*self._waiting, *(sample.request for sample in self._running)):
+        """Runs one round, and queues the next behind the work of others."""
+        with self._lock:
+            if self._closed:
+                return
+        try:
+            self._advance()
+        except Exception as error:  # noqa: BLE001  handed on to those who asked
+            for request in self._take_all():
+                request.resolve(error)
+        with self._lock:
+            self._queued = bool(self._waiting or self._prefills or self._batch)
+            if self._queued and not self._closed:
+                self._compute.submit(self._run)
+
+    def _advance(self) -> None:
+        self._drop_ended()
+        # requests that arrive during a pass are prefilled before the next step, so that a burst of
+        # requests is decoded together
+        for _ in range(_PASSES_BEFORE_A_STEP):
+            if not (requests := self._admit()):
+                break
+            self._start_prefill(requests)
+        if self._prefills:
+            self._advance_prefill(self._prefills[0])
+        self._decode()
+
+    def _cancel_all(self) -> None:
+        for request in self._take_all():
             request.future.cancel()
 
-    def _wait_for_work(self) -> bool:
-        """Waits for work; returns false once the batcher is closed."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._waiting or self._prefills or self._batch
-            )
-            return not self._closed
+    def _take_all(self) -> list[SampleRequest]:
+        """Empties the batcher; returns the requests that it had."""
+        with self._lock:
+            requests = [*self._waiting, *(sample.request for sample in self._running)]
+            self._waiting.clear()
+        self._prefills, self._batch = [], None
+        return requests
 
     @property
     def _running(self) -> Sequence[GenerationState]:
@@ -181,7 +199,7 @@ class Batcher:
             return []
         under_way = self._running
         longest = max((_longest(sample.request) for sample in under_way), default=0)
-        with self._changed:
+        with self._lock:
             count = count_admissible(
                 self._candidates(), RequestSize(len(under_way), longest), self._budget
             )
