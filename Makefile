@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs models-doc
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -59,6 +59,9 @@ demo: setup
 
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py
+
+notebooks: setup
+	$(BIN)/python scripts/run_notebooks.py
 
 test-dropin: setup
 	$(BIN)/python scripts/test_dropin.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +57,7 @@ def curves(
         ) from error
     rows = read_metrics(metrics) if isinstance(metrics, (str, Path)) else metrics
     series = _series([numbers_of(row) for row in rows], names)
-    figure = Figure(figsize=(_WIDTH, _HEIGHT * len(series)), layout="constrained")
+    figure = _for_notebooks(Figure)(figsize=(_WIDTH, _HEIGHT * len(series)), layout="constrained")
     panels: Any = figure.subplots(len(series), squeeze=False)
     for axes, (name, (steps, values)) in zip(panels[:, 0], series.items(), strict=True):
         _draw(axes, name, np.array(steps), np.array(values), smooth)
@@ -63,6 +65,21 @@ def curves(
     if title:
         panels[0, 0].set_title(title, fontsize=11)
     return figure
+
+
+@cache
+def _for_notebooks(figure_class: Any) -> type[Figure]:
+    """Returns a class of figures that notebooks show, also without a backend of matplotlib."""
+
+    class ShownFigure(figure_class):
+        """A figure that is a picture in notebooks."""
+
+        def _repr_png_(self) -> bytes:
+            picture = BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    return ShownFigure
 
 
 Series = tuple[list[float], list[float]]

@@ -252,7 +252,7 @@ def _short(value: Any) -> str:
 def _as_html(model: Model) -> str:
     for name, value in _present(model):
         if isinstance(value, list) and value and all(isinstance(item, Model) for item in value):  # pyright: ignore
-            return html_of_models(value, f"{len(value)} {name}{_of_all(model)}")  # pyright: ignore
+            return html_of_models(value, f"{name}: {len(value)}{_of_all(model)}")  # pyright: ignore
     return html_table(("", type(model).__name__), _present(model))
 
 

@@ -39,6 +39,8 @@ def test_a_file_of_metrics_is_drawn_with_a_panel_for_each(tmp_path: Path) -> Non
     assert reward.get_ylim()[0] < -0.5
     figure.savefig(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    shown: Any = figure
+    assert shown._repr_png_().startswith(b"\x89PNG")
 
 
 def test_steps_without_a_number_count_from_one_and_names_choose() -> None:

@@ -90,8 +90,8 @@ def test_long_lists_are_cut_and_say_so() -> None:
 
 def test_lists_are_tables_in_a_notebook_without_empty_columns() -> None:
     html = page(2)._repr_html_()
-    assert html.startswith("<table><caption>2 checkpoints of 41</caption>")
-    assert text(html).startswith("2 checkpoints of 41|checkpoint_id|checkpoint_type|time|")
+    assert html.startswith("<table><caption>checkpoints: 2 of 41</caption>")
+    assert text(html).startswith("checkpoints: 2 of 41|checkpoint_id|checkpoint_type|time|")
     assert html.count("<tr>") == 3
     assert "expires_at" not in html
     assert "<script>" not in html
@@ -175,5 +175,5 @@ def test_what_comes_from_a_server(server: Server, server_engine: RecordingEngine
         repr(output),
     )
     assert "ForwardBackwardOutput of 5 datums|metric|value||" in text(output._repr_html_())
-    assert text(capabilities._repr_html_()).startswith("1 supported_models|model_name|")
+    assert text(capabilities._repr_html_()).startswith("supported_models: 1|model_name|")
     assert "|seq_id_repeats|&#x27;repeats&#x27;|said||" in text(server_html)
