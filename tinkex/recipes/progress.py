@@ -155,7 +155,7 @@ class Lines:
         self._line = f"step={done}/{total}"
         self._shown_parts = done * _PARTS // total
         self._shown_at = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the same thread may write, too
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="tinkex progress", daemon=True)
 
