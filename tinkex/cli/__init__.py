@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from tinkex.cli.exit_codes import ExitCode
 from tinkex.cli.invocation import Invocation
 
 Commands = Mapping[str, "str | tuple[str, Commands]"]
@@ -178,15 +179,18 @@ class _Main(LazyGroup):
             return super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             code = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
-        except BrokenPipeError:
-            # The reader of a pipe has enough. Nothing can be written at exit, either.
-            sys.stdout = None  # pyright: ignore[reportAttributeAccessIssue]
-            sys.exit(0)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - all are reported
             from tinkex.cli.failures import end
 
             code = end(error, invocation)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # The reader of the pipe has enough, as `head` does.
+            sys.stdout = None  # pyright: ignore[reportAttributeAccessIssue] - no flush at exit
+            ctx.exit(ExitCode.OK)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -63,15 +65,24 @@ class _TensorBoard:
 
 @frozen
 class _Logger:
-    """A module with the functions of wandb: `init`, `log` and `finish`; trackio has them, too."""
+    """A module with the functions of wandb: `init`, `log` and `finish`; trackio has them, too.
+
+    What they print goes to stderr, since stdout has the data of a command.
+    """
 
     module: Any
 
+    def begin(self, **settings: Any) -> None:
+        with redirect_stdout(sys.stderr):
+            self.module.init(project="tinkex", resume="allow", **settings)
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.module.log(dict(metrics), step=step)
+        with redirect_stdout(sys.stderr):
+            self.module.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        self.module.finish()
+        with redirect_stdout(sys.stderr):
+            self.module.finish()
 
 
 def _tensorboard(module: ModuleType, folder: Path, config: Mapping[str, Any]) -> Tracker:
@@ -80,15 +91,15 @@ def _tensorboard(module: ModuleType, folder: Path, config: Mapping[str, Any]) ->
 
 
 def _trackio(module: Any, folder: Path, config: Mapping[str, Any]) -> Tracker:
-    module.init(project="tinkex", name=folder.name, config=dict(config), resume="allow")
-    return _Logger(module)
+    logger = _Logger(module)
+    logger.begin(name=folder.name, config=dict(config))
+    return logger
 
 
 def _wandb(module: Any, folder: Path, config: Mapping[str, Any]) -> Tracker:
-    module.init(
-        project="tinkex", name=folder.name, id=folder.name, config=dict(config), resume="allow"
-    )
-    return _Logger(module)
+    logger = _Logger(module)
+    logger.begin(name=folder.name, id=folder.name, config=dict(config))
+    return logger
 
 
 _OPEN: Mapping[str, Callable[[Any, Path, Mapping[str, Any]], Tracker]] = {

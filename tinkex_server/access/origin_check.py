@@ -9,7 +9,7 @@ used and which page sent it, and no page can change them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -28,11 +28,11 @@ class OriginCheck:
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         host, origin = header(scope, b"host") or "", header(scope, b"origin")
         reason = refusal_reason(host, origin, self._names)
         app = self._app if reason is None else json_response(403, {"detail": reason})
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 @lru_cache(256)

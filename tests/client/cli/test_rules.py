@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.client.cli.conftest import Things, things_on
-from tests.support.command_line import in_pipe, on_terminal
+from tests.support.command_line import in_pipe, on_terminal, start
 from tinkex.cli import main
 from tinkex.local import Server
 
@@ -361,29 +361,69 @@ def test_a_limit_ends_the_list_and_all_does_not(fake_server: Server) -> None:
         assert made <= set(in_pipe("run", "list", "-q", everything, **url).out.split())
 
 
-def test_the_end_of_a_pipe_is_no_error(one: Things) -> None:
-    command = f"{' '.join(TINKEX)} help environment | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=os.environ
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_a_reader_that_has_enough_is_no_error(one: Things, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (tmp_path / "err").open("w+") as err, Path(os.devnull).open() as nothing:
+        for args in (["run", "list", "--base-url", one.base_url], ["help", "environment"]):
+            process = start(args, [nothing.fileno(), writer, err.fileno()], {})
+            process.join()
+            assert process.exitcode == 0
+        err.seek(0)
+        assert err.read() == ""
+    os.close(writer)
 
 
 # 10: completion.
 
 
-def test_commands_and_options_are_completed() -> None:
-    def completed(*words: str) -> list[str]:
-        done = in_pipe(
-            _TINKEX_COMPLETE="bash_complete",
-            COMP_WORDS=" ".join(["tinkex", *words]),
-            COMP_CWORD=str(len(words)),
-        )
-        return [line.partition(",")[2] for line in done.out.splitlines()]
+def completed(*words: str, **variables: str) -> list[str]:
+    """Returns what a shell offers for the last word."""
+    done = in_pipe(
+        _TINKEX_COMPLETE="bash_complete",
+        COMP_WORDS=" ".join(["tinkex", *words]),
+        COMP_CWORD=str(len(words)),
+        **variables,
+    )
+    assert done.err == ""
+    return [line.partition(",")[2] for line in done.out.splitlines() if line]
 
+
+def test_commands_and_options_are_completed() -> None:
     assert completed("check") == ["checkpoint"]
     assert completed("checkpoint", "p") == ["publish", "push-hf"]
     assert "--keep-last" in completed("checkpoint", "delete", "--keep")
+
+
+def test_names_of_the_server_are_completed_and_kept_for_a_minute(
+    one: Things, tmp_path: Path, nowhere: str
+) -> None:
+    here = {"TINKER_BASE_URL": one.base_url, "XDG_CACHE_HOME": str(tmp_path)}
+    assert one.run in completed("run", "info", "s-", **here)
+    assert one.session in completed("session", "info", "", **here)
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    paths = completed("checkpoint", "info", "tinker", **here)
+    assert {one.path, one.sampler_path} <= set(paths)
+    assert completed("checkpoint", "info", "x", **here) == []
+
+    [kept] = tmp_path.glob("tinkex/completion/models-*.json")
+    kept.write_text('["tinkex/kept"]')
+    assert completed("model", "list", "tin", **here) == ["tinkex/kept"]
+    os.utime(kept, (0, 0))
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    kept.write_text("damaged")
+    assert completed("model", "list", "tin", **here) == ["tinkex/tiny"]
+    assert completed("model", "list", "tin", **{**here, "TINKER_BASE_URL": nowhere}) == []
+
+
+def test_a_silent_server_holds_completion_for_a_second_only(tmp_path: Path) -> None:
+    with silent_server() as url:
+        began = time.monotonic()
+        found = completed("run", "info", "", TINKER_BASE_URL=url, XDG_CACHE_HOME=str(tmp_path))
+        took = time.monotonic() - began
+    assert found == []
+    assert took < 1.0 + 5.0  # for the process itself, on a busy machine
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_script_of_a_shell_is_installed_where_the_shell_looks(tmp_path: Path) -> None:

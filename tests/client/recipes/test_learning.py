@@ -1,4 +1,4 @@
-"""What each recipe is for: losses fall, rewards and margins rise, and answers are right."""
+"""The purpose of each recipe: losses fall, rewards and margins rise, and answers are right."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_state_before_is_deleted_when_the_next_one_is_saved(
 def test_rl_raises_the_reward_alike_with_each_loss(
     service: ServiceClient, data: Write, tmp_path: Path
 ) -> None:
-    """On samples of the model itself the three losses have the same gradient, that of the expected
+    """The three losses have the same gradient on samples of the model itself, that of the expected
     reward; so the three runs go the same way.
     """
     path = data({"prompt": "a = "})
@@ -79,14 +79,14 @@ def test_rl_raises_the_reward_alike_with_each_loss(
             data=path,
             reward=f"{REWARDS}:vowels",
             loss=loss,
-            steps=5,
+            steps=4,
             batch_size=1,
             group_size=24,
-            max_tokens=4,
+            max_tokens=3,
             rank=4,
             schedule="constant",
             eval_data=path if loss == "ppo" else None,
-            eval_every=5,
+            eval_every=4,
             out=str(tmp_path / loss),
         )
         curves.append(train(config, service))
@@ -175,11 +175,11 @@ def test_distillation_nears_the_teacher(
     service: ServiceClient, data: Write, tmp_path: Path
 ) -> None:
     path = data(*COLORS)
-    teacher = SftConfig(data=path, steps=6, batch_size=3, rank=8, out=str(tmp_path / "teacher"))
+    teacher = SftConfig(data=path, steps=8, batch_size=3, rank=8, out=str(tmp_path / "teacher"))
     config = DistillConfig(
         data=path,
         teacher=str(train(teacher, service).state.sampler_path),
-        steps=4,
+        steps=5,
         batch_size=3,
         group_size=16,
         max_tokens=4,
@@ -188,7 +188,7 @@ def test_distillation_nears_the_teacher(
         out=str(tmp_path / "run"),
     )
     kl = curve(train(config, service), "kl")
-    assert np.mean(kl[-2:]) < 0.6 * kl[0]
+    assert np.mean(kl[-3:]) < 0.75 * kl[0]
 
 
 def test_a_json_server_trains_alike(

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, plain lines elsewhere, and whose the wait
+"""The display of a run while it goes: a bar on a terminal, plain lines elsewhere, and whose the wait
 is.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.arguments import Duration
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -17,7 +18,7 @@ from tinkex.cli.output import Output
     examples=["tinkex checkpoint copy PATH --project-id PROJECT"],
     id_field="copy",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @click.option(
     "--project-id", metavar="PROJECT", help="Project of the copy.  [default: TINKER_PROJECT_ID]"
 )

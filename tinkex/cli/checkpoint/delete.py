@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.arguments import Duration, Time
 from tinkex.cli.checkpoint.rows import KINDS, row_of
 from tinkex.cli.checkpoint.selection import Row, Selection
@@ -36,8 +37,15 @@ _NAMED = 10  # paths that a question names
     ],
     id_field="path",
 )
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--run", "--run-id", "run_id", metavar="RUN", help="Those of a training run.")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=complete.paths)
+@click.option(
+    "--run",
+    "--run-id",
+    "run_id",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Those of a training run.",
+)
 @click.option("--type", "kind", type=click.Choice(KINDS), help="Those of a kind.")
 @click.option("--older-than", type=Duration(), help="Those saved longer ago: 12h, 7d.")
 @click.option("--before", type=Time(), help="Those saved before a date or time.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.exit_codes import ExitCode
@@ -25,7 +26,7 @@ from tinkex.cli.output import Output, Size
     ],
     id_field="folder",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @click.option(
     "-o",
     "--output",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.checkpoint.rows import FIELDS, row_of
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -19,7 +20,7 @@ _WEIGHTS = ("lora_rank", "train_mlp", "train_attn", "train_unembed")
     examples=["tinkex checkpoint info PATH", "tinkex checkpoint info PATH --json=model,lora_rank"],
     id_field="path",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @connection_options
 def command(output: Output, connection: Connection, path: str) -> None:
     """Shows a checkpoint."""

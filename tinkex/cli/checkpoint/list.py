@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.checkpoint.rows import COLUMNS, FIELDS, KINDS, row_of
 from tinkex.cli.command import command as data_command
 from tinkex.cli.command import listing_options
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     examples=["tinkex checkpoint list --run RUN", "tinkex checkpoint list --all --json=path"],
     id_field="path",
 )
-@click.option("--run", "--run-id", "run_id", metavar="RUN", help="Only those of a training run.")
+@click.option(
+    "--run",
+    "--run-id",
+    "run_id",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Only those of a training run.",
+)
 @click.option("--type", "kind", type=click.Choice(KINDS), help="Only those of a kind.")
 @listing_options
 @connection_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.checkpoint.access import FIELDS, change
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -17,7 +18,7 @@ from tinkex.cli.output import Output
     examples=["tinkex checkpoint publish PATH"],
     id_field="path",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @connection_options
 def command(output: Output, connection: Connection, path: str) -> None:
     """Publishes a checkpoint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.output import Output
@@ -19,7 +20,7 @@ from tinkex.cli.output import Output
     ],
     id_field="url",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @click.option(
     "-r",
     "--repo",

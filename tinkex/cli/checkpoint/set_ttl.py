@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.arguments import Duration, seconds_as_text
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -20,7 +21,7 @@ from tinkex.cli.output import Output
     ],
     id_field="path",
 )
-@click.argument("path")
+@click.argument("path", shell_complete=complete.paths)
 @click.option("--ttl", type=Duration(), help="Seconds from now, or a duration such as 12h or 7d.")
 @click.option("--remove", is_flag=True, help="Keep the checkpoint for ever.")
 @connection_options

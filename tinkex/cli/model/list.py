@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.command import listing_options
 from tinkex.cli.connection import Connection, connection_options
@@ -24,7 +25,7 @@ _FIELDS = ("id", "max_context_length", "trainable", "sampleable")
     fields=_FIELDS,
     examples=["tinkex model list", "tinkex model list tiny --json=id"],
 )
-@click.argument("substring", required=False)
+@click.argument("substring", required=False, shell_complete=complete.models)
 @listing_options
 @connection_options
 def command(

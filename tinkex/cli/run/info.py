@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.checkpoint.rows import row_of as checkpoint_row
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -19,7 +20,7 @@ from tinkex.cli.run.rows import FIELDS, row_of
     fields=(*FIELDS, "size_bytes", "checkpoints"),
     examples=["tinkex run info RUN", "tinkex run info RUN --json=id,checkpoints"],
 )
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
 @connection_options
 def command(output: Output, connection: Connection, run_id: str) -> None:
     """Shows a training run."""

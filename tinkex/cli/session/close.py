@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.output import Output
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     fields=("id", "status"),
     examples=["tinkex session close SESSION --yes"],
 )
-@click.argument("session_id", metavar="SESSION")
+@click.argument("session_id", metavar="SESSION", shell_complete=complete.sessions)
 @click.option(
     "--status",
     type=click.Choice(["success", "errored", "interrupted"]),

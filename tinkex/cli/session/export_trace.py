@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.output import Output, Size
@@ -21,7 +22,7 @@ from tinkex.cli.output import Output, Size
     ],
     id_field="url",
 )
-@click.argument("session_id", metavar="SESSION")
+@click.argument("session_id", metavar="SESSION", shell_complete=complete.sessions)
 @click.option(
     "-o",
     "--output",

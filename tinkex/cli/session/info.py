@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.output import Output
@@ -15,7 +16,7 @@ from tinkex.cli.output import Output
     fields=("id", "name", "user_metadata", "training_runs", "samplers"),
     examples=["tinkex session info SESSION", "tinkex session info SESSION --json=training_runs"],
 )
-@click.argument("session_id", metavar="SESSION")
+@click.argument("session_id", metavar="SESSION", shell_complete=complete.sessions)
 @connection_options
 def command(output: Output, connection: Connection, session_id: str) -> None:
     """Shows a session."""

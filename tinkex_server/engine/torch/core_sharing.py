@@ -30,12 +30,14 @@ from attrs import define, frozen
 _PERIOD = 0.05
 """The seconds between two observations while there is work."""
 _IDLE_PERIOD = 1.0
-_WANTED_BY_OTHERS = 0.25
-"""The share of a period that a thread waits for a core, of the time that it wants one, from which
-on threads do not spin. It was below 0.1 on idle cores and above 0.7 on crowded ones.
+_WANTED_BY_OTHERS = 0.3
+"""The share of the time in which a thread wants a core that it waits for one, from which on threads
+do not spin. It was below 0.1 on idle cores and above 0.7 on crowded ones.
 """
-_LEAST_WANTED = 0.01
-"""The seconds that a thread must want a core for the share to mean anything."""
+_LEAST_WANTED = 0.1
+"""The seconds that a thread must want a core for the share to mean anything: others run for a
+moment on idle cores, too.
+"""
 _PATIENCE, _MOST_PATIENCE = 1.0, 16.0
 """The seconds without spinning before it is tried again; they double with each try that fails.
 
@@ -58,19 +60,25 @@ class SpinPolicy:
     """Decides whether threads spin, from what one of them observes of itself."""
 
     spins: bool = True
+    _so_far: CoreTime = CoreTime(0.0, 0.0)
+    """What was observed when the last decision was made."""
     _since: float = -_MOST_PATIENCE
     _patience: float = _PATIENCE
 
-    def observe(self, before: CoreTime, now: CoreTime, clock: float) -> bool:
+    def observe(self, now: CoreTime, clock: float) -> bool:
         """Returns whether to spin until the next observation; `clock` is the time in seconds."""
-        waited = now.waited - before.waited
-        wanted = now.ran - before.ran + waited
-        if not self.spins and clock - self._since >= self._patience:
-            self.spins, self._since = True, clock
-        elif self.spins and wanted >= _LEAST_WANTED and waited >= _WANTED_BY_OTHERS * wanted:
-            failed = clock - self._since < _PATIENCE
-            self._patience = min(2 * self._patience, _MOST_PATIENCE) if failed else _PATIENCE
-            self.spins, self._since = False, clock
+        waited = now.waited - self._so_far.waited
+        wanted = now.ran - self._so_far.ran + waited
+        if not self.spins:
+            self._so_far = now
+            if clock - self._since >= self._patience:
+                self.spins, self._since = True, clock
+        elif wanted >= _LEAST_WANTED:
+            self._so_far = now
+            if waited >= _WANTED_BY_OTHERS * wanted:
+                failed = clock - self._since < _PATIENCE
+                self._patience = min(2 * self._patience, _MOST_PATIENCE) if failed else _PATIENCE
+                self.spins, self._since = False, clock
         return self.spins
 
 
@@ -123,7 +131,7 @@ class CoreSharing:
                 if now == before:
                     self._work.clear()
                     self._work.wait(_IDLE_PERIOD)
-                self._set(self._policy.observe(before, now, time.monotonic()))
+                self._set(self._policy.observe(now, time.monotonic()))
                 before = now
         self._set(True)
 
