@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients test-dropin test-bridge test-servers tiny-model bench docs
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,12 +28,12 @@ $(LOWEST_READY): pyproject.toml $(READY)
 
 test-lowest: $(LOWEST_READY)
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/python examples/demo.py
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
 	$(BIN)/ruff format --check tinkex tinkex_server scripts tests examples benchmarks
-	$(BIN)/pyright tinkex tinkex_server tests/typing
+	$(BIN)/pyright tinkex tinkex_server benchmarks tests/typing
 	MYPYPATH=generated $(BIN)/mypy tests/typing/user_script.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/lint_prose.py
@@ -41,6 +41,8 @@ check: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/generate.py --check
 	$(BIN)/python scripts/servers_doc.py --check
 	$(BIN)/python scripts/settings_doc.py --check
+	$(BIN)/python scripts/cli_doc.py --check
+	$(BIN)/python scripts/site.py
 
 format: setup
 	$(BIN)/ruff check --fix tinkex tinkex_server scripts tests examples benchmarks
@@ -53,10 +55,13 @@ tiny-model: setup
 	$(BIN)/python scripts/make_tiny_model.py
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/tinkex demo
 
 test-clients: setup
 	$(BIN)/python scripts/test_clients.py
+
+notebooks: setup
+	$(BIN)/python scripts/run_notebooks.py
 
 test-dropin: setup
 	$(BIN)/python scripts/test_dropin.py
@@ -76,4 +81,9 @@ bench: setup
 docs: setup
 	$(BIN)/python scripts/servers_doc.py
 	$(BIN)/python scripts/settings_doc.py
+	$(BIN)/python scripts/cli_doc.py
+	$(BIN)/python scripts/site.py
+
+# Loads one model of every kind that transformers has: it takes minutes.
+models-doc: setup
 	$(BIN)/python scripts/models_doc.py

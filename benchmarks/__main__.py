@@ -51,7 +51,7 @@ class Row:
 
 _STEP = f"step, {DATUMS} x {TRAINED_TOKENS:,} tokens"
 TASKS = (
-    Task("import", "import"),
+    Task("import of ServiceClient", "import"),
     Task("import and first sampling client", "start"),
     Task(f"sample, {SAMPLES:,} at once, {PROMPT_TOKENS} tokens", "sample"),
     Task(f"{_STEP}, protobuf", "step"),
@@ -69,7 +69,7 @@ def is_chosen(name: str) -> bool:
 
 
 def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
-    python = sys.executable if sdk == "tinkex" else python_with(_OFFICIAL)
+    python = sys.executable if sdk == "tinkex" else python_with(_OFFICIAL, alone=True)
     command = [python, _CLIENT, sdk, task.name, f"{url}/{task.encoding}"]
     compiled = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # as installed packages are
     return json.loads(
@@ -94,6 +94,8 @@ def compare_clients(tasks: Sequence[Task]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     with server() as url:
+        for sdk in ("tinkex", "official"):
+            measure(sdk, TASKS[0], url)  # compiles what is not, as pip does when it installs
         for task in tasks:
             for row in rows(task, url):
                 official = f"{row.official:.2f}" if row.official else "-"

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +19,8 @@ from rich.table import Table
 
 _FOLDER = Path(__file__).parent
 _SERVE = "from tinkex.cli import main; main()"
-_CLIENTS = 64
-_WARM_UP, _SAMPLES = 2_000, 100_000
+_CLIENTS = 256
+_WARM_UP, _SAMPLES = 2_000, 40_000
 _PAGE, _TICK = os.sysconf("SC_PAGE_SIZE"), 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -42,7 +42,7 @@ class Process:
 
 
 @contextmanager
-def server() -> Iterator[Process]:
+def server() -> Generator[Process]:
     with TemporaryDirectory() as data_dir:
         command = [
             sys.executable,
@@ -71,7 +71,7 @@ def load(url: str, samples: int) -> dict[str, float]:
     )
 
 
-def _on_core(core: int, command: list[str | Path]) -> list[str | Path]:
+def _on_core(core: int, command: Sequence[str | Path]) -> Sequence[str | Path]:
     return ["taskset", "-c", str(core), *command] if (os.cpu_count() or 1) > 1 else command
 
 
@@ -85,6 +85,10 @@ def main() -> None:
         cpu = process.cpu() - cpu
         table.add_row("samples a second, and core of the server", f"{_SAMPLES / cpu:,.0f}")
         table.add_row("samples a second, by the clock", f"{_SAMPLES / figures['seconds']:,.0f}")
+        table.add_row(
+            "a sample's time, median and 99th percentile",
+            f"{1e3 * figures['median']:.0f} and {1e3 * figures['p99']:.0f} ms",
+        )
         table.add_row("CPU of the server a sample", f"{1e6 * cpu / _SAMPLES:.0f} µs")
         table.add_row(
             "CPU of the load's client a sample", f"{1e6 * figures['client_cpu'] / _SAMPLES:.0f} µs"

@@ -1,5 +1,5 @@
 """A lean load on a server: `load.py URL SAMPLES CLIENTS` asks for samples, so many at once, and
-prints as JSON how long it took.
+prints as JSON how long all of them took, and each of them.
 
 A sample is two requests, asample and retrieve_future, on connections that are kept open. Nothing is
 decoded but the request id, so that the load takes less of the machine than the server does.
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import sys
 import time
-from itertools import count
+from itertools import chain, count
 from urllib.parse import urlsplit
 
 _MODEL = "tinkex/tiny"
@@ -21,14 +22,17 @@ _PROMPT_TOKENS, _SAMPLED_TOKENS = 64, 32
 class Connection:
     """One at a time: a request, then its answer."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._host = host
         self._reader = reader
         self._writer = writer
 
     async def post(self, call: str, body: bytes) -> bytes:
         head = (
-            f"POST /api/v1/{call} HTTP/1.1\r\nHost: x\r\nX-API-Key: tml-local\r\nContent-Type: "
-            "application/json\r\n"
+            f"POST /api/v1/{call} HTTP/1.1\r\nHost: {self._host}\r\nX-API-Key: tml-local\r\n"
+            "Content-Type: application/json\r\n"
         )
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
@@ -44,7 +48,7 @@ class Connection:
 
 async def connect(url: str) -> Connection:
     parts = urlsplit(url)
-    return Connection(*await asyncio.open_connection(parts.hostname, parts.port))
+    return Connection(parts.netloc, *await asyncio.open_connection(parts.hostname, parts.port))
 
 
 async def sampler(url: str) -> str:
@@ -61,9 +65,15 @@ async def sampler(url: str) -> str:
     return (await first.ask("create_sampling_session", **fields))["sampling_session_id"]
 
 
-async def sample_on(connection: Connection, before: bytes, numbers: count[int], last: int) -> None:
-    """Takes numbers, and asks for a sample with each, until there are no more."""
+async def sample_on(
+    connection: Connection, before: bytes, numbers: count[int], last: int
+) -> list[float]:
+    """Takes numbers, and asks for a sample with each, until there are no more; returns the seconds
+    that each sample took.
+    """
+    taken: list[float] = []
     while (number := next(numbers)) < last:
+        began = time.perf_counter()
         promise = await connection.post("asample", b'%s,"seq_id":%d}' % (before, number))
         request_id = promise.partition(b'"request_id":"')[2].partition(b'"')[0]
         result = await connection.post(
@@ -71,6 +81,8 @@ async def sample_on(connection: Connection, before: bytes, numbers: count[int], 
         )
         if not result.startswith(b'{"sequences"') and b'"sequences"' not in result:
             raise RuntimeError(f"no sample: {result.decode()}")
+        taken.append(time.perf_counter() - began)
+    return taken
 
 
 async def main(url: str, samples: int, clients: int) -> dict[str, float]:
@@ -89,10 +101,17 @@ async def main(url: str, samples: int, clients: int) -> dict[str, float]:
     before, numbers = json.dumps(fields).encode()[:-1], count()
     connections = [await connect(url) for _ in range(clients)]
     began, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(
+    taken = await asyncio.gather(
         *(sample_on(connection, before, numbers, samples) for connection in connections)
     )
-    return {"seconds": time.perf_counter() - began, "client_cpu": time.process_time() - cpu}
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    percentiles = statistics.quantiles(chain.from_iterable(taken), n=100)
+    return {
+        "seconds": seconds,
+        "client_cpu": cpu,
+        "median": percentiles[49],
+        "p99": percentiles[98],
+    }
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ class _Connection(asyncio.Protocol):
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._received = bytearray()
         self._needed = 0  # bytes until it is worth looking again

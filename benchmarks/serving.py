@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ _SERVE = (
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[str]:
+def serving(model: Path) -> Generator[str]:
     """Returns the URL of the server."""
     with subprocess.Popen(
         [sys.executable, "-c", _SERVE, str(model)],

@@ -2,25 +2,29 @@
 the tokenizer of tinkex/tiny.
 """
 
+# torch and transformers type some of their functions only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from scripts.official_sdk import ROOT
 
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 2,
     "vocab_size": 272,
     "max_position_embeddings": 512,
 }
-_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+_HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
 # so that every sample has as many tokens as are asked for
-_NO_STOP = {"eos_token_id": None, "pad_token_id": 0}
+_NO_STOP: dict[str, Any] = {"eos_token_id": None, "pad_token_id": 0}
 
 
 def make_model(folder: Path) -> Qwen3ForCausalLM:

@@ -8,6 +8,9 @@ wait for each other else make this process many times slower, and the ratio too 
 the server as well, which without it lets its threads spin briefly.
 """
 
+# torch and transformers type some of their functions only in part
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import statistics

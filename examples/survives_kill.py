@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from types import TracebackType
 
+import tinkex.demo
 from tinkex import (
     AdamParams,
     Datum,
@@ -31,7 +32,7 @@ from tinkex import (
     Tokenizer,
 )
 
-DATA = Path(__file__).parent / "data" / "numbers.train.jsonl"
+DATA = Path(tinkex.demo.__file__).parent / "numbers.train.jsonl"
 STEPS, KILLED_AT = 18, 11
 BATCH = 4  # examples a step
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from cookbook import CACHE, ROOT, VERSIONS, python_with
+from official_sdk import COMPILED
 from safetensors.numpy import load_file
 
 import tinkex
@@ -302,6 +303,7 @@ def _environment(client: str, url: str) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         **({"TINKER_BASE_URL": url} if client == "official" else ours),
+        **COMPILED,
         "TINKER_API_KEY": KEY,
         "HF_HOME": str(CACHE / "data" / "hub"),
         "HF_HUB_OFFLINE": "1",

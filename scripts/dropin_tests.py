@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cookbook import CACHE, ROOT, python_with, sources
+from official_sdk import COMPILED
 
 PLUGINS = ("reporter", "pytest_asyncio.plugin", "pytest_timeout")
 # apart from each other: what collects both skips the first for want of a key
@@ -107,6 +108,7 @@ def _environment(client: str, out: Path) -> dict[str, str]:
         paths += [ROOT, ROOT / "generated"]
     environment = {
         **os.environ,
+        **COMPILED,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # those of our packages
         "DROPIN": "1" if client == "drop-in" else "",

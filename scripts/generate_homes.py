@@ -28,17 +28,37 @@ def render(out: Path) -> None:
 
 def homes(package: ast.Module) -> Iterator[tuple[str, str]]:
     """Yields each name that the package imports for type checkers, with the module it is in."""
-    [block] = [
-        node
-        for node in package.body
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    ]
-    for node in block.body:
+    for node in _for_type_checkers(package):
         if not (isinstance(node, ast.ImportFrom) and node.module and node.level == 0):
             raise SystemExit(f"tinkex/__init__.py, line {node.lineno}: expected `from … import …`")
         for alias in node.names:
-            found = _public(_tree(node.module)) if alias.name == "*" else [alias.name]
-            yield from ((name, node.module) for name in found)
+            if alias.name == "*":
+                yield from _homes_in(node.module)
+            else:
+                yield alias.name, node.module
+
+
+def _homes_in(module: str) -> Iterator[tuple[str, str]]:
+    """Yields each public name of a module, with the module that it is imported from when it is
+    first used; else with this one.
+    """
+    tree = _tree(module)
+    lazy = {
+        alias.name: node.module
+        for node in _for_type_checkers(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    yield from ((name, lazy.get(name, module)) for name in _public(tree))
+
+
+def _for_type_checkers(package: ast.Module) -> list[ast.stmt]:
+    return [
+        statement
+        for node in package.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+    ]
 
 
 def _public(module: ast.Module) -> list[str]:

@@ -170,11 +170,17 @@ class Source:
 
 
 def _class(path: Path, names: Collection[str]) -> tuple[ast.ClassDef, list[str]]:
-    """Returns the only class of a module that has one of the names, and the module's imports."""
+    """Returns the only class of a module that has one of the names, and the module's imports,
+    those for type checkers too.
+    """
     tree = ast.parse(path.read_text())
     [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in names]
+    blocks = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.If))]
     return found, [
-        ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+        ast.unparse(node)
+        for block in blocks
+        for node in block
+        if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
 
 
@@ -201,7 +207,7 @@ def module(source: Source) -> str:
         ),
         *source.imports,
         f"from {source.module} import {name}",
-        "from typing import Self",
+        "from typing import TYPE_CHECKING, Self",
         "from tinkex.portal import portal as portals",
         "from tinkex.futures.api_future import AsyncAPIFuture",
         "from tinkex.portal.future import APIFuture",
@@ -213,11 +219,8 @@ def module(source: Source) -> str:
         "from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin",
         "from tinkex_api.types import OwnFuture",
         "from tinkex.errors.hints import hinted",
-        *(
-            f"from tinkex.sync.{home} import {_plain(client)}"
-            for client, home in CLIENTS.items()
-            if client != name
-        ),
+        "if TYPE_CHECKING:",
+        *(_indent(_import(client)) for client in CLIENTS if client != name),
     ]
     return "\n".join(head) + "\n\n\n" + text
 
@@ -239,7 +242,7 @@ def client_class(client: ast.ClassDef) -> str:
     ):
         parts.append(_indent(_pickling(client)))
     parts.append(_indent(_representation(client)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace(_indent(_indent(_import(client.name))) + "\n", "") + "\n"
 
 
 def _is_public(node: ast.stmt) -> bool:
@@ -289,14 +292,20 @@ def _wrapped(client: str, made: str, portal: str) -> str:
     return f"{make}({made}, {portal})"
 
 
+def _import(client: str) -> str:
+    """Returns the statement that imports a blocking client. It is part of the methods that make
+    one, so that a program imports only the clients it uses.
+    """
+    return f"from tinkex.sync.{CLIENTS[client]} import {_plain(client)}\n"
+
+
 def _property(node: ast.AnnAssign) -> str:
     name, kind = ast.unparse(node.target), ast.unparse(node.annotation)
-    value = (
-        _wrapped(kind, f"self._client.{name}", "self._portal")
-        if kind in CLIENTS
-        else f"self._client.{name}"
-    )
-    read = f"@property\ndef {name}(self) -> {_plain(kind)}:\n    return {value}"
+    body = f"return self._client.{name}"
+    if kind in CLIENTS:
+        wrapped = _wrapped(kind, f"self._client.{name}", "self._portal")
+        body = f"{_import(kind)}return {wrapped}"
+    read = f"@property\ndef {name}(self) -> {_plain(kind)}:\n{_indent(body)}"
     write = (
         f"\n\n@{name}.setter\ndef {name}(self, value: {kind}) -> None:\n    self._client.{name} = "
         "value"
@@ -332,9 +341,10 @@ def _method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         body, result = f"self._portal.call({call})", returned
     else:
         raise CannotConvert(f"no rule for `def {node.name}(…) -> {returned}`")
-    if result in CLIENTS:
-        body, result = _wrapped(result, body, "self._portal"), _plain(result)
     statement = f"return {body}"
+    if result in CLIENTS:
+        statement = f"{_import(result)}return {_wrapped(result, body, 'self._portal')}"
+        result = _plain(result)
     if node.name == "__aexit__":
         statement = body
     elif result == "None":
@@ -414,7 +424,7 @@ def _static_method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         body = ast.unparse([_WithoutAwait().visit(statement) for statement in node.body[1:]])
     elif made in CLIENTS:
         body = (
-            "portal = portals.shared()\nreturn "
+            f"{_import(made)}portal = portals.shared()\nreturn "
             f"{_wrapped(made, f'portal.call({made}.{node.name}, {call})', 'portal')}"
         )
     elif made.startswith("AsyncAPIFuture[") and node.name.endswith("_async"):

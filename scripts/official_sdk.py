@@ -11,6 +11,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
+"""The environment of programs that start often: each would compile again what it imports, since pip
+does not, and containers often forbid to keep it.
+"""
 
 
 def share_ours(folder: Path) -> Path:
@@ -23,13 +27,14 @@ def share_ours(folder: Path) -> Path:
     return packages
 
 
-def python_with(version: str) -> Path:
+def python_with(version: str, *, alone: bool = False) -> Path:
     """Returns the interpreter of a venv with this version, and makes it if needed.
 
-    It finds what it lacks among our packages: torch, which custom losses need, and
-    which is too large to have so often.
+    It finds what it lacks among our packages: torch, which custom losses need, and which is too
+    large to have so often. If `alone`, it has what the SDK requires and nothing else: the SDK
+    imports torch where it finds it, which takes longer than all else that it imports.
     """
-    folder = ROOT / ".cache" / "clients" / version
+    folder = ROOT / ".cache" / "clients" / (f"{version}-alone" if alone else version)
     python = folder / "bin" / "python"
     if not (folder / ".ready").exists():
         venv.create(folder, clear=True)
@@ -45,6 +50,7 @@ def python_with(version: str) -> Path:
         )
         # orjson, since 0.18.0 imports it and does not say so
         subprocess.run([*pip, f"tinker=={version}", "orjson"], check=True)
-        share_ours(folder)
+        if not alone:
+            share_ours(folder)
         (folder / ".ready").touch()
     return python

@@ -44,7 +44,9 @@ def described() -> Iterator[tuple[Setting, str]]:
 
 def _arguments(kind: type[Any]) -> dict[str, str]:
     """Returns the descriptions in the section "Args" of a class's docstring, by name."""
-    section = inspect.getdoc(kind).split("\nArgs:\n")[1].split("\n\n")[0]  # type: ignore[union-attr]
+    docstring = inspect.getdoc(kind)
+    assert docstring
+    section = docstring.split("\nArgs:\n")[1].split("\n\n")[0]
     entries = re.split(r"^ {4}(\w+): ", section, flags=re.MULTILINE)[1:]
     return dict(zip(entries[::2], entries[1::2], strict=True))
 

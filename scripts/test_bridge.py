@@ -5,23 +5,24 @@ The newest and the oldest release run on every profile. Those between them diffe
 on a third of the profiles; `--all` runs all on all.
 
 A part of the job whose call the imitated server lacks is left out; the table names such parts. The
-bridge refuses them, with the words of `UnsupportedByServer`: tests/client/bridge.
+bridge refuses them, with the words of `UnsupportedByServer`: tests/client/bridge. All commands run
+on every profile, in the process of the job; on `tinkex` one also runs as a program of its own.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from attrs import frozen
-from official_sdk import ROOT, python_with
+from official_jobs import OfficialJobs
 from rich.console import Console
 from rich.table import Table
-from test_clients import JOB, VERSIONS
+from test_clients import VERSIONS
 
 import tinkex.local
 from tinkex.bridge.routing import Routing, Target
@@ -31,7 +32,7 @@ from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.profiles import PROFILES
 
-AT_ONCE = 3
+AT_ONCE = 4
 TIMEOUT = 300  # seconds, of which a quiet machine needs few
 HOLD = 0.5  # seconds for which the imitations hold a poll
 
@@ -90,14 +91,14 @@ class Case:
             lacking.add("prompt_logprobs")
         if not dialect.sampling.saved_names:
             lacking.add("saved_samplers")
-        if dialect.resume == "never" or (dialect.resume == "by_create" and self._loads_later):
+        if dialect.resume == "never":
             lacking.add("resume")
         return sorted(lacking | _OTHERWISE.get(self.profile, frozenset()))
 
     @property
-    def _loads_later(self) -> bool:
-        """Whether the release creates a model before it loads the checkpoint into it."""
-        return self.version != VERSIONS[-1]
+    def left_out(self) -> Sequence[str]:
+        """The parts of the job that are not run."""
+        return self.without if self.profile == "tinkex" else [*self.without, "program"]
 
 
 @frozen
@@ -121,13 +122,21 @@ def main() -> int:
         for place, profile in enumerate(profiles)
         if whole or number in (0, len(versions) - 1) or place % _EVERY == number % _EVERY
     ]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(lambda case: run(case, engine), cases))
+    begin = time.monotonic()
+    with ExitStack() as stack, ThreadPoolExecutor(AT_ONCE) as pool:
+        started = pool.map(OfficialJobs, versions)
+        jobs = {
+            version: stack.enter_context(of_version)
+            for version, of_version in zip(versions, started, strict=True)
+        }
+        print(f"ready after {time.monotonic() - begin:.0f} s", flush=True)
+        outcomes = list(pool.map(lambda case: run(case, engine, jobs[case.version]), cases))
     print_table(outcomes, versions, profiles)
+    print(f"{time.monotonic() - begin:.0f} s, {sum(os.times()[:4]):.0f} s of CPU")
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def run(case: Case, engine: Engine) -> Outcome:
+def run(case: Case, engine: Engine, jobs: OfficialJobs) -> Outcome:
     """Runs the job of one case, on a server and a bridge of its own."""
     begin = time.monotonic()
     dialect = None if case.profile == "tinkex" else case.profile
@@ -135,28 +144,11 @@ def run(case: Case, engine: Engine) -> Outcome:
         tinkex.local.serve(engine=engine, profile=case.profile, hold=HOLD) as server,
         serve_bridge(Routing(Target(server.base_url, dialect))) as bridge,
     ):
-        passed, report = _job(case, bridge.base_url)
+        passed, report = jobs.run(bridge.base_url, case.left_out, TIMEOUT)
     seconds = time.monotonic() - begin
     said = "passed" if passed else f"failed\n{report}"
     print(f"tinker {case.version} on {case.profile}: {seconds:.0f} s, {said}", flush=True)
     return Outcome(case, report, passed, seconds)
-
-
-def _job(case: Case, url: str) -> tuple[bool, str]:
-    command = [python_with(case.version), JOB, url, *case.without]
-    ours = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
-    try:
-        job = subprocess.run(
-            command,
-            timeout=TIMEOUT,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": ours},
-        )
-    except subprocess.TimeoutExpired as error:
-        said = (error.stderr or b"").decode() if isinstance(error.stderr, bytes) else error.stderr
-        return False, f"no end after {TIMEOUT} s\n{said}"
-    return job.returncode == 0, job.stdout + job.stderr
 
 
 def print_table(

@@ -22,6 +22,8 @@ from tests.support.facades import ADMINS, FACADES, RESTS
 from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
+from tinkex_server.engine.factory import create_engine
+from tinkex_server.engine.interface import Engine
 
 # where the environment asks Python to keep nothing compiled, each worker of xdist and each process
 # that a test starts, of which there are hundreds, would compile all that it imports
@@ -87,9 +89,17 @@ def server(server_engine: RecordingEngine) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def torch_server() -> Iterator[Server]:
+def torch_engine() -> Iterator[Engine]:
+    """An engine that really trains tinkex/tiny, for several servers."""
+    engine = create_engine("torch", ["tinkex/tiny"], None, None)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def torch_server(torch_engine: Engine) -> Iterator[Server]:
     """A server that really trains tinkex/tiny."""
-    with tinkex.local.serve() as server:
+    with tinkex.local.serve(engine=torch_engine) as server:
         server.ready.result()  # so that no test has to wait for it
         yield server
 

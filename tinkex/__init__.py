@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tinkex import auth as auth
     from tinkex import credentials as credentials
     from tinkex import events as events
+    from tinkex import plot as plot
     from tinkex import telemetry as telemetry
     from tinkex._version import __version__ as __version__
     from tinkex.checkpoints import AsyncCheckpointDownload as AsyncCheckpointDownload
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tinkex.losses.handle import LossHandle as LossHandle
     from tinkex.losses.handle import PerDatumLossFn as PerDatumLossFn
     from tinkex.portal.future import APIFuture as APIFuture
+    from tinkex.progress_lines import progress as progress
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
     from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient

@@ -1,18 +1,16 @@
-"""`AsyncServiceClient`: the entry point, which creates the other clients."""
+"""`AsyncServiceClient`: the entry point, which creates the other clients.
+
+Its methods import what they need themselves, so that a program imports only what it uses.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from tinkex.config import Config, RetrySettings, configured
-from tinkex.config.recovery import RecoveryPolicy
-from tinkex.dialects.detect import is_missing_route
-from tinkex.dialects.dialect import Dialect
+from tinkex.config import Config, configured
 from tinkex.errors import (
     APIStatusError,
     ClientClosedError,
@@ -21,22 +19,24 @@ from tinkex.errors import (
     UnsupportedByServer,
 )
 from tinkex.errors.hints import hinted
-from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
-from tinkex.losses.upload import CustomLosses, traced
-from tinkex.recovery.run import AsyncRecoverableRun
-from tinkex.rest.client import AsyncRestClient
-from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.session.lifecycle import Outcome
-from tinkex.session.session import Session, SessionMetadata
-from tinkex.threads import in_thread
-from tinkex.training.client import AsyncTrainingClient
-from tinkex.training.creation import SavedState, model_from_state, new_model, require_recovery
-from tinkex.training.load_probe import probe_loads
-from tinkex.training.repeat_probe import probe_repeats
-from tinkex.training.unloading import unload_left_behind
-from tinkex.transport.transport import Transport
-from tinkex.types import GetServerCapabilitiesResponse, LoraConfig, OptimizerConfig
-from tinkex.types.number_checks import check_int, check_optional_int
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from tinkex.config import RetrySettings
+    from tinkex.config.recovery import RecoveryPolicy
+    from tinkex.dialects.dialect import Dialect
+    from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
+    from tinkex.losses.upload import CustomLosses
+    from tinkex.recovery.run import AsyncRecoverableRun
+    from tinkex.rest.client import AsyncRestClient
+    from tinkex.sampling.client import AsyncSamplingClient
+    from tinkex.session.lifecycle import Outcome
+    from tinkex.session.session import Session
+    from tinkex.training.client import AsyncTrainingClient
+    from tinkex.transport.transport import Transport
+    from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 logger = logging.getLogger("tinkex")
 C = TypeVar("C")
@@ -103,12 +103,11 @@ class AsyncServiceClient:
             "max_retries": max_retries,
         }
         self.config = configured(config, base_url, api_key, more)
-        self._facts = SessionMetadata(
-            {**self.config.user_metadata, **(user_metadata or {})}, display_name
-        )
+        self._user_metadata = {**self.config.user_metadata, **(user_metadata or {})}
+        self._display_name = display_name
         self._transport: Transport | None = None
         self._session: Session | None = None
-        self._custom_losses = CustomLosses()
+        self._custom_losses: CustomLosses | None = None
         self._beginning = asyncio.Lock()
         self._closed = False
 
@@ -157,6 +156,10 @@ class AsyncServiceClient:
             fb = trainer.forward_backward(data, "cross_entropy")
             loss = (await fb).metrics["loss:sum"]
         """
+        from tinkex.training.creation import new_model
+        from tinkex.types import LoraConfig
+        from tinkex.types.number_checks import check_int, check_optional_int
+
         check_int("rank", rank, 0, 2**31 - 1)
         check_optional_int("seed", seed)
         if not (train_mlp or train_attn or train_unembed):
@@ -212,6 +215,8 @@ class AsyncServiceClient:
             path = (await saving).path
             trainer = await service.create_training_client_from_state(path)
         """
+        from tinkex.training.creation import SavedState, model_from_state
+
         saved = SavedState(
             path=path,
             with_optimizer=False,
@@ -242,6 +247,8 @@ class AsyncServiceClient:
             path = (await saving).path
             trainer = await service.create_training_client_from_state_with_optimizer(path)
         """
+        from tinkex.training.creation import SavedState, model_from_state
+
         saved = SavedState(
             path=path,
             with_optimizer=True,
@@ -283,6 +290,8 @@ class AsyncServiceClient:
             sampler = await service.create_sampling_client(model_path=path)
             base = await service.create_sampling_client(base_model="Qwen/Qwen3-8B")
         """
+        from tinkex.sampling.client import AsyncSamplingClient
+
         if not (model_path or base_model):
             raise InvalidInputError("create_sampling_client needs model_path or base_model")
         return await self._in_session(
@@ -315,6 +324,10 @@ class AsyncServiceClient:
             UnsupportedByServer: the server lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
         """
+        from tinkex.dialects.detect import is_missing_route
+        from tinkex.training.load_probe import probe_loads
+        from tinkex.training.repeat_probe import probe_repeats
+
         session = await self._begun()
         server = session.transport.server
         try:
@@ -364,7 +377,12 @@ class AsyncServiceClient:
             RequestFailedError, BadRequestError: the server rejects the function.
             APIConnectionError: the server cannot be reached.
         """
+        from tinkex.losses.upload import CustomLosses, traced
+        from tinkex.threads import in_thread
+
         loss = await in_thread(traced, fn, input_ranks)
+        if self._custom_losses is None:
+            self._custom_losses = CustomLosses()
         return await self._custom_losses.handle(await self._begun(), loss)
 
     async def copy_weights(
@@ -412,6 +430,9 @@ class AsyncServiceClient:
             run = await service.create_recoverable_run(trainer, policy=policy)
             sampler = await run.trainer.save_weights_and_get_sampling_client()
         """
+        from tinkex.recovery.run import AsyncRecoverableRun
+        from tinkex.training.creation import require_recovery
+
         transport = self._connected()
         require_recovery(transport.server)
         policy, rest = policy or self.config.recovery, self.create_rest_client()
@@ -425,6 +446,8 @@ class AsyncServiceClient:
         Raises:
             ClientClosedError: the client was closed.
         """
+        from tinkex.rest.client import AsyncRestClient
+
         return AsyncRestClient.over(self._connected())
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
@@ -472,6 +495,8 @@ class AsyncServiceClient:
 
     async def _end(self, transport: Transport, outcome: Outcome, detail: str | None) -> None:
         if self._session is not None and not await self._session.lifecycle.finish(outcome, detail):
+            from tinkex.training.unloading import unload_left_behind
+
             await unload_left_behind(self._session, self._session.models)
         await transport.aclose()
 
@@ -481,16 +506,19 @@ class AsyncServiceClient:
                 "the service client was closed", advice="Create a new service client."
             )
         if self._transport is None:
+            from tinkex.transport.transport import Transport
+
             self._transport = Transport(self.config)
         return self._transport
 
     async def _begun(self) -> Session:
+        from tinkex.session.session import Session, SessionMetadata
+
         transport = self._connected()
         async with self._beginning:
             if self._session is None or self._session.lifecycle.lost:
-                self._session = await Session.begin(
-                    transport, self._facts, instead_of=self._session
-                )
+                metadata = SessionMetadata(self._user_metadata, self._display_name)
+                self._session = await Session.begin(transport, metadata, instead_of=self._session)
             return self._session
 
     async def _in_session(self, create: Callable[[Session], Awaitable[C]]) -> C:
@@ -512,5 +540,7 @@ class AsyncServiceClient:
 
     async def _replace(self, trainer: AsyncTrainingClient, path: str) -> AsyncTrainingClient:
         """Returns a model with the state at `path`, and unloads the model that it replaces."""
+        from tinkex.training.unloading import unload_left_behind
+
         await unload_left_behind(await self._begun(), [trainer.model_id])
         return await self.create_training_client_from_state_with_optimizer(path, trainer.base_model)

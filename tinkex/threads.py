@@ -28,7 +28,7 @@ class LastingExecutor(ThreadPoolExecutor):
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:
-            return _in_own_thread(fn, *args, **kwargs)
+            return in_own_thread(fn, *args, **kwargs)
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -43,7 +43,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     try:
         future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
     except RuntimeError:  # the main thread has ended
-        future = asyncio.wrap_future(_in_own_thread(call))
+        future = asyncio.wrap_future(in_own_thread(call))
     return await future
 
 
@@ -84,7 +84,8 @@ def run_on_loop(
         raise
 
 
-def _in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+def in_own_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Starts a blocking function in a thread of its own, which does not keep the process alive."""
     outcome: Future[T] = Future()
 
     def run() -> None:

@@ -97,6 +97,7 @@ def chunk_from_protobuf(chunk: pb.Chunk) -> ModelInputChunk:
             expected = (
                 chunk.image.expected_tokens if chunk.image.HasField("expected_tokens") else None
             )
+            # a message holds any text
             return ImageChunk(chunk.image.data, chunk.image.format, expected)  # type: ignore[arg-type]
         case other:
             assert other == "dmel"
@@ -108,9 +109,11 @@ def tensor_from_protobuf(tensor: pb.Tensor) -> TensorData:
         (dtype, layout) for dtype, (number, layout) in _DTYPES.items() if number == tensor.dtype
     )
     if tensor.WhichOneof("encoding") == "dense":
+        # a repeated field is a sequence, though it is not declared as one
         return TensorData(np.frombuffer(tensor.dense, layout), dtype, tensor.shape)  # type: ignore[arg-type]
     sparse = tensor.sparse_csr
     indices = (np.frombuffer(raw, "<i8") for raw in (sparse.crow_indices, sparse.col_indices))
+    # as above
     return TensorData(np.frombuffer(sparse.values, layout), dtype, tensor.shape, *indices)  # type: ignore[arg-type]
 
 

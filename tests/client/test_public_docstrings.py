@@ -170,7 +170,7 @@ def names(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINKER_BASE_URL", _shared_names["config"].base_url)
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
-    names: dict[str, Any] = {**_shared_names, "folder": tmp_path}
+    names: dict[str, Any] = {"tinkex": tinkex, **_shared_names, "folder": tmp_path}
     yield names
     if "show" in names:  # the listener of an example
         tinkex.events.detach(names["show"])

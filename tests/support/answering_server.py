@@ -84,8 +84,9 @@ def answering(answer: Callable[[Call], Answer]) -> Iterator[Answering]:
             self._write(answer(call))
 
         def _write(self, given: Answer) -> None:
-            self.send_response(given.status)
-            for name, value in {"Content-Length": str(len(given.body)), **given.headers}.items():
+            self.send_response_only(given.status)
+            usual = {"Date": self.date_time_string(), "Content-Length": str(len(given.body))}
+            for name, value in {**usual, **given.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(given.body[: given.cut])

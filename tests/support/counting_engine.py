@@ -18,7 +18,7 @@ from attrs import define, evolve, field
 
 import tinkex.local
 from tests.support.recording_engine import RecordingEngine
-from tinkex_server.engine.interface import Example, LossResult, OptimizerSettings
+from tinkex_server.engine.interface import CustomLoss, Example, LossResult, OptimizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ class CountingEngine(RecordingEngine):
         self,
         model_id: str,
         data: Sequence[Example],
-        loss_fn: str,
+        loss_fn: str | CustomLoss,
         config: Mapping[str, float],
         *,
         backward: bool,

@@ -32,6 +32,7 @@ from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
+from tinkex_server.engine.torch.prefix_cache import PrefixCache
 from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.stopping import StopRule
 
@@ -67,7 +68,7 @@ NOT_TRIED: Mapping[str, str] = {
 }
 _PAGE = """# Models
 
-<!-- Made by `make docs` from the run of tests/support/model_matrix.py: do not edit. -->
+<!-- Made by `make models-doc` from the run of tests/support/model_matrix.py: do not edit. -->
 
 The embedded server serves a model exactly, or refuses it. When it loads a model, the model's own
 forward pass in transformers computes the logprobs of a few texts, each alone. The server then
@@ -284,7 +285,7 @@ def _sampled(
         spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
         requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
     planner = AdapterPlanner(base.device)
-    prefill = Prefill(base, planner, requests, tokens)
+    prefill = Prefill(base, planner, PrefixCache(0), requests, tokens)
     while not prefill.advance():
         pass
     batch = Batch(base, planner)

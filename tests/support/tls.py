@@ -122,8 +122,8 @@ class SmallProxy:
 
 @contextmanager
 def small_proxy() -> Iterator[SmallProxy]:
-    """Serves a proxy in threads that tunnels, and passes on GETs, whatever the host's name to this
-    machine.
+    """Serves a proxy in threads that tunnels, and passes on the first request of each connection,
+    whatever the host's name, to this machine.
     """
     proxy = SmallProxy()
 
@@ -152,6 +152,7 @@ def small_proxy() -> Iterator[SmallProxy]:
                     path = "/" + target.split("/", 3)[3]
                     there.sendall(
                         "\r\n".join([f"{method} {path} HTTP/1.1", *head[1:], "", ""]).encode()
+                        + self.rfile.read(_length(head))
                     )
                 others = {self.connection: there, there: self.connection}
                 while all(
@@ -171,6 +172,12 @@ def small_proxy() -> Iterator[SmallProxy]:
         finally:  # or the thread keeps pytest from ending
             server.shutdown()
             thread.join()
+
+
+def _length(head: list[str]) -> int:
+    """Returns the length of a request's body, from the lines of its head."""
+    told = [line for line in head if line.lower().startswith("content-length:")]
+    return int(told[0].partition(":")[2]) if told else 0
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> bool:

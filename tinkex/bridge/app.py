@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import define
-from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +20,7 @@ from tinkex.bridge import (
     models,
     sampling,
     server_routes,
+    streams,
     training,
     weights,
 )
@@ -47,12 +47,13 @@ from tinkex_server.routes import (
     checkpoints as common_checkpoints,
 )
 from tinkex_server.wire.responses import json_response
+from tinkex_server.wire.scope import header
 
 logger = logging.getLogger("tinkex.bridge")
 
 _MOST_KEYS = 256
 _OWN = (
-    *(server_routes, models, training, weights, sampling),
+    *(server_routes, models, training, weights, sampling, streams),
     *(custom_losses, checkpoints, archives),
 )
 _COMMON = (
@@ -163,6 +164,5 @@ class BridgeApp:
 
 
 def _key_of(scope: Scope) -> str:
-    headers = Headers(scope=scope)
-    bearer = headers.get("authorization", "")
-    return headers.get("x-api-key") or bearer.removeprefix("Bearer ").strip()
+    bearer = header(scope, b"authorization") or ""
+    return header(scope, b"x-api-key") or bearer.removeprefix("Bearer ").strip()

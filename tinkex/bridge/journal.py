@@ -167,6 +167,15 @@ class Journal:
         ).fetchone()
         return last
 
+    def is_untouched(self, model_id: str) -> bool:
+        """Returns whether nothing was sent yet for a model of the bridge since it was made."""
+        found = self._db.execute(
+            "SELECT 1 FROM requests JOIN models USING (url)"
+            " WHERE models.model_id = ? AND upstream_model = upstream_id LIMIT 1",
+            (model_id,),
+        ).fetchone()
+        return found is None
+
     def has_unknown(self, model: UpstreamModel) -> bool:
         """Returns whether a request of a model was sent whose outcome is not known."""
         found = self._db.execute(

@@ -21,14 +21,13 @@ from tinkex.errors import NotFoundError, UnsupportedByServer
 from tinkex.session.session import Session
 from tinkex.training.client import AsyncTrainingClient
 from tinkex.training.creation import new_model
-from tinkex.types import LoraConfig
 from tinkex_server.access.ownership import Access
-from tinkex_server.engine.interface import LoraShape
 from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.routes.models import unload_model
 from tinkex_server.routes.support.endpoint import Call, get, post
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
 from tinkex_server.wire.optimizers import optimizer_config, optimizer_kind
+from tinkex_server.wire.training_requests import lora_shape
 
 
 async def create_model(state: BridgeState, call: Call[CreateModelRequest]) -> Mapping[str, Any]:
@@ -48,7 +47,7 @@ def _new_model(
         access,
         identity,
         base_model=body.base_model,
-        lora=as_lora_shape(shape),
+        lora=lora_shape(shape),
         optimizer=optimizer_kind(body.optimizer_config),
         metadata=body.user_metadata,
     )
@@ -67,11 +66,6 @@ def _new_model(
         return ()
 
     return NewModel(row, create, CreateModelResponse(row.model_id, "create_model").to_dict())
-
-
-def as_lora_shape(shape: LoraConfig) -> LoraShape:
-    """Returns the shape of an adapter as the store keeps it."""
-    return LoraShape(shape.rank, shape.seed, shape.train_attn, shape.train_mlp, shape.train_unembed)
 
 
 async def get_info(state: BridgeState, call: Call[GetInfoRequest]) -> Mapping[str, Any]:

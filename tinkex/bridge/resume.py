@@ -180,8 +180,7 @@ def _give_up(state: BridgeState, row: ModelRow, reason: str) -> None:
         else "it was never saved: create a new model, and save it regularly"
     )
     text = f"model {row.model_id!r} is lost: {reason}; {advice}"
-    state.store.models.mark_failed(row.model_id, text)
-    state.journal.drop_model(row.model_id)
+    state.lose_model(row, text)
 
 
 async def _finish(state: BridgeState, future: FutureRow) -> bytes:

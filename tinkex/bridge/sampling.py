@@ -13,7 +13,6 @@ from tinkex_api.models import (
     GetSamplerResponse,
     JoinSamplingSessionRequest,
     SampleRequest,
-    UntypedAPIFuture,
 )
 
 from tinkex.bridge import sample_results, values
@@ -25,10 +24,15 @@ from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.types import SampleResponse
 from tinkex_server.access.ownership import Access
-from tinkex_server.errors import Refused, bad_request, malformed, not_found
+from tinkex_server.errors import Refused, malformed, not_found
 from tinkex_server.jobs.requests import RequestIdentity, WorkFailed
 from tinkex_server.routes.sampling import join_sampling_session
 from tinkex_server.routes.support.endpoint import Call, get, post
+from tinkex_server.routes.support.sample_requests import (
+    id_of_new_sampler,
+    submit_sample,
+    used_for_others,
+)
 from tinkex_server.store import SamplerRow, SessionRow, UsageKind
 
 _WITHOUT_SESSION = SessionRow("", [], {}, "", None, None, 0.0)
@@ -39,25 +43,19 @@ async def create_sampling_session(
     state: BridgeState, call: Call[CreateSamplingSessionRequest]
 ) -> Mapping[str, Any]:
     body = call.body
-    if body.sampling_session_seq_id < 0:
-        raise malformed("sampling_session_seq_id", message="must be 0 or more")
-    session = call.access.session(body.session_id)
-    sampler_id = state.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
+    sampler_id = id_of_new_sampler(state, call)
     wanted = SamplerRow(
         sampler_id, body.session_id, body.base_model or "", body.model_path or None, None
     )
     known = state.store.samplers.get(sampler_id)
     if known is None:
-        call.access.open_session(body.session_id)
+        session = call.access.open_session(body.session_id)
         opened = await _opened(state, call.access, session, wanted)
         state.samplers[sampler_id] = opened
         base_model = wanted.base_model or await _base_model(opened.client)
         state.store.samplers.add(evolve(wanted, base_model=base_model), time.time())
     elif known.model_path != wanted.model_path or wanted.base_model not in ("", known.base_model):
-        raise bad_request(
-            f"sampling_session_seq_id {body.sampling_session_seq_id} was already used for other "
-            "weights"
-        )
+        raise used_for_others(call)
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
@@ -109,20 +107,16 @@ async def get_sampler(state: BridgeState, call: Call[None]) -> Mapping[str, Any]
 
 
 async def sample(state: BridgeState, call: Call[SampleRequest]) -> Mapping[str, Any]:
-    body = call.body
-    sampler = _sampler_of(call.access, body)
-    number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    identity = call.identify(sampler.sampler_id, number, "sample")
-    request_id = state.futures.find_repeated(identity) or _submit(
-        state, call.access, sampler, identity, body
+    sampler = sampler_of(call.access, call.body)
+    return submit_sample(
+        state,
+        call,
+        sampler,
+        lambda identity: _submit(state, call.access, sampler, identity, call.body),
     )
-    if sampler.session_id:
-        state.activity.note_request(sampler.session_id)
-    ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
-    return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
 
 
-def _sampler_of(access: Access, body: SampleRequest) -> SamplerRow:
+def sampler_of(access: Access, body: SampleRequest) -> SamplerRow:
     """Returns the sampler of the sampling session, or one that all requests for the same weights
     without a session share.
     """
@@ -140,12 +134,17 @@ def _submit(
     body: SampleRequest,
 ) -> str:
     async def work() -> bytes:
-        opened = state.samplers.get(sampler.sampler_id) or await _reopened(state, access, sampler)
+        opened = await opened_sampler(state, access, sampler)
         response = await or_failure(opened.url, lambda: _sampled(opened.client, body))
-        _note_usage(state, sampler, body, response)
+        note_usage(state, sampler, body, sum(len(each.tokens_np) for each in response.sequences))
         return sample_results.encode(response)
 
     return state.futures.start(identity, work)
+
+
+async def opened_sampler(state: BridgeState, access: Access, sampler: SamplerRow) -> OpenSampler:
+    """Returns the sampling session on the server, and opens it if needed. Raises `WorkFailed`."""
+    return state.samplers.get(sampler.sampler_id) or await _reopened(state, access, sampler)
 
 
 async def _reopened(state: BridgeState, access: Access, sampler: SamplerRow) -> OpenSampler:
@@ -194,15 +193,13 @@ def _sampled(client: AsyncSamplingClient, body: SampleRequest) -> AsyncAPIFuture
     )
 
 
-def _note_usage(
-    state: BridgeState, sampler: SamplerRow, body: SampleRequest, response: SampleResponse
-) -> None:
+def note_usage(state: BridgeState, sampler: SamplerRow, body: SampleRequest, sampled: int) -> None:
     """Adds the tokens to the usage of the session, those of the prompt once for all samples."""
     if not sampler.session_id:
         return
     amounts: Mapping[UsageKind, int] = {
         "sampling_prefill": sum(len(chunk.tokens or ()) for chunk in body.prompt.chunks),
-        "sampling_sample": sum(len(sequence.tokens_np) for sequence in response.sequences),
+        "sampling_sample": sampled,
     }
     state.store.usage.add(
         sampler.owner, sampler.session_id, sampler.base_model, amounts, time.time()

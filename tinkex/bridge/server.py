@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
-import threading
-import time
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from socket import socket
@@ -19,10 +16,42 @@ from tinkex.bridge.app import BridgeApp
 from tinkex.bridge.data_folder import claim
 from tinkex.bridge.routing import Routing
 from tinkex_server.access.origin_check import OriginCheck
-from tinkex_server.app.event_loop import run_on_fast_loop
-from tinkex_server.app.expiry import sweep_regularly
+from tinkex_server.app.http_thread import HttpThread
 from tinkex_server.app.listening import is_private, listen, url_of
-from tinkex_server.app.uvicorn_server import HttpServer
+from tinkex_server.state import CommonState
+
+
+class _BridgeThread(HttpThread):
+    """A thread that runs one bridge until `stop` is called."""
+
+    def __init__(
+        self,
+        listener: socket,
+        data_dir: Path,
+        routing: Routing,
+        key: str | None,
+        *,
+        access_log: bool,
+    ) -> None:
+        super().__init__("tinkex-bridge", listener, access_log=access_log)
+        self._data_dir = data_dir
+        self._routing = routing
+        self._key = key
+        self._is_local = is_private(listener)
+
+    def _make_app(self) -> ASGIApp:
+        self._app = BridgeApp(self._data_dir, self._routing, self._key)
+        # pages of a browser can reach what listens on this machine alone
+        return OriginCheck(self._app) if self._is_local else self._app
+
+    def _states(self) -> Sequence[CommonState]:
+        return self._app.states()
+
+    def _answer_polls(self) -> None:
+        self._app.stop()
+
+    async def _close(self) -> None:
+        await self._app.close()
 
 
 class Bridge:
@@ -43,32 +72,21 @@ class Bridge:
     ) -> None:
         self.base_url = url_of(listener)
         self.data_dir = data_dir
-        self._listener = listener
         self._routing = routing
-        self._key = key
         self._resources = resources
-        self._access_log = access_log
-        self._is_local = is_private(listener)
-        self._started: Future[None] = Future()
-        self._stop_requested: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=lambda: run_on_fast_loop(self._run()), name="tinkex-bridge", daemon=True
-        )
+        self._thread = _BridgeThread(listener, data_dir, routing, key, access_log=access_log)
         self._thread.start()
-        self._started.result()
+        self._thread.wait_until_started()
 
     def wait(self) -> None:
         """Returns when the bridge has stopped."""
-        while self._thread.is_alive():
-            time.sleep(0.5)  # short, so that signals are handled on every platform
+        self._thread.wait()
 
     def close(self) -> None:
         """Stops the bridge, and ends its sessions on the servers behind it. A second call does
         nothing.
         """
-        if not self._stop_requested.done():
-            self._stop_requested.set_result(None)
-        self._thread.join()
+        self._thread.stop()
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -84,31 +102,6 @@ class Bridge:
 
     def __repr__(self) -> str:
         return f"<Bridge {self.base_url} to {self._routing.default.url}>"
-
-    async def _run(self) -> None:
-        try:
-            await self._serve()
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
-
-    async def _serve(self) -> None:
-        app = BridgeApp(self.data_dir, self._routing, self._key)
-        # pages of a browser can reach what listens on this machine alone
-        guarded: ASGIApp = OriginCheck(app) if self._is_local else app
-        server = HttpServer(guarded, self._started, access_log=self._access_log)
-        stopping = asyncio.create_task(self._stop_on_request(app, server))
-        sweeping = asyncio.create_task(sweep_regularly(app.states))
-        await server.serve(sockets=[self._listener])
-        stopping.cancel()
-        sweeping.cancel()
-        await app.close()
-
-    async def _stop_on_request(self, app: BridgeApp, server: HttpServer) -> None:
-        await asyncio.wrap_future(self._stop_requested)
-        app.stop()
-        server.stop()
 
 
 def serve_bridge(

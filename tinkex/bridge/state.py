@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from attrs import field, frozen
 
@@ -80,6 +81,9 @@ class BridgeState(CommonState):
     resumed: asyncio.Event = field(factory=asyncio.Event)
     """Set when it is decided what goes on of what an earlier process began."""
     _ending: set[asyncio.Task[None]] = field(factory=set[asyncio.Task[None]])
+    _turnstiles: WeakValueDictionary[str, asyncio.Lock] = field(
+        factory=lambda: WeakValueDictionary[str, asyncio.Lock]()
+    )
 
     # ---- what the routes of the embedded server ask of a state ----
 
@@ -130,8 +134,23 @@ class BridgeState(CommonState):
 
     # ---- what the routes of the bridge ask ----
 
-    def model(self, model_id: str) -> AsyncTrainingClient:
-        """Returns the client of a model. Raises `WorkFailed` for one that is lost."""
+    async def model(self, model_id: str) -> AsyncTrainingClient:
+        """Returns the client of a model, once it is there. Raises `WorkFailed` for one that is
+        lost.
+        """
+        async with self.turnstile(model_id):
+            return self.model_there(model_id)
+
+    def turnstile(self, model_id: str) -> asyncio.Lock:
+        """Returns a lock that requests of a model pass in their order. Who holds it may put another
+        model in the place of this one.
+        """
+        return self._turnstiles.setdefault(model_id, asyncio.Lock())
+
+    def model_there(self, model_id: str) -> AsyncTrainingClient:
+        """Returns the client of a model at once, to the holder of its turnstile. Raises
+        `WorkFailed` for one that is lost.
+        """
         if model_id not in self.models:
             reason = self.store.models.failure(model_id) or f"model {model_id!r} was unloaded"
             raise WorkFailed(reason, "server")
@@ -143,6 +162,12 @@ class BridgeState(CommonState):
         """Keeps the client of a new model, which was made on a server."""
         self.journal.add_model(model_id, url, session.session_id, client.model_id)
         self.models[model_id] = client
+
+    def lose_model(self, row: ModelRow, reason: str) -> None:
+        """Gives a model up. Later requests of it fail for this reason."""
+        self.models.pop(row.model_id, None)
+        self.store.models.mark_failed(row.model_id, reason)
+        self.journal.drop_model(row.model_id)
 
     def keep_ephemeral(self, sampler_id: str, model: ModelRow, opened: OpenSampler) -> None:
         """Keeps the sampling session of weights that were saved for it."""

@@ -64,7 +64,7 @@ def _batch(
     loss_fn, settings = batch.loss_fn, values.loss_settings(batch)
 
     async def work() -> bytes:
-        client = state.model(row.model_id)
+        client = await state.model(row.model_id)
         run = client.forward_backward if backward else client.forward
         output = await or_failure(
             state.upstream_of(client).url, lambda: run(data, loss_fn, settings)
@@ -96,7 +96,7 @@ def _optim_step(state: BridgeState, row: ModelRow, body: OptimStepRequest) -> Wo
     settings = _valid(lambda: values.optimizer_settings(body))
 
     async def work() -> bytes:
-        client = state.model(row.model_id)
+        client = await state.model(row.model_id)
         response = await or_failure(
             state.upstream_of(client).url, lambda: client.optim_step(settings)
         )

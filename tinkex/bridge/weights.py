@@ -44,7 +44,7 @@ from tinkex_server.checkpoint_path import (
 )
 from tinkex_server.engine.interface import LoraShape
 from tinkex_server.errors import malformed
-from tinkex_server.jobs.requests import Work
+from tinkex_server.jobs.requests import Work, WorkFailed
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
@@ -53,13 +53,15 @@ from tinkex_server.rules.saving import (
     check_unsaved,
     check_unused,
     expiry,
+    is_inflight,
     record_checkpoint,
+    sampler_target,
     without_training_state,
     write_checkpoint,
 )
 from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow
 from tinkex_server.wire.json import encode
-from tinkex_server.wire.optimizers import optimizer_kind
+from tinkex_server.wire.optimizers import optimizer_config, optimizer_kind
 
 logger = logging.getLogger("tinkex.bridge")
 
@@ -120,18 +122,9 @@ def _save(state: BridgeState, row: ModelRow, body: SaveWeightsRequest) -> Work:
 def _save_for_sampler(
     state: BridgeState, row: ModelRow, body: SaveWeightsForSamplerRequest
 ) -> Work:
-    kind = body.kind or "snapshot"
-    if kind not in ("snapshot", "inflight"):
-        raise malformed("kind", message="must be snapshot or inflight")
-    if body.path is None:
-        if body.sampling_session_seq_id is None:
-            raise malformed("path", message="must be given, or sampling_session_seq_id")
-        return _save_ephemeral(
-            state, row, body.sampling_session_seq_id, inflight=kind == "inflight"
-        )
-    if kind == "inflight":
-        raise malformed("kind", message="cannot be inflight together with path")
-    path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
+    inflight, path = is_inflight(body), sampler_target(row, body)
+    if isinstance(path, int):
+        return _save_ephemeral(state, row, path, inflight=inflight)
     metadata = _metadata(body)
 
     async def run(client: AsyncTrainingClient) -> _Saved:
@@ -179,7 +172,7 @@ def _save_named(
     async def work() -> bytes:
         if not overwrite:
             check_unsaved(state, path)
-        client = state.model(row.model_id)
+        client = await state.model(row.model_id)
         url = state.upstream_of(client).url
         saved = await or_failure(url, lambda: run(client))
         if not saved.size_bytes:
@@ -229,7 +222,7 @@ def _save_ephemeral(state: BridgeState, row: ModelRow, number: int, *, inflight:
 
     async def work() -> bytes:
         check_unused(state, row.session_id, number)
-        client = state.model(row.model_id)
+        client = await state.model(row.model_id)
         kind = "inflight" if inflight else "snapshot"
         url = state.upstream_of(client).url
         sampler_client = await or_failure(
@@ -317,9 +310,26 @@ async def _source(state: BridgeState, access: Access, body: LoadWeightsRequest) 
 def _loaded_model(
     source: _Source, state: BridgeState, body: LoadWeightsRequest, row: ModelRow
 ) -> NewModel:
-    upstream, session = state.server_of(source.where), state.session(row.session_id)
+    optimizer: OptimizerConfig | None = None if body.optimizer else body.optimizer_config
+
+    async def create() -> Sequence[str]:
+        await _make_from_state(state, row, source.where, body, optimizer)
+        return ()
+
+    return NewModel(row, create, _loaded(body.path, row.model_id))
+
+
+async def _make_from_state(
+    state: BridgeState,
+    row: ModelRow,
+    where: UpstreamPath,
+    body: LoadWeightsRequest,
+    optimizer: OptimizerConfig | None,
+) -> None:
+    """Makes a model on the server of a checkpoint, with its weights. Raises `WorkFailed`."""
+    upstream = state.server_of(where)
     saved = SavedState(
-        path=source.where.path,
+        path=where.path,
         with_optimizer=body.optimizer,
         base_model=body.base_model,
         weights_access_token=body.weights_access_token,
@@ -330,18 +340,14 @@ def _loaded_model(
         train_mlp=row.lora.train_mlp,
         train_unembed=row.lora.train_unembed,
     )
-    optimizer: OptimizerConfig | None = None if body.optimizer else body.optimizer_config
 
     async def make(begun: Session) -> None:
         begun.saved_shapes.setdefault(saved.path, (row.base_model, shape))
         client = await model_from_state(begun, saved, dict(row.user_metadata), optimizer)
         state.keep_model(row.model_id, upstream.url, begun, client)
 
-    async def create() -> Sequence[str]:
-        await or_failure(upstream.url, lambda: upstream.in_session(session, make))
-        return ()
-
-    return NewModel(row, create, _loaded(body.path, row.model_id))
+    session = state.session(row.session_id)
+    await or_failure(upstream.url, lambda: upstream.in_session(session, make))
 
 
 def _load(state: BridgeState, access: Access, row: ModelRow, body: LoadWeightsRequest) -> Work:
@@ -349,18 +355,53 @@ def _load(state: BridgeState, access: Access, row: ModelRow, body: LoadWeightsRe
         raise malformed("model_id", message="must be given, or session_id, but not both")
     if f"/{SAMPLER_WEIGHTS}/" in body.path:
         raise without_training_state(body.path)
+    result = encode(_loaded(body.path, row.model_id))
 
     async def work() -> bytes:
         # looked up only now, since the request before may save it
         where, _ = state.checkpoint(access, body.path)
-        client = state.model(row.model_id)
+        async with state.turnstile(row.model_id):
+            client = state.model_there(row.model_id)
+            upstream = state.upstream_of(client)
+            makes_anew = upstream.dialect.resume == "by_create"
+            if makes_anew and state.journal.is_untouched(row.model_id):
+                await _make_anew(state, row, where, body)
+                return result
         load = client.load_state_with_optimizer if body.optimizer else client.load_state
-        await or_failure(
-            state.upstream_of(client).url, lambda: load(where.path, body.weights_access_token)
-        )
-        return encode(_loaded(body.path, row.model_id))
+        await or_failure(upstream.url, lambda: load(where.path, body.weights_access_token))
+        return result
 
     return work
+
+
+async def _make_anew(
+    state: BridgeState, row: ModelRow, where: UpstreamPath, body: LoadWeightsRequest
+) -> None:
+    """Puts a model with the weights of a checkpoint in the place of one for which nothing was sent
+    yet, on a server that loads only into new models. Its caller holds the model's turnstile.
+
+    When that fails the model is lost, so that none of its later requests runs on other weights.
+    """
+    await _unload(state, state.models[row.model_id])
+    optimizer = None if row.optimizer == "adamw" else optimizer_config(row.optimizer)
+    try:
+        await _make_from_state(state, row, where, body, optimizer)
+    except WorkFailed as error:
+        state.lose_model(row, f"model {row.model_id!r} could not be loaded: {error}")
+        raise
+
+
+async def _unload(state: BridgeState, client: AsyncTrainingClient) -> None:
+    """Frees a model on its server that another one replaces. One that is left there ends with its
+    session.
+    """
+    upstream = state.upstream_of(client)
+    if upstream.dialect.lacks("unload_model"):
+        return
+    try:
+        await client.unload_model()
+    except TinkexError as error:
+        logger.warning("model %s was left on %s: %s", client.model_id, upstream.url, error)
 
 
 def _loaded(path: str, model_id: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from attrs import fields, frozen
+from tinkex_api.types import html_table
 
 from tinkex.config.setting import Group, Setting, declared_in
 from tinkex.config.sources import Sources
@@ -33,6 +34,11 @@ class Description:
 
     def __iter__(self) -> Iterator[Described]:
         return iter(self.settings)
+
+    def _repr_html_(self) -> str:
+        """Returns the settings as a table of HTML, for notebooks."""
+        rows = ((setting.name, setting.value, setting.source) for setting in self)
+        return html_table(("setting", "value", "source"), rows)
 
     def __str__(self) -> str:
         names, values = (

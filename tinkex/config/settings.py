@@ -19,7 +19,7 @@ from tinkex.config.secrets import as_secret, hidden, masked_text, names_of, publ
 from tinkex.config.setting import group, setting, single_settings, with_names
 from tinkex.config.sources import Sources
 from tinkex.dialects.dialect import ChunkLimits, Dialect
-from tinkex.errors import ConfigError, InvalidInputError
+from tinkex.errors import ConfigError, InvalidInputError, MissingKeyError
 from tinkex.errors.hints import hinted
 from tinkex.errors.validators import name_of, positive, whole_and_not_negative
 
@@ -63,7 +63,7 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 
 
 @hinted
-@frozen(kw_only=True, field_transformer=with_names)
+@frozen(kw_only=True, repr=False, field_transformer=with_names)
 class Config:
     """The settings of a client.
 
@@ -251,6 +251,19 @@ class Config:
         """
         return describe(self)
 
+    def __repr__(self) -> str:
+        """Returns the settings that are not defaults, with secrets masked."""
+        given = (
+            f"{setting.name}={setting.value}"
+            for setting in self.describe()
+            if setting.source != "default" or setting.name == "base_url"
+        )
+        return f"<Config {' '.join(given)}>"
+
+    def _repr_html_(self) -> str:
+        """Returns all settings with their sources as a table of HTML, for notebooks."""
+        return self.describe()._repr_html_()  # pyright: ignore[reportPrivateUsage] # the name is that of notebooks
+
     def without_secrets(self) -> dict[str, Any]:
         """Returns the settings that may be sent to another process, as arguments of `Config`.
 
@@ -266,7 +279,7 @@ class Config:
 
     def __attrs_post_init__(self) -> None:
         if not (self.api_key or self.credential_cmd) and self.is_hosted:
-            raise ConfigError(
+            raise MissingKeyError(
                 "no API key for the hosted service",
                 advice=(
                     "Set TINKER_API_KEY or pass api_key=…. To use a server of your own, which may "

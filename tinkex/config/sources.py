@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,17 @@ class Sources:
 
     def warn_of_misspelt(self, variables: Set[str]) -> None:
         """Logs a warning for each environment variable that looks like a misspelt one of tinkex."""
+        for name, near in self.misspelt(variables):
+            logger.warning("%s is set and has no effect: did you mean %s?", name, near)
+
+    def misspelt(self, variables: Set[str]) -> Iterator[tuple[str, str]]:
+        """Yields each environment variable that looks like a misspelt one of tinkex, with the name
+        that is probably meant.
+        """
         ours = {*variables, *_OTHER_VARIABLES}
         for name in sorted(self.environment.keys() - ours):
             if name.startswith("TINK") and (near := _nearest(name, ours)):
-                logger.warning("%s is set and has no effect: did you mean %s?", name, near)
+                yield name, near
 
     def _in_profile(self, name: str) -> Any:
         group, _, item = name.rpartition(".")

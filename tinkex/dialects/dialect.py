@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 from attrs.validators import in_
+from tinkex_api.types import html_table
 
 from tinkex.errors.validators import positive
 
@@ -127,7 +128,7 @@ class SamplingRules:
     """The largest number of samples of a request; None if there is no limit."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Dialect:
     """The behaviour of one kind of server. The defaults are safe on all servers.
 
@@ -259,6 +260,18 @@ class Dialect:
     unloads_by_query: bool = False
     """Whether unload_model expects the model's id in the URL."""
     sampling: SamplingRules = SamplingRules()
+
+    def __repr__(self) -> str:
+        return f"<Dialect {self.name}: {self.about}>"
+
+    def _repr_html_(self) -> str:
+        """Returns what is known of the server as a table of HTML, for notebooks."""
+        rows = (
+            (item.name, repr(getattr(self, item.name)), str(self.known(item.name)))
+            for item in fields(type(self))
+            if item.name not in ("name", "about", "source", "evidence")
+        )
+        return html_table(("fact", "value", "source"), rows, f"{self.name}: {self.about}")
 
     def known(self, name: str) -> Evidence:
         """Returns the source of a field, or of a part of one."""

@@ -78,15 +78,15 @@ def begun(
     Raises:
         InvalidInputError: an argument is wrong. This is raised at once, as in the official SDK.
     """
-    begun: list[AsyncAPIFuture[T]] = []
+    made: list[AsyncAPIFuture[T]] = []
 
     def begin() -> AsyncAPIFuture[T]:
-        begun.append(AsyncAPIFuture(function(*args, **kwargs), RequestState(operation)))
-        return begun[0]
+        made.append(AsyncAPIFuture(function(*args, **kwargs), RequestState(operation)))
+        return made[0]
 
     future = TinkexFuture(portal, begin)
     # The call below is behind the first step of the method, in which it checks its arguments.
-    if error := portal.call(_refusal, begun[0]):
+    if error := portal.call(_refusal, made[0]):
         raise error
     return future
 

@@ -2,6 +2,7 @@
 
     TinkexError
     ├── ConfigError                  a setting is missing or wrong             (also a ValueError)
+    │   └── MissingKeyError          the hosted service needs an API key, and there is none
     ├── CredentialError              the function or command for the API key gave no key
     ├── InvalidInputError            an argument is wrong                      (also a ValueError)
     │   └── ArgumentError            an argument has a wrong type or name       (also a TypeError)
@@ -99,6 +100,18 @@ class TinkexError(Exception):
         text = f"{text}\n  {self.wait}" if self.wait else text
         return f"{text}\n  {self.advice}" if self.advice else text
 
+    def _repr_html_(self) -> str:
+        """Returns the error as HTML, for notebooks: what failed, whose fault it is, what to do."""
+        import html
+
+        retry = "a retry may help" if self.retryable else "a retry does not help"
+        lines = [
+            f"<b>{html.escape(type(self).__name__)}</b>: {html.escape(self.message)}",
+            f"fault: {self.fault}; {retry}",
+            html.escape(self.advice or ""),
+        ]
+        return "<br>".join(line for line in lines if line)
+
     def __reduce__(self) -> tuple[Callable[..., TinkexError], tuple[Any, ...]]:
         return _restore, (type(self), self.args, self.__dict__.copy())
 
@@ -115,6 +128,10 @@ class ConfigError(TinkexError, ValueError):
     """A missing or wrong setting. The message names the setting, its value and what is allowed."""
 
     fault = "user"
+
+
+class MissingKeyError(ConfigError):
+    """A client for the hosted service without an API key. Nothing was sent."""
 
 
 class CredentialError(TinkexError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 from weakref import ref
 
 from tinkex.errors import TinkexError, WaitTimeoutError
@@ -134,10 +136,35 @@ class AsyncAPIFuture(Generic[T]):
             raise AttributeError(no_result_yet(self, name, "await it"), name=name, obj=self)
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} {self.state.operation} request_id={self.request_id} "
-            f"done={self.done()}>"
-        )
+        return f"<{type(self).__name__} {describe(self.task, self.state)}>"
+
+    def _repr_html_(self) -> str:
+        return future_html(self, self.task, self.state)
+
+
+Outcome: TypeAlias = "asyncio.Future[Any] | Future[Any]"
+
+
+def describe(outcome: Outcome, state: RequestState) -> str:
+    """Returns the call of a future, its request, and whether it is done or has failed."""
+    request = f" request_id={state.request_id}" if state.request_id else ""
+    return f"{state.operation}{request} {_standing(outcome, state)}"
+
+
+def future_html(future: object, outcome: Outcome, state: RequestState) -> str:
+    """Returns the repr of a future as HTML, for notebooks, with what the call waits for."""
+    waits = f"<br>{html.escape(str(state.wait.facts()))}" if state.wait else ""
+    return f"<code>{html.escape(repr(future))}</code>{'' if outcome.done() else waits}"
+
+
+def _standing(outcome: Outcome, state: RequestState) -> str:
+    if not outcome.done():
+        return f"queue={state.queue_state} done=False" if state.queue_state else "done=False"
+    if outcome.cancelled():
+        return "cancelled"
+    if (error := outcome.exception()) is None:
+        return "done=True"
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _on_failure(

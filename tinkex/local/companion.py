@@ -1,7 +1,8 @@
-"""A server beside a program: `python -m tinkex.local.companion MODEL…`, started by `tinkex exec`.
+"""A server beside a program: `python -m tinkex.local.companion DATA_DIR MODEL…`, started by
+`tinkex.local.beside`. An empty DATA_DIR is a temporary folder.
 
-It prints one line of JSON, with its `base_url` or with the `error` for which it cannot start, and
-serves until its standard input is closed, which happens when the program ends.
+It prints lines of JSON: what it is `doing`, and at last its `base_url` or the `error` for which it
+cannot start. It serves until its standard input is closed, which happens when the program ends.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import json
 import os
 import sys
 
+_STARTING = "importing its packages, reading the configuration of its models and opening its port"
 
-def main(models: list[str]) -> int:
+
+def main(data_dir: str, models: list[str]) -> int:
     """Serves the models until standard input is closed. Returns the exit status."""
     _leave_parent()
     try:
+        _say({"doing": _STARTING})
         from tinkex.local import serve
 
-        with serve(models or "tinkex/tiny") as server:
+        with serve(models or "tinkex/tiny", data_dir=data_dir or None) as server:
             _say({"base_url": server.base_url})
             sys.stdin.buffer.read()
     except Exception as error:  # noqa: BLE001 - the process that started this one reports it
@@ -42,4 +46,4 @@ def _say(line: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -8,7 +8,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from tinkex.errors.tracebacks import shorten
-from tinkex.futures.api_future import AsyncAPIFuture, deliver, no_result_yet, not_in_time
+from tinkex.futures.api_future import (
+    AsyncAPIFuture,
+    deliver,
+    describe,
+    future_html,
+    no_result_yet,
+    not_in_time,
+)
 from tinkex.portal.portal import Portal
 
 T = TypeVar("T")
@@ -135,10 +142,10 @@ class APIFuture(Generic[T]):
             raise AttributeError(no_result_yet(self, name, "call .result()"), name=name, obj=self)
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} {self._future.state.operation} request_id={self.request_id} "
-            f"done={self.done()}>"
-        )
+        return f"<{type(self).__name__} {describe(self._outcome, self._future.state)}>"
+
+    def _repr_html_(self) -> str:
+        return future_html(self, self._outcome, self._future.state)
 
     def _begin(self, begin: Callable[[], AsyncAPIFuture[T]]) -> AsyncAPIFuture[T]:
         future = begin()

@@ -25,6 +25,7 @@ from tinkex_api.api.server import get_server_capabilities
 from tinkex_api.api.sessions import (
     assign_session_project,
     export_session_trace,
+    finish_session,
     get_session,
     list_sessions,
     search_sessions,
@@ -40,6 +41,8 @@ from tinkex_api.models import (
     CopyWeightsRequest,
     ExternalWeightsUploadFinishRequest,
     ExternalWeightsUploadStartRequest,
+    FinishReason,
+    FinishSessionRequest,
     SetCheckpointTtlRequest,
     WeightsInfoRequest,
 )
@@ -60,6 +63,7 @@ from tinkex.rest.hub import HubUpload, add_model_card
 from tinkex.rest.identity import identity
 from tinkex.rest.paging import PAGE_SIZE, check_page, listing, search_results
 from tinkex.session.discovery import discover
+from tinkex.session.lifecycle import Outcome
 from tinkex.threads import in_thread
 from tinkex.transport.upload_settings import UploadSettings
 from tinkex.types import (
@@ -198,6 +202,24 @@ class AsyncRestClient(AsyncConnection):
         await self._send(
             assign_session_project.request(session_id, body=AssignSessionProjectRequest(project_id))
         )
+
+    async def close_session(
+        self, session_id: str, status: Outcome = "success", detail: str | None = None
+    ) -> None:
+        """Ends a session, such as one whose program was killed. The server refuses later calls of a
+        client that still uses it.
+
+        Args:
+            session_id: the session's id.
+            status: how the session ended, as for `ServiceClient.close`.
+            detail: a text about the end.
+
+        Example:
+            for session_id in rest.list_sessions(offset=50).sessions:  # all but the newest 50
+                rest.close_session(session_id, "interrupted", "its program was killed")
+        """
+        body = FinishSessionRequest(FinishReason(status), detail)
+        await self._send(finish_session.request(session_id, body=body))
 
     async def export_session_trace(self, session_id: str) -> str:
         """Has the server write a trace of a session, a Perfetto file, and returns its URL. The file

@@ -472,7 +472,9 @@ class AsyncSamplingClient:
     async def _sample(
         self, prompt: ModelInput | str, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        return await self._sampler.sample(await self._encode(prompt, plan), plan, state, timeout)
+        drawn = await self._sampler.sample(await self._encode(prompt, plan), plan, state, timeout)
+        object.__setattr__(drawn, "base_model", self._base_model)  # for its repr
+        return drawn
 
     async def _stream(
         self, prompt: ModelInput | str, plan: SamplePlan, timeout: float | None

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tinkex.config import Config
 from tinkex.errors.hints import hinted
 from tinkex.portal import portal as portals
 from tinkex.portal.official_calls import DONE, Done, deprecated_twin
 from tinkex.rest.admin import AsyncAdminClient
 from tinkex.threads import in_thread
-from tinkex.types import (
-    AuditEventType,
-    AuditLogResponse,
-    BillingUsageResponse,
-    CurrentCheckpointStorageUsageResponse,
-)
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+    from types import TracebackType
+
+    from tinkex.config import Config
+    from tinkex.types import (
+        AuditEventType,
+        AuditLogResponse,
+        BillingUsageResponse,
+        CurrentCheckpointStorageUsageResponse,
+    )
 
 
 @hinted

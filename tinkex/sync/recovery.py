@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tinkex_api.types import OwnFuture
 
-from tinkex.config.recovery import RecoveryPolicy
-from tinkex.errors import TinkexError
 from tinkex.errors.hints import hinted
 from tinkex.portal.iteration import iterate
-from tinkex.portal.portal import Portal
-from tinkex.recovery.run import AsyncRecoverableRun
-from tinkex.sync.training import TrainingClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tinkex.config.recovery import RecoveryPolicy
+    from tinkex.errors import TinkexError
+    from tinkex.portal.portal import Portal
+    from tinkex.recovery.run import AsyncRecoverableRun
+    from tinkex.sync.training import TrainingClient
 
 
 @hinted
@@ -42,6 +46,8 @@ class RecoverableRun(OwnFuture):
 
     @property
     def trainer(self) -> TrainingClient:
+        from tinkex.sync.training import TrainingClient
+
         return TrainingClient(self._client.trainer, self._portal)
 
     @property

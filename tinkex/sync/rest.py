@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from os import PathLike
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tinkex.config import Config
-from tinkex.downloads.download import ProgressCallback
 from tinkex.errors.hints import hinted
 from tinkex.portal import portal as portals
 from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
-from tinkex.portal.portal import Portal
 from tinkex.rest.client import AsyncRestClient
-from tinkex.rest.external_weights import (
-    ExternalWeightsUploadFinishResult,
-    ExternalWeightsUploadStartResult,
-)
 from tinkex.rest.paging import PAGE_SIZE
 from tinkex.threads import in_thread
-from tinkex.types import (
-    AccessScope,
-    ApiKeyInfoResponse,
-    Checkpoint,
-    CheckpointArchiveUrlResponse,
-    CheckpointSearchRequest,
-    CheckpointSearchResponse,
-    CheckpointsListResponse,
-    ExternalWeightsUrlsResponse,
-    GetSamplerResponse,
-    GetServerCapabilitiesResponse,
-    GetSessionResponse,
-    ListSessionsResponse,
-    LoraConfig,
-    SessionSearchRequest,
-    SessionSearchResponse,
-    SessionSummary,
-    TrainingRun,
-    TrainingRunsResponse,
-    WeightsInfoResponse,
-    WhoamiResponse,
-)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+    from pathlib import Path
+    from types import TracebackType
+
+    from tinkex.config import Config
+    from tinkex.downloads.download import ProgressCallback
+    from tinkex.portal.portal import Portal
+    from tinkex.rest.external_weights import (
+        ExternalWeightsUploadFinishResult,
+        ExternalWeightsUploadStartResult,
+    )
+    from tinkex.session.lifecycle import Outcome
+    from tinkex.types import (
+        AccessScope,
+        ApiKeyInfoResponse,
+        Checkpoint,
+        CheckpointArchiveUrlResponse,
+        CheckpointSearchRequest,
+        CheckpointSearchResponse,
+        CheckpointsListResponse,
+        ExternalWeightsUrlsResponse,
+        GetSamplerResponse,
+        GetServerCapabilitiesResponse,
+        GetSessionResponse,
+        ListSessionsResponse,
+        LoraConfig,
+        SessionSearchRequest,
+        SessionSearchResponse,
+        SessionSummary,
+        TrainingRun,
+        TrainingRunsResponse,
+        WeightsInfoResponse,
+        WhoamiResponse,
+    )
 
 
 @hinted
@@ -163,6 +167,24 @@ class RestClient:
     def assign_session_project(self, session_id: str, project_id: str) -> Done:
         """Moves a session, with everything in it, to a project."""
         self._portal.run(self._client.assign_session_project, session_id, project_id)
+        return DONE
+
+    def close_session(
+        self, session_id: str, status: Outcome = "success", detail: str | None = None
+    ) -> Done:
+        """Ends a session, such as one whose program was killed. The server refuses later calls of a
+        client that still uses it.
+
+        Args:
+            session_id: the session's id.
+            status: how the session ended, as for `ServiceClient.close`.
+            detail: a text about the end.
+
+        Example:
+            for session_id in rest.list_sessions(offset=50).sessions:  # all but the newest 50
+                rest.close_session(session_id, "interrupted", "its program was killed")
+        """
+        self._portal.run(self._client.close_session, session_id, status, detail)
         return DONE
 
     def export_session_trace(self, session_id: str) -> Text:

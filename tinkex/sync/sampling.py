@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tinkex_api.types import OwnFuture
 
-from tinkex.config import RetrySettings
 from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.portal import portal as portals
 from tinkex.portal.future import APIFuture
 from tinkex.portal.iteration import iterate
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
-from tinkex.portal.portal import Portal
 from tinkex.sampling.client import AsyncSamplingClient
-from tinkex.sampling.many import Prompts, SampleManyItem
-from tinkex.sampling.service_protocol import CreatesSamplingClients
-from tinkex.sampling.stream import SamplePiece
 from tinkex.threads import in_thread
-from tinkex.tokenizer import Tokenizer
-from tinkex.types import (
-    ArrayLike,
-    ModelInput,
-    SampleResponse,
-    SamplingParams,
-    TensorData,
-)
 from tinkex.waiting.wait import QueueObserver, RequestState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+    from tinkex.config import RetrySettings
+    from tinkex.portal.portal import Portal
+    from tinkex.sampling.many import Prompts, SampleManyItem
+    from tinkex.sampling.service_protocol import CreatesSamplingClients
+    from tinkex.sampling.stream import SamplePiece
+    from tinkex.tokenizer import Tokenizer
+    from tinkex.types import (
+        ArrayLike,
+        ModelInput,
+        SampleResponse,
+        SamplingParams,
+        TensorData,
+    )
 
 
 @hinted

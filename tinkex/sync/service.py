@@ -3,25 +3,28 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tinkex.config import Config, RetrySettings
-from tinkex.config.recovery import RecoveryPolicy
-from tinkex.dialects.dialect import Dialect
 from tinkex.errors.hints import hinted
-from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
 from tinkex.portal import portal as portals
 from tinkex.portal.official_calls import DONE, Done, Text, deprecated_twin
 from tinkex.service import AsyncServiceClient
-from tinkex.session.lifecycle import Outcome
-from tinkex.sync.recovery import RecoverableRun
-from tinkex.sync.rest import RestClient
-from tinkex.sync.sampling import SamplingClient
-from tinkex.sync.training import TrainingClient
 from tinkex.threads import in_thread
-from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from tinkex.config import Config, RetrySettings
+    from tinkex.config.recovery import RecoveryPolicy
+    from tinkex.dialects.dialect import Dialect
+    from tinkex.losses.handle import LossHandle, PerDatumLossFn, Rank
+    from tinkex.session.lifecycle import Outcome
+    from tinkex.sync.recovery import RecoverableRun
+    from tinkex.sync.rest import RestClient
+    from tinkex.sync.sampling import SamplingClient
+    from tinkex.sync.training import TrainingClient
+    from tinkex.types import GetServerCapabilitiesResponse, OptimizerConfig
 
 
 @hinted
@@ -134,6 +137,8 @@ class ServiceClient:
             fb = trainer.forward_backward(data, "cross_entropy")
             loss = fb.result().metrics["loss:sum"]
         """
+        from tinkex.sync.training import TrainingClient
+
         return TrainingClient(
             self._portal.run(
                 self._client.create_lora_training_client,
@@ -186,6 +191,8 @@ class ServiceClient:
             path = saving.result().path
             trainer = service.create_training_client_from_state(path)
         """
+        from tinkex.sync.training import TrainingClient
+
         return TrainingClient(
             self._portal.run(
                 self._client.create_training_client_from_state,
@@ -218,6 +225,8 @@ class ServiceClient:
             path = saving.result().path
             trainer = service.create_training_client_from_state_with_optimizer(path)
         """
+        from tinkex.sync.training import TrainingClient
+
         return TrainingClient(
             self._portal.run(
                 self._client.create_training_client_from_state_with_optimizer,
@@ -260,6 +269,8 @@ class ServiceClient:
             sampler = service.create_sampling_client(model_path=path)
             base = service.create_sampling_client(base_model="Qwen/Qwen3-8B")
         """
+        from tinkex.sync.sampling import SamplingClient
+
         return SamplingClient(
             self._portal.run(
                 self._client.create_sampling_client,
@@ -375,6 +386,8 @@ class ServiceClient:
             run = service.create_recoverable_run(trainer, policy=policy)
             sampler = run.trainer.save_weights_and_get_sampling_client()
         """
+        from tinkex.sync.recovery import RecoverableRun
+
         return RecoverableRun(
             self._portal.run(self._client.create_recoverable_run, trainer._client, policy),
             self._portal,
@@ -386,6 +399,8 @@ class ServiceClient:
         Raises:
             ClientClosedError: the client was closed.
         """
+        from tinkex.sync.rest import RestClient
+
         return RestClient._around(self._portal.call(self._client.create_rest_client), self._portal)
 
     def get_server_capabilities(self) -> GetServerCapabilitiesResponse:

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tinkex_api.types import OwnFuture
 
-from tinkex.config import RetrySettings
 from tinkex.errors.hints import hinted
-from tinkex.losses.batch_checks import LossName
-from tinkex.losses.custom import CustomLoss
-from tinkex.losses.handle import LossHandle
 from tinkex.portal.future import APIFuture
 from tinkex.portal.official_calls import DONE, Done, deprecated_twin
-from tinkex.portal.portal import Portal
-from tinkex.sync.sampling import SamplingClient
 from tinkex.threads import in_thread
-from tinkex.tokenizer import Tokenizer
-from tinkex.training.argument_checks import (
-    SamplerKind,
-)
-from tinkex.training.client import AsyncTrainingClient
-from tinkex.types import (
-    AdamParams,
-    Datum,
-    DimuonParams,
-    ForwardBackwardOutput,
-    GetInfoResponse,
-    LoadWeightsResponse,
-    OptimStepResponse,
-    SaveWeightsExternalResponse,
-    SaveWeightsForSamplerResponse,
-    SaveWeightsResponse,
-    SgdParams,
-    TrainStepOutput,
-)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tinkex.config import RetrySettings
+    from tinkex.losses.batch_checks import LossName
+    from tinkex.losses.custom import CustomLoss
+    from tinkex.losses.handle import LossHandle
+    from tinkex.portal.portal import Portal
+    from tinkex.sync.sampling import SamplingClient
+    from tinkex.tokenizer import Tokenizer
+    from tinkex.training.argument_checks import (
+        SamplerKind,
+    )
+    from tinkex.training.client import AsyncTrainingClient
+    from tinkex.types import (
+        AdamParams,
+        Datum,
+        DimuonParams,
+        ForwardBackwardOutput,
+        GetInfoResponse,
+        LoadWeightsResponse,
+        OptimStepResponse,
+        SaveWeightsExternalResponse,
+        SaveWeightsForSamplerResponse,
+        SaveWeightsResponse,
+        SgdParams,
+        TrainStepOutput,
+    )
 
 
 @hinted
@@ -241,6 +244,8 @@ class TrainingClient(OwnFuture):
             sampling = sampler.sample("Once upon a time", sampling_params=params)
             tokens = sampling.result().sequences[0].tokens
         """
+        from tinkex.sync.sampling import SamplingClient
+
         return SamplingClient(
             self._portal.run(
                 self._client.save_weights_and_get_sampling_client,
@@ -268,6 +273,8 @@ class TrainingClient(OwnFuture):
         Raises:
             NotFoundError: there are no such weights.
         """
+        from tinkex.sync.sampling import SamplingClient
+
         return SamplingClient(
             self._portal.run(
                 self._client.create_sampling_client, model_path, retry_config, record_stability_info

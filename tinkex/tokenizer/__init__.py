@@ -6,6 +6,7 @@ from tinkex.tokenizer.encoding import Encoding
 from tinkex.tokenizer.lookup import (
     find_tokenizer,
     get_tokenizer,
+    known_tokenizer,
     loaded_tokenizer,
     names_of_tokenizer,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "TokenizerError",
     "find_tokenizer",
     "get_tokenizer",
+    "known_tokenizer",
     "loaded_tokenizer",
     "names_of_tokenizer",
 ]

@@ -12,7 +12,8 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS, _MODEL_CONFIG = "special_tokens_map.json", "config.json"
 
-_BESIDE = (CONFIG, _SPECIAL_TOKENS, _MODEL_CONFIG, "chat_template.jinja")
+TEMPLATE = "chat_template.jinja"
+_BESIDE = (CONFIG, _SPECIAL_TOKENS, _MODEL_CONFIG, TEMPLATE)
 """The files beside tokenizer.json of which transformers makes a tokenizer."""
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -63,6 +64,21 @@ class TokenizerFiles:
         if not isinstance(fields, dict):
             raise ValueError(f"{name} is not a JSON object")
         return cast("dict[str, Any]", fields)
+
+
+def chat_template(beside: Mapping[str, str]) -> str | None:
+    """Returns the chat template in the files beside tokenizer.json, or None.
+
+    A file of its own goes before the one in tokenizer_config.json, which may be a list of named
+    templates: then it is the one named "default".
+    """
+    if TEMPLATE in beside:
+        return beside[TEMPLATE]
+    found: Any = json.loads(beside.get(CONFIG, "{}")).get("chat_template")
+    if isinstance(found, list):
+        named = cast("list[dict[str, str]]", found)
+        return next((each["template"] for each in named if each["name"] == "default"), None)
+    return found if isinstance(found, str) else None
 
 
 def _roles(fields: Mapping[str, Any]) -> dict[str, str | None]:

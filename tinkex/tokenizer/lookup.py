@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import cast
 
 from tinkex.tokenizer.files import TokenizerFiles
 from tinkex.tokenizer.shared_loads import Loads
@@ -69,6 +70,15 @@ def loaded_tokenizer(
 ) -> Tokenizer | None:
     """Returns the tokenizer if `find_tokenizer` has already loaded it, or None."""
     return _loads.ready(_key(names, served))
+
+
+def known_tokenizer(name: str) -> Tokenizer | None:
+    """Returns a tokenizer that this process has loaded under the name of a model, or None."""
+    for key, loaded in _loads.all_ready():
+        names = cast("tuple[object, ...]", key)[0]
+        if name == names or (isinstance(names, tuple) and name in names):
+            return loaded
+    return None
 
 
 def _key(names: Sequence[str], served: tuple[str, Callable[[], TokenizerFiles]] | None) -> Hashable:

@@ -55,6 +55,13 @@ class Loads(Generic[T]):
         except AbandonedLoad:
             return self.get(key, load)
 
+    def all_ready(self) -> list[tuple[Hashable, T]]:
+        """Returns the keys and values that are loaded. It does not wait."""
+        with self._lock:
+            keys = list(self._loads)
+        values = ((key, self.ready(key)) for key in keys)
+        return [(key, value) for key, value in values if value is not None]
+
     def ready(self, key: Hashable) -> T | None:
         """Returns the value of a key if it is loaded, or None. It does not wait."""
         done = self._loads.get(key)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 from attrs import frozen
 
 from tinkex.errors import TinkexError
@@ -178,6 +177,8 @@ def _from_hub(endpoint: str, repository: str, revision: str, token: str | None) 
 
 def _unreachable(url: str) -> str | None:
     """Returns why the hub is unreachable, or None if it answers."""
+    import httpx  # here, because the import is slow
+
     try:
         httpx.head(url, timeout=_QUICK)
     except httpx.HTTPError as error:

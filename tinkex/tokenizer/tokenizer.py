@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
 from tinkex.tokenizer.encoding import Encoding
-from tinkex.tokenizer.files import CONFIG, TOKENIZER, TokenizerFiles
+from tinkex.tokenizer.files import CONFIG, TOKENIZER, TokenizerFiles, chat_template
 from tinkex.tokenizer.stream import StreamDecoder
 
 if TYPE_CHECKING:
@@ -272,6 +272,15 @@ class Tokenizer:
     def mask_token_id(self) -> int | None:
         """The id of `mask_token`; None if there is no such token."""
         return self._id("mask_token")
+
+    # ---- chats ----
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that turns the messages of a chat into text; None if the tokenizer's
+        files have none. `tinkex.data.chat_template` renders it.
+        """
+        return chat_template(self._beside)
 
     # ---- for other libraries ----
 

@@ -87,6 +87,7 @@ class RequestSender:
             optional: whether later calls may go on when this one fails, as far as the numbers
                 allow.
         """
+        # the session may have been lost since the turn came: other requests may lie between
         self._session.check(turn.operation)
         await self._sequencer.reclaim_numbers()
         first, count = self._sequencer.next_seq_id, len(requests)

@@ -1,41 +1,76 @@
-"""`ConnectionPool`: the client's own HTTP connections, which are used again where that is safe."""
+"""`ConnectionPool`: connections by aiohttp, which know how far each exchange got."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
-from functools import lru_cache
-from socket import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from functools import cached_property, lru_cache
+from io import BytesIO
+from ssl import SSLContext, SSLError
 from weakref import finalize
 
-from attrs import define, field, frozen
+import aiohttp
+from aiohttp.connector import Connection
+from attrs import define, frozen
+from yarl import URL
 
 from tinkex.config import HttpLimits
-from tinkex.config.proxies import Proxies
+from tinkex.config.proxies import Proxies, Proxy
+from tinkex.config.secrets import Secret, is_secret, without_queries
+from tinkex.errors import FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
-from tinkex.transport.connecting import Connector, Origin
-from tinkex.transport.http_connection import HttpConnection
 from tinkex.transport.lifetimes import start_task
-from tinkex.transport.port import Answer, ExchangeFailed, Message
+from tinkex.transport.name_resolution import resolver
+from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
+from tinkex.transport.unreachable import (
+    SERVER_SPEAKS_TLS,
+    Reason,
+    proxy_refused,
+    proxy_unreachable,
+    tls_failed,
+)
 from tinkex.transport.urls import split_url
 
-_CLOSING = 1.0  # seconds for connections to end their TLS sessions
+_UNLIMITED = 0
+"""The value of aiohttp for any number of connections; the client bounds its requests in flight."""
+_HEADER_BYTES = 256 << 10
+"""The most bytes of one header of an answer."""
+_SENT_AT_ONCE = 1 << 20
+"""Bytes of a body above which it is written in pieces, between which other tasks run."""
+_DIGITS = 8
+"""A Content-Length of fewer digits means less than 10 MB."""
+_TLS_ALERT = r"\x15\x03"
+"""The beginning of a TLS server's answer to plain HTTP, as aiohttp quotes it."""
+_ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+
+
+@define(eq=False)
+class _Stage:
+    """The stage that an exchange has reached."""
+
+    failure_point: FailurePoint = "connecting"
+
+
+_stage: ContextVar[_Stage] = ContextVar("stage")
+"""The stage of this task's exchange; aiohttp runs an exchange within one task."""
 
 
 @frozen(eq=False)
-class _Place:
-    """The server that a URL names, and the request to it."""
+class _Route:
+    """The way to a URL: the proxy, and the headers that the proxy gets."""
 
-    origin: Origin
-    target: str
-    """The target of the request line."""
-    host: str
-    """The header Host."""
-    more_headers: Mapping[str, str]
-    """The headers for a proxy that sees the request itself."""
+    url: URL
+    secure: bool
+    proxy: Proxy | None
+    for_proxy: Mapping[str, str]
+    """The headers for the proxy alone, its password among them."""
+
+    @property
+    def needs_tls(self) -> bool:
+        return self.secure or (self.proxy is not None and self.proxy.url.startswith("https:"))
 
 
 class ConnectionPool:
@@ -60,37 +95,34 @@ class ConnectionPool:
     ) -> None:
         self._limits = limits or HttpLimits()
         self._proxies = proxies or Proxies()
+        self._proxy_headers = dict(proxy_headers or {})
+        self._environment = environment or {}
+        self._route = lru_cache(maxsize=256)(self._route_to)
         self._connect_timeout = connect_timeout
-        named = certificates.read_variables(environment or {})
-        self._connector = Connector(
-            lambda: certificates.tls_context(named),
-            certificates.describe(environment or {}),
-            dict(proxy_headers or {}),
-        )
-        self._origins: dict[Origin, Origin] = {}
-        self._place = lru_cache(maxsize=256)(self._place_of)
-        self._open: _OpenConnections | None = None
+        self._timeouts = lru_cache(maxsize=64)(self._timeouts_of)
         self._closer: AsyncGenerator[None] | None = None
 
     async def exchange(self, message: Message) -> Answer:
         """Sends a message once, and returns the answer. Raises `ExchangeFailed` without one.
 
-        The body is read if it is complete, or small and not compressed, unless `Message.streamed`
-        is set.
+        The body is read if it is small and not compressed, unless `Message.streamed` is set.
         """
-        place = self._place(message.url)
-        open_ = self._open or await self._begin()
-        try:
-            connection = open_.idle(place.origin) or await self._connection(
-                open_, place.origin, message.timeout
+        route, stage = self._route(message.url), _Stage()
+        _stage.set(stage)
+        with self._as_failures(stage, route):
+            response = await self._send(message, route)
+            answer = Answer(
+                response.status,
+                Headers(list(_pairs(response))),
+                reason_phrase=response.reason or "",
+                url=message.url,
+                proxy=route.proxy,
             )
-            answer = await connection.exchange(
-                message, place.target, place.host, place.more_headers
-            )
-        except ExchangeFailed as failed:
-            failed.proxy = place.origin.proxy
-            raise
-        answer.url, answer.proxy = message.url, place.origin.proxy
+            if message.streamed or not _is_small_and_plain(response):
+                answer.body = _Body(response, self._as_failures(_Stage("answered"), route))
+            else:
+                async with response:
+                    answer.content = await response.read()
         return answer
 
     async def aclose(self) -> None:
@@ -100,239 +132,116 @@ class ConnectionPool:
 
     async def abandon(self) -> None:
         """Closes the connections when their event loop has ended."""
-        if self._open is not None:
-            self._open.abandon()
+        if self._closer is not None:
+            await self._session.close()
 
-    async def _begin(self) -> _OpenConnections:
+    async def _send(self, message: Message, route: _Route) -> aiohttp.ClientResponse:
+        if self._closer is None:
+            await self._arrange_close()
+        content = message.content
+        return await self._session.request(
+            message.method,
+            route.url,
+            headers=[
+                *_hidden(message.headers),
+                *(() if route.secure else route.for_proxy.items()),
+            ],
+            data=content if len(content) <= _SENT_AT_ONCE else BytesIO(content),
+            allow_redirects=False,
+            timeout=self._timeouts(message.timeout),
+            ssl=self._tls_context if route.needs_tls else True,
+            proxy=route.proxy.address if route.proxy is not None else None,
+            proxy_headers=route.for_proxy or None,
+        )
+
+    def _timeouts_of(self, seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            connect=seconds, sock_connect=self._connect_timeout, sock_read=seconds
+        )
+
+    def _route_to(self, url: str) -> _Route:
+        parts = split_url(url)
+        proxy = self._proxies.of(f"{parts.scheme}://{parts.netloc}") if self._proxies else None
+        headers = {} if proxy is None else {**proxy.authorization, **self._proxy_headers}
+        address = URL(f"{parts.scheme}://{parts.netloc}{parts.target}", encoded=True)
+        return _Route(address, parts.is_secure, proxy, headers)
+
+    @cached_property
+    def _session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=resolver(),
+            limit=self._limits.max_connections or _UNLIMITED,
+            keepalive_timeout=self._limits.keepalive,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            request_class=_Request,
+            response_class=_Response,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+        )
+
+    @property
+    def _tls_context(self) -> SSLContext:
+        return certificates.tls_context(certificates.read_variables(self._environment))
+
+    async def _arrange_close(self) -> None:
         """Arranges that the connections are closed with the loop or the pool, whichever ends
         first.
         """
-        loop = asyncio.get_running_loop()
-        made = self._open = _OpenConnections(loop, self._limits)
-        self._closer = _close_at_end(made)
+        self._closer = _close_at_end(self._session)
         await anext(self._closer)
-        finalize(self, _schedule_close, loop, self._closer).atexit = False
-        return made
+        finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
 
-    async def _connection(
-        self, open_: _OpenConnections, origin: Origin, timeout: float
-    ) -> HttpConnection:
-        """Opens a connection, once the limit allows it."""
-        if (connection := await open_.admit(origin, timeout)) is not None:
-            return connection
-        time = asyncio.timeout(self._connect_timeout)
+    @contextmanager
+    def _as_failures(self, stage: _Stage, route: _Route) -> Generator[None]:
+        """Translates the errors of aiohttp."""
         try:
-            async with time:
-                connection, sock = await self._connector.connect(origin, open_.new_connection)
-        except BaseException as error:
-            open_.withdraw()
-            if isinstance(error, TimeoutError) and time.expired():
-                raise ExchangeFailed(
-                    f"no connection within {self._connect_timeout:g} s", "connecting", late=True
-                ) from None
-            raise
-        open_.add(connection, origin, sock)
-        return connection
-
-    def _place_of(self, url: str) -> _Place:
-        parts = split_url(url)
-        proxy = self._proxies.of(f"{parts.scheme}://{parts.netloc}") if self._proxies else None
-        origin = Origin(parts.scheme, parts.host, parts.port, proxy)
-        origin = self._origins.setdefault(origin, origin)  # so that lookups need not compare them
-        if proxy is None or origin.is_secure:
-            return _Place(origin, parts.target, parts.netloc, {})
-        return _Place(
-            origin,
-            f"{parts.scheme}://{parts.netloc}{parts.target}",
-            parts.netloc,
-            self._connector.headers_for_proxy(proxy),
-        )
+            yield
+        except (aiohttp.ClientError, OSError) as error:
+            _without_frames(error)
+            reason = _reason_of(error, route, certificates.describe(self._environment))
+            failed = ExchangeFailed(
+                _text_of(error),
+                stage.failure_point,
+                late=isinstance(error, TimeoutError),
+                reason=reason,
+                proxy=route.proxy,
+            )
+            # the text of such an error shows the whole URL
+            shows_url = isinstance(error, aiohttp.ClientResponseError)
+            raise failed from (None if shows_url else error)
 
 
 @define(eq=False)
-class _OpenConnections:
-    """The open connections of a pool. They do not keep the pool alive."""
+class _Body:
+    """The unread body of an answer."""
 
-    loop: asyncio.AbstractEventLoop
-    limits: HttpLimits
-    _origins: dict[HttpConnection, tuple[Origin, socket]] = field(
-        factory=dict[HttpConnection, tuple[Origin, socket]]
-    )
-    """All connections, and their sockets."""
-    _idle: defaultdict[Origin, list[HttpConnection]] = field(
-        factory=lambda: defaultdict[Origin, list[HttpConnection]](list)
-    )
-    """The idle connections. The one that was used last is used next."""
-    _queues: defaultdict[Origin, deque[asyncio.Future[HttpConnection | None]]] = field(
-        factory=lambda: defaultdict[Origin, deque[asyncio.Future[HttpConnection | None]]](deque)
-    )
-    """The exchanges that wait for a connection. None tells one to look whether it may open one."""
-    _opening: int = 0
-    """The number of connections that are being opened."""
-    _sweep: asyncio.TimerHandle | None = None
-    _closed: bool = False
-    _all_lost: asyncio.Event = field(factory=asyncio.Event)
+    _response: aiohttp.ClientResponse
+    _as_failures: AbstractContextManager[None]
+    """Translates the errors of the one reading of the body."""
 
-    def idle(self, origin: Origin) -> HttpConnection | None:
-        """Returns an idle connection to a server; None if there is none."""
-        idle = self._idle[origin]
-        if not idle:
-            return None
-        oldest = self.loop.time() - self.limits.keepalive
-        while idle:
-            connection = idle.pop()
-            if connection.is_usable and connection.idle_since >= oldest:
-                return connection
-            connection.close()
-        return None
-
-    async def admit(self, origin: Origin, timeout: float) -> HttpConnection | None:
-        """Counts a connection that the caller may open. Returns a connection instead if one becomes
-        idle before the limit allows another.
-        """
-        if self._closed:
-            raise ExchangeFailed("the client is closed", "connecting")
-        most = self.limits.max_connections
-        if most is not None:
-            ends = self.loop.time() + timeout
-            while len(self._origins) + self._opening >= most and not self._close_other(origin):
-                if (left := ends - self.loop.time()) <= 0:
-                    raise ExchangeFailed(
-                        f"all {most} connections were busy for {timeout:g} s",
-                        "connecting",
-                        late=True,
-                    )
-                if connection := await self._next_idle(origin, left):
-                    return connection
-        self._opening += 1
-        return None
-
-    def new_connection(self) -> HttpConnection:
-        return HttpConnection(self.loop, self._on_done, self._on_lost)
-
-    def add(self, connection: HttpConnection, origin: Origin, sock: socket) -> None:
-        """Adds a connection that was counted by `admit`."""
-        self._opening -= 1
-        if connection.is_usable:
-            self._all_lost.clear()
-            self._origins[connection] = origin, sock
-        if self._closed:
-            connection.abort()
-
-    def withdraw(self) -> None:
-        """Takes back what `admit` has counted."""
-        self._opening -= 1
-        self._wake_any()
+    async def pieces(self) -> AsyncIterator[bytes]:
+        with self._as_failures:
+            async for piece in self._response.content.iter_any():
+                yield piece
 
     async def aclose(self) -> None:
-        """Closes all connections. Exchanges that are not over fail."""
-        self._closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
-        if not self._origins:
-            return
-        for connection in list(self._origins):
-            connection.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING):
-                await self._all_lost.wait()
-        for connection in list(self._origins):
-            connection.abort()
-
-    def abandon(self) -> None:
-        """Closes the sockets, since the event loop of their connections has ended."""
-        self._closed = True
-        for _, sock in self._origins.values():
-            sock.close()
-
-    async def _next_idle(self, origin: Origin, seconds: float) -> HttpConnection | None:
-        """Waits in the queue for a connection. Returns None when it may be time to open one."""
-        queue, given = self._queues[origin], self.loop.create_future()
-        queue.append(given)
-        timer = self.loop.call_later(seconds, _give, given, None)
-        try:
-            return await given
-        except BaseException:
-            if given in queue:
-                queue.remove(given)
-            elif given.done() and not given.cancelled() and (connection := given.result()):
-                self._put(connection, origin)
-            raise
-        finally:
-            timer.cancel()
-
-    def _close_other(self, origin: Origin) -> bool:
-        """Closes an idle connection to another server. Returns whether there was one."""
-        for other, idle in self._idle.items():
-            if other is not origin and idle:
-                connection = idle.pop(0)
-                self._origins.pop(connection, None)
-                connection.close()
-                return True
-        return False
-
-    def _on_done(self, connection: HttpConnection) -> None:
-        origin, _ = self._origins.get(connection, (None, None))
-        if origin is None or self._closed or not connection.is_usable:
-            connection.close()
+        if self._response.content.at_eof():
+            self._response.release()
         else:
-            self._put(connection, origin)
-
-    def _put(self, connection: HttpConnection, origin: Origin) -> None:
-        """Gives a connection to the exchange that has waited longest for one, or keeps it idle."""
-        queue = self._queues[origin]
-        while queue:
-            if _give(queue.popleft(), connection):
-                return
-        connection.idle_since = self.loop.time()
-        self._idle[origin].append(connection)
-        if self._sweep is None:
-            self._sweep = self.loop.call_later(self.limits.keepalive, self._close_old)
-        self._wake_any()
-
-    def _on_lost(self, connection: HttpConnection) -> None:
-        origin, _ = self._origins.pop(connection, (None, None))
-        if origin is not None and connection in self._idle[origin]:
-            self._idle[origin].remove(connection)
-        if not self._origins:
-            self._all_lost.set()
-        self._wake_any()
-
-    def _wake_any(self) -> None:
-        """Lets an exchange look whether it may open a connection, where their number is limited."""
-        if self.limits.max_connections is not None:
-            for queue in self._queues.values():
-                while queue:
-                    if _give(queue.popleft(), None):
-                        return
-
-    def _close_old(self) -> None:
-        """Closes the connections that nobody has used for long."""
-        self._sweep, oldest = None, self.loop.time() - self.limits.keepalive
-        left = 0
-        for idle in list(self._idle.values()):
-            for connection in [one for one in idle if one.idle_since <= oldest]:
-                idle.remove(connection)
-                connection.close()
-            left += len(idle)
-        if left:
-            self._sweep = self.loop.call_later(self.limits.keepalive, self._close_old)
+            self._response.close()
 
 
-def _give(future: asyncio.Future[HttpConnection | None], connection: HttpConnection | None) -> bool:
-    """Ends a wait in the queue, unless it has ended. Returns whether it was still awaited."""
-    if future.done():
-        return False
-    future.set_result(connection)
-    return True
-
-
-async def _close_at_end(connections: _OpenConnections) -> AsyncGenerator[None]:
-    """Closes the connections when the generator is closed; the event loop does that at its end."""
+async def _close_at_end(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+    """Closes the session when the generator is closed; the event loop does that at its end."""
     try:
         yield
     finally:
-        await connections.aclose()
+        await session.close()
 
 
 def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None]) -> None:
@@ -340,3 +249,87 @@ def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None
     thread.
     """
     call_on_loop(loop, start_task, loop, closer.aclose)
+
+
+def _hidden(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields headers, of which secret ones hide themselves in tracebacks, which show the library's
+    local variables.
+    """
+    return ((name, Secret(value) if is_secret(name) else value) for name, value in headers.items())
+
+
+def _pairs(response: aiohttp.ClientResponse) -> Iterator[tuple[str, str]]:
+    """Yields the headers of an answer: names in lower case, values in UTF-8 or else in Latin-1."""
+    for name, value in response.headers.items():
+        if not value.isascii():
+            octets = value.encode("utf-8", "surrogateescape")
+            value = octets.decode("latin-1") if "\udc80" <= max(value) <= "\udcff" else value
+        yield name.lower(), value
+
+
+def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
+    """Returns whether the headers promise a body that is small enough to read in one piece."""
+    headers = response.headers
+    if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
+        return False
+    length = headers.get("Content-Length", "")
+    return length.isdecimal() and len(length) < _DIGITS
+
+
+def _reason_of(error: BaseException, route: _Route, trusted: str) -> Reason | None:
+    """Returns the reason for an error of aiohttp; None where its own text is good enough."""
+    proxy, cause = route.proxy, error.__cause__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _reason_of_tls(error.certificate_error, route, trusted)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return _reason_of_tls(cause, route, trusted)
+    if proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy_refused(proxy, error.status, error.message)
+    if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
+        return proxy_unreachable(proxy, error.os_error)
+    if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT in error.message:
+        return SERVER_SPEAKS_TLS
+    return None
+
+
+def _reason_of_tls(error: BaseException | None, route: _Route, trusted: str) -> Reason | None:
+    """Returns the reason for a handshake that failed."""
+    if isinstance(error, SSLError):
+        return tls_failed(error, route.url.authority, trusted)
+    return None
+
+
+def _text_of(error: BaseException) -> str:
+    return without_queries(str(error)) or type(error).__name__
+
+
+def _without_frames(error: BaseException) -> None:
+    """Removes the tracebacks of an error and its causes: the library's frames hold the key."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
+class _Request(aiohttp.ClientRequest):
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        transport = conn.transport
+        _stage.get().failure_point = (
+            "unsent" if transport is None or transport.is_closing() else "unanswered"
+        )
+        return await super().send(conn)
+
+
+class _Response(aiohttp.ClientResponse):
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        protocol = connection.protocol
+        response = await super().start(connection)
+        _stage.get().failure_point = "answered"
+        if self.status == 500 and protocol is not None:
+            # some servers close the connection after an error without saying so, and the next
+            # request on it would fail
+            protocol.force_close()
+            # the body came with the headers, and the connection is in the pool again
+            if connection.protocol is None:
+                protocol.close()
+        return response

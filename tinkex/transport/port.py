@@ -1,8 +1,8 @@
 """The port between the client and the libraries that speak HTTP: what goes in, what comes out, and
 where an exchange failed. No I/O here.
 
-`Connections` is the port. Its adapters are `ConnectionPool`, the client's own connections, and
-`HttpxConnections`, any transport for httpx that the user gives.
+`Connections` is the port. Its adapters are `ConnectionPool`, by aiohttp, and `HttpxConnections`,
+any transport for httpx that the user gives.
 """
 
 from __future__ import annotations

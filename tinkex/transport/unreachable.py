@@ -66,7 +66,7 @@ def proxy_unreachable(proxy: Proxy, error: OSError) -> Reason:
     )
 
 
-def tls_failed(error: ssl.SSLError, server: str, trusted: str) -> Reason:
+def tls_failed(error: OSError, server: str, trusted: str) -> Reason:
     """Returns the reason for a TLS handshake that failed.
 
     Args:
@@ -76,13 +76,14 @@ def tls_failed(error: ssl.SSLError, server: str, trusted: str) -> Reason:
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(error, server, trusted)
-    if error.reason in _NO_TLS:
+    words = error.reason if isinstance(error, ssl.SSLError) else None
+    if words in _NO_TLS:
         return Reason(
             "the server at this address does not speak TLS",
             "Is its URL http://…, or does the port belong to another server?",
         )
     return Reason(
-        f"the TLS handshake failed: {error.reason or error}",
+        f"the TLS handshake failed: {words or error}",
         "Does the server, or a proxy before it, support TLS 1.2 or later?",
         "unknown",
         True,

@@ -1,99 +1,101 @@
 """The types that users construct, and those of the results.
 
 Arrays, prompts and what holds them have classes of their own here; all other types are the
-generated ones.
+generated ones. Each is imported when it is first used: few programs need many of them, and each
+costs time to make.
 """
 
-from tinkex_api.models import (
-    AdamParams,
-    ApiKeyInfoResponse,
-    AuditLogEntry,
-    AuditLogResponse,
-    BillingEventInfo,
-    BillingUsageEvent,
-    BillingUsageResponse,
-    BillingUsageSession,
-    Checkpoint,
-    CheckpointArchiveUrlResponse,
-    CheckpointSearchCursor,
-    CheckpointSearchResponse,
-    CheckpointsListResponse,
-    CopyWeightsResponse,
-    CurrentCheckpointStorageUsageItem,
-    CurrentCheckpointStorageUsageResponse,
-    Cursor,
-    DimuonParams,
-    ExternalWeightsUrlsResponse,
-    GetInfoResponse,
-    GetSamplerResponse,
-    GetServerCapabilitiesResponse,
-    GetSessionResponse,
-    ListSessionsResponse,
-    LoadWeightsResponse,
-    LoraConfig,
-    ModelData,
-    OptimizerConfig,
-    OptimStepResponse,
-    SamplingParams,
-    SaveWeightsExternalResponse,
-    SaveWeightsForSamplerResponse,
-    SaveWeightsResponse,
-    SearchOwner,
-    SessionSearchCursor,
-    SessionSearchResponse,
-    SessionStatus,
-    SessionStatusQuery,
-    SessionStatusReason,
-    SessionSummary,
-    SgdParams,
-    SupportedModel,
-    TrainingRun,
-    TrainingRunsResponse,
-    WeightsInfoResponse,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from tinkex.errors.hints import hinted
-from tinkex.types.arrays import ArrayLike, TensorDtype
-from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
-from tinkex.types.datum import Datum, LossFnInputs
-from tinkex.types.identity import WhoamiResponse
-from tinkex.types.model_input import (
-    DmelChunk,
-    EncodedTextChunk,
-    ImageAssetPointerChunk,
-    ImageChunk,
-    ModelInput,
-    ModelInputChunk,
-    as_model_input,
-)
-from tinkex.types.outputs import (
-    ForwardBackwardOutput,
-    LossFnOutput,
-    PromptAltTokens,
-    SampledSequence,
-    SampleResponse,
-    TrainStepOutput,
-)
-from tinkex.types.provenance import (
-    PromptProvenanceSpan,
-    ProvenanceSpan,
-    ProvenanceSpans,
-    SampledProvenanceSpan,
-)
-from tinkex.types.queries import (
-    AccessScope,
-    AuditEventType,
-    CheckpointSearchRequest,
-    SessionSearchRequest,
-)
-from tinkex.types.tensor import TensorData
-from tinkex.types.topk import TopkLogprobs
+from tinkex._homes import HOMES
 
-for _made_by_users in (
-    *(AdamParams, DimuonParams, SgdParams, OptimizerConfig, LoraConfig, SamplingParams),
-    *(SearchOwner, SessionStatusQuery, SessionSearchCursor),
-):
-    hinted(_made_by_users)
+if TYPE_CHECKING:
+    from tinkex_api.models import (
+        ApiKeyInfoResponse,
+        AuditLogEntry,
+        AuditLogResponse,
+        BillingEventInfo,
+        BillingUsageEvent,
+        BillingUsageResponse,
+        BillingUsageSession,
+        Checkpoint,
+        CheckpointArchiveUrlResponse,
+        CheckpointSearchCursor,
+        CheckpointSearchResponse,
+        CheckpointsListResponse,
+        CopyWeightsResponse,
+        CurrentCheckpointStorageUsageItem,
+        CurrentCheckpointStorageUsageResponse,
+        Cursor,
+        ExternalWeightsUrlsResponse,
+        GetInfoResponse,
+        GetSamplerResponse,
+        GetServerCapabilitiesResponse,
+        GetSessionResponse,
+        ListSessionsResponse,
+        LoadWeightsResponse,
+        ModelData,
+        OptimStepResponse,
+        SaveWeightsExternalResponse,
+        SaveWeightsForSamplerResponse,
+        SaveWeightsResponse,
+        SessionSearchResponse,
+        SessionStatus,
+        SessionStatusReason,
+        SessionSummary,
+        SupportedModel,
+        TrainingRun,
+        TrainingRunsResponse,
+        WeightsInfoResponse,
+    )
+
+    from tinkex.types.arrays import ArrayLike, TensorDtype
+    from tinkex.types.checkpoint_path import CheckpointType, ParsedCheckpointTinkerPath
+    from tinkex.types.datum import Datum, LossFnInputs
+    from tinkex.types.identity import WhoamiResponse
+    from tinkex.types.made_by_users import (
+        AdamParams,
+        DimuonParams,
+        LoraConfig,
+        OptimizerConfig,
+        SamplingParams,
+        SearchOwner,
+        SessionSearchCursor,
+        SessionStatusQuery,
+        SgdParams,
+    )
+    from tinkex.types.model_input import (
+        DmelChunk,
+        EncodedTextChunk,
+        ImageAssetPointerChunk,
+        ImageChunk,
+        ModelInput,
+        ModelInputChunk,
+        as_model_input,
+    )
+    from tinkex.types.outputs import (
+        ForwardBackwardOutput,
+        LossFnOutput,
+        PromptAltTokens,
+        SampledSequence,
+        SampleResponse,
+        TrainStepOutput,
+    )
+    from tinkex.types.provenance import (
+        PromptProvenanceSpan,
+        ProvenanceSpan,
+        ProvenanceSpans,
+        SampledProvenanceSpan,
+    )
+    from tinkex.types.queries import (
+        AccessScope,
+        AuditEventType,
+        CheckpointSearchRequest,
+        SessionSearchRequest,
+    )
+    from tinkex.types.tensor import TensorData
+    from tinkex.types.topk import TopkLogprobs
 
 __all__ = [
     "AccessScope",
@@ -172,3 +174,15 @@ __all__ = [
     "WhoamiResponse",
     "as_model_input",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Returns all types for completion, including those that are not imported yet."""
+    return __all__

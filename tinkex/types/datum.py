@@ -74,7 +74,7 @@ def _check_tokens(targets: TensorData) -> None:
 
 @hinted
 @as_dataclass
-@frozen
+@frozen(repr=False)
 class Datum:
     """One training example: the tokens that the model reads, and the inputs of the loss function.
 
@@ -113,6 +113,14 @@ class Datum:
 
     def __attrs_post_init__(self) -> None:
         self._check_lengths()
+
+    def __repr__(self) -> str:
+        spans = {
+            "model_input_spans": self.model_input_spans,
+            "loss_fn_input_spans": self.loss_fn_input_spans,
+        }
+        known = "".join(f", {name}={value}" for name, value in spans.items() if value is not None)
+        return f"Datum({self.model_input!r}, {self.loss_fn_inputs!r}{known})"
 
     def with_provenance(
         self, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans

@@ -4,18 +4,24 @@ access.
 
 from __future__ import annotations
 
+import html
+import reprlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from attrs import field, frozen
 from numpy.typing import NDArray
 from tinkex_api.models import OptimStepResponse
+from tinkex_api.types import html_table
 
 from tinkex.types.as_dataclass import as_dataclass
 from tinkex.types.tensor import TensorData
 from tinkex.types.topk import TopkLogprobs, TopkRows
+
+if TYPE_CHECKING:
+    from tinkex.tokenizer import Tokenizer
 
 LossFnOutput = Mapping[str, TensorData]
 """The arrays of one datum by name: usually `logprobs` `(N,)`, and with some loss functions
@@ -23,8 +29,17 @@ LossFnOutput = Mapping[str, TensorData]
 """
 
 
+_SHOWN = 4
+"""The most sequences in a repr."""
+_EXTRAS = (
+    *("prompt_logprobs_np", "topk_prompt_logprobs_np", "target_prompt_logprobs"),
+    "prompt_alt_tokens",
+)
+"""The parts of a response that are only there on request."""
+
+
 @as_dataclass
-@frozen
+@frozen(repr=False)
 class ForwardBackwardOutput:
     """The result of `forward` and `forward_backward`.
 
@@ -44,6 +59,19 @@ class ForwardBackwardOutput:
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
     """Fields that only this server sends."""
 
+    def __repr__(self) -> str:
+        """Returns the metrics, and which arrays there are for how many datums."""
+        names = sorted({name for output in self.loss_fn_outputs for name in output})
+        count = len(self.loss_fn_outputs)
+        arrays = f"{', '.join(names) or 'no arrays'} of {count} datum{'s'[: count != 1]}"
+        return f"ForwardBackwardOutput(metrics={dict(self.metrics)}, loss_fn_outputs=<{arrays}>)"
+
+    def _repr_html_(self) -> str:
+        """Returns the metrics as a table of HTML, for notebooks."""
+        count = len(self.loss_fn_outputs)
+        caption = f"ForwardBackwardOutput of {count} datum{'s'[: count != 1]}"
+        return html_table(("metric", "value"), list(self.metrics.items()), caption)
+
 
 @as_dataclass
 @frozen
@@ -62,7 +90,7 @@ class TrainStepOutput:
 
 
 @as_dataclass
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SampledSequence:
     """One sampled sequence of M tokens.
 
@@ -85,6 +113,30 @@ class SampledSequence:
     """The K likeliest tokens at each position `(M, K)`, if `topk_sample_logprobs` was requested."""
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
     """Fields that only this server sends."""
+
+    def __repr__(self) -> str:
+        return self.shown(None)
+
+    def _repr_html_(self) -> str:
+        """Returns the tokens on colors by their probability, for notebooks."""
+        return f"<div>{self.shown_html(None)}</div>"
+
+    def shown(self, tokenizer: Tokenizer | None) -> str:
+        """Returns the repr, with the text if there is a tokenizer."""
+        text = "" if tokenizer is None else f"text={reprlib.repr(tokenizer.decode(self.tokens))}, "
+        tokens = reprlib.repr(self.tokens)
+        return f"SampledSequence({text}tokens={tokens}, stop_reason={self.stop_reason!r})"
+
+    def shown_html(self, tokenizer: Tokenizer | None) -> str:
+        """Returns the tokens as HTML: their texts if there is a tokenizer, else their ids."""
+        from tinkex.token_colors import tokens_as_html
+
+        if tokenizer is None:
+            texts = [f"{token} " for token in self.tokens]
+        else:
+            decoder = tokenizer.stream_decoder()
+            texts = [decoder.push(token) for token in self.tokens]
+        return f"{tokens_as_html(texts, self.logprobs)} <em>({html.escape(self.stop_reason)})</em>"
 
     @cached_property
     def tokens(self) -> list[int]:
@@ -123,7 +175,7 @@ class PromptAltTokens:
 
 
 @as_dataclass
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class SampleResponse:
     """The result of `sample`: `num_samples` sequences, and the requested logprobs of the prompt of
     N tokens.
@@ -151,6 +203,34 @@ class SampleResponse:
     """Alternatives to the prompt's tokens, if they were requested."""
     additional_properties: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
     """Fields that only this server sends."""
+    base_model: str | None = field(init=False, default=None)
+    """The name of the base model, if the sampling client knows it."""
+
+    def __repr__(self) -> str:
+        """Returns the sequences, with their texts if the tokenizer is loaded, and other parts."""
+        tokenizer = self._tokenizer()
+        shown = [one.shown(tokenizer) for one in self.sequences[:_SHOWN]]
+        if len(self.sequences) > _SHOWN:
+            shown.append(f"… {len(self.sequences) - _SHOWN} more")
+        also = "".join(f", {name}=…" for name in _EXTRAS if getattr(self, name) is not None)
+        return f"SampleResponse([{', '.join(shown)}]{also})"
+
+    def _repr_html_(self) -> str:
+        """Returns the sequences on colors by their tokens' probability, for notebooks. Texts are
+        shown if the tokenizer is loaded.
+        """
+        tokenizer = self._tokenizer()
+        return "".join(
+            f"<div style='white-space:pre-wrap'>{one.shown_html(tokenizer)}</div>"
+            for one in self.sequences
+        )
+
+    def _tokenizer(self) -> Tokenizer | None:
+        if self.base_model is None:
+            return None
+        from tinkex.tokenizer import known_tokenizer  # here, for the import time of the types
+
+        return known_tokenizer(self.base_model)
 
     @cached_property
     def prompt_logprobs(self) -> list[float | None] | None:

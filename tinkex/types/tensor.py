@@ -26,13 +26,15 @@ from tinkex.types.arrays import (
 )
 from tinkex.types.as_dataclass import as_dataclass
 
+_SHOWN = 8
+"""The most values of a tensor in its repr."""
 _INDEX_SIZE = 8
 """The number of bytes of one index of a sparse matrix."""
 
 
 @hinted
 @as_dataclass
-@frozen(eq=False, init=False)
+@frozen(eq=False, init=False, repr=False)
 class TensorData:
     """An array with its wire dtype. Read it with `to_numpy()`, `to_torch()` or `tolist()`.
 
@@ -115,6 +117,15 @@ class TensorData:
         tensor = cls.__new__(cls)
         tensor.__attrs_init__(*fields)  # type: ignore[attr-defined] # attrs adds this method, which pyright does not know
         return tensor
+
+    def __repr__(self) -> str:
+        if self._crow is not None:
+            return (
+                f"TensorData(sparse, {self.values.size} values, dtype={self.dtype!r}, "
+                f"shape={self.shape})"
+            )
+        shape = f", shape={self.shape}" if self.values.size > _SHOWN else ""
+        return f"TensorData({_brief(self.values)}, dtype={self.dtype!r}{shape})"
 
     @property
     def csr(self) -> csr.Csr | None:
@@ -261,3 +272,9 @@ def _reshaped(array: Array, shape: tuple[int, ...]) -> Array:
         raise InvalidInputError(
             f"shape must fit the {array.size} values, found {list(shape)}"
         ) from error
+
+
+def _brief(values: Array) -> str:
+    """Returns an array in one line: all values, or the first and last ones of many."""
+    text = np.array2string(values, separator=", ", threshold=_SHOWN, edgeitems=3, precision=4)
+    return " ".join(text.split()).replace("[ ", "[").replace("...", "…")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable
 from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,7 +13,7 @@ from tinkex_server.access import tokens
 from tinkex_server.access.api_keys import ApiKeys
 from tinkex_server.access.signed_urls import BadSignature, Signer
 from tinkex_server.wire.responses import json_response
-from tinkex_server.wire.scope import KEY_SENT_AT, OPEN_PATHS, OWNER
+from tinkex_server.wire.scope import KEY_SENT_AT, OPEN_PATHS, OWNER, header
 
 
 def is_signed(scope: Scope) -> bool:
@@ -50,7 +49,7 @@ class Authentication:
             return self._check_signature(scope)
         if self._keys is None:
             return None
-        key = Headers(scope=scope).get("x-api-key", "")
+        key = header(scope, b"x-api-key") or ""
         if tokens.is_token(key):
             return self._check_token(scope, key, self._keys)
         if scope["path"] in OPEN_PATHS:

@@ -9,15 +9,15 @@ used and which page sent it, and no page can change them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tinkex_server.wire.responses import json_response
+from tinkex_server.wire.scope import header
 
 
 class OriginCheck:
@@ -28,11 +28,11 @@ class OriginCheck:
         self._app = app
         self._names = frozenset(name.lower() for name in names)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
-        reason = refusal_reason(headers.get("host", ""), headers.get("origin"), self._names)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        host, origin = header(scope, b"host") or "", header(scope, b"origin")
+        reason = refusal_reason(host, origin, self._names)
         app = self._app if reason is None else json_response(403, {"detail": reason})
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 @lru_cache(256)

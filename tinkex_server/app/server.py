@@ -56,15 +56,13 @@ class Server:
             resources.callback(self._thread.stop)
             if settings.owns_engine:
                 resources.callback(_close_if_starting, engine)
-            self._state = self._thread.wait_until_started()
+            self._thread.wait_until_started()
+            self._state = self._thread.state
             self._resources = resources.pop_all()
 
     def wait(self) -> None:
         """Returns when the server has stopped."""
-        while self._thread.is_alive():
-            # A short sleep, so that signals are handled on every platform. A join that a signal
-            # interrupts would take the thread for ended.
-            time.sleep(0.5)
+        self._thread.wait()
 
     def close(self) -> None:
         """Stops the server. A second call does nothing.

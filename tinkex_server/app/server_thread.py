@@ -1,22 +1,17 @@
-"""`ServerThread`: the thread and the event loop that a server runs on."""
+"""`ServerThread`: the thread that an embedded server runs on."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 from attrs import frozen
 from starlette.types import ASGIApp
 
 from tinkex_server.app.app import make_app
-from tinkex_server.app.event_loop import run_on_fast_loop
-from tinkex_server.app.expiry import sweep_regularly
 from tinkex_server.app.faults import FaultInjector, Faults
-from tinkex_server.app.uvicorn_server import HttpServer
+from tinkex_server.app.http_thread import HttpThread
 from tinkex_server.engine.interface import Engine
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import Profile
@@ -40,11 +35,11 @@ class Settings:
     """Whether the engine was made for this server, and is closed with it."""
 
 
-class ServerThread:
-    """A thread that runs one server until `stop` is called."""
+class ServerThread(HttpThread):
+    """A thread that runs one embedded server until `stop` is called."""
 
-    loop: asyncio.AbstractEventLoop
-    """The event loop of the thread, once the server has started."""
+    state: ServerState
+    """The state of the server, once it has started."""
 
     def __init__(
         self,
@@ -54,62 +49,24 @@ class ServerThread:
         data_dir: Path,
         settings: Settings,
     ) -> None:
-        self._listener = listener
+        super().__init__("tinkex-server", listener, access_log=settings.access_log)
         self._engine = engine
         self._store = store
         self._data_dir = data_dir
         self._settings = settings
-        self._started: Future[None] = Future()
-        self._stop_requested: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=lambda: run_on_fast_loop(self._run()),
-            name="tinkex-server",
-            daemon=True,  # a script that forgets to close the server still ends
-        )
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+    def _make_app(self) -> ASGIApp:
+        self.state = _open_state(self._engine, self._store, self._data_dir, self._settings)
+        return _make_app(self.state, self._settings)
 
-    def wait_until_started(self) -> ServerState:
-        """Returns when the server answers requests. Raises the error that kept it from starting."""
-        self._started.result()
-        return self._state
+    def _states(self) -> Sequence[ServerState]:
+        return [self.state]
 
-    def is_alive(self) -> bool:
-        """Returns whether the thread runs."""
-        return self._thread.is_alive()
+    def _answer_polls(self) -> None:
+        self.state.futures.stop()
 
-    def stop(self) -> None:
-        """Stops the server, and returns when its thread has ended."""
-        if not self._stop_requested.done():
-            self._stop_requested.set_result(None)
-        self._thread.join()
-
-    async def _run(self) -> None:
-        try:
-            await self._serve()
-        except BaseException as error:
-            if self._started.done():
-                raise
-            self._started.set_exception(error)
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._state = _open_state(self._engine, self._store, self._data_dir, self._settings)
-        app = _make_app(self._state, self._settings)
-        server = HttpServer(app, self._started, access_log=self._settings.access_log)
-        stopping = asyncio.create_task(self._stop_on_request(server))
-        sweeping = asyncio.create_task(sweep_regularly(lambda: [self._state]))
-        await server.serve(sockets=[self._listener])
-        stopping.cancel()
-        sweeping.cancel()
-        await self._state.lanes.close()
-
-    async def _stop_on_request(self, server: HttpServer) -> None:
-        await asyncio.wrap_future(self._stop_requested)
-        self._state.futures.stop()
-        server.stop()
+    async def _close(self) -> None:
+        await self.state.lanes.close()
 
 
 def _open_state(engine: Engine, store: Store, data_dir: Path, settings: Settings) -> ServerState:

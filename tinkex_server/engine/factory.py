@@ -48,6 +48,9 @@ def create_engine(
 
 def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
     """Creates the torch engine; called in the engine process, where torch is imported."""
+    from tinkex_server.engine.torch.lean_imports import import_lean
+
+    import_lean()
     from tinkex_server.engine.torch.engine import TorchEngine
 
     return TorchEngine(models, device, dtype)

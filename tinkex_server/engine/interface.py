@@ -198,7 +198,8 @@ class SampleResult:
     before the last n. `topk_prompt_logprobs` has the same length and holds `(token, logprob)`
     pairs, the most likely first. `target_prompt_logprobs` has the shape of `target_prompt_tokens`,
     with 0 where no token was requested. `prompt_alt_tokens` are sampled tokens and their logprobs,
-    each of shape `(len(prompt) - 1, k)`.
+    each of shape `(len(prompt) - 1, k)`. `prompt_cache_hit_tokens` of the prompt were not computed,
+    since an earlier prompt began alike.
     """
 
     sequences: Sequence[SampledTokens]
@@ -206,6 +207,7 @@ class SampleResult:
     topk_prompt_logprobs: Sequence[TopTokens | None] | None = None
     target_prompt_logprobs: NDArray[np.float32] | None = None
     prompt_alt_tokens: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+    prompt_cache_hit_tokens: int = 0
 
 
 def already_ready(runs_on: str) -> Future[str]:

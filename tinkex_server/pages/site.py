@@ -15,7 +15,7 @@ from starlette.routing import Route
 from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Refused, bad_request
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
 from tinkex_server.pages.status import Disk, describe_engine, measure_disk, status
@@ -27,6 +27,8 @@ from tinkex_server.wire.responses import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
 """The age at which the measured size of the data folder is renewed."""
+_MOST_STEPS = 1000
+"""The most steps of one answer."""
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors "
@@ -47,6 +49,7 @@ def make_site(state: ServerState, profile: Profile, owner_of: OwnerOf | None) ->
             Route("/docs", site.show_reference),
             Route("/openapi.yaml", site.show_contract),
             Route("/download/{run_id}/{kind}/{name}", site.download),
+            Route("/runs/{run_id}/steps", site.list_steps),
             Route("/login", site.log_in, methods=["POST"]),
             Route("/logout", site.log_out, methods=["POST"]),
         ],
@@ -92,6 +95,19 @@ class _Site:
             302,
             _HEADERS,
         )
+
+    async def list_steps(self, request: Request) -> Response:
+        """Answers the steps of a run after the one that `?after=` names, as JSON."""
+        access = self._access(request)
+        if access is None:
+            return json_response(401, {"detail": "X-API-Key is missing or wrong"}, _HEADERS)
+        after = request.query_params.get("after", "0")
+        if not after.isdecimal():
+            raise bad_request(f"after must be the number of a step, not {after!r}")
+        run = access.run(request.path_params["run_id"])
+        steps = self._state.store.steps.after(run.model_id, int(after), _MOST_STEPS)
+        rows = [{"step": row.number, "loss": row.loss, "at": row.at} for row in steps]
+        return json_response(200, {"state": run.state, "steps": rows}, _HEADERS)
 
     async def show_reference(self, request: Request) -> Response:
         """Shows the contract, for which no key is needed."""

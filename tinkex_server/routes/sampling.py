@@ -16,7 +16,6 @@ from tinkex_api.models import (
     JoinSamplingSessionRequest,
     JoinSamplingSessionResponse,
     SampleRequest,
-    UntypedAPIFuture,
 )
 
 from tinkex_server import checkpoint_path
@@ -27,21 +26,23 @@ from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
 from tinkex_server.loop_calls import call_on_loop
 from tinkex_server.routes.support.endpoint import Call, get, post
+from tinkex_server.routes.support.sample_requests import (
+    id_of_new_sampler,
+    submit_sample,
+    used_for_others,
+)
 from tinkex_server.state import ServerState
 from tinkex_server.store import SamplerRow, UsageKind
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.results import encode_sample
-from tinkex_server.wire.sampling_requests import sample_spec
+from tinkex_server.wire.sampling_requests import check_streamed, sample_spec
 
 
 async def create_sampling_session(
     state: ServerState, call: Call[CreateSamplingSessionRequest]
 ) -> Mapping[str, Any]:
     body = call.body
-    if body.sampling_session_seq_id < 0:
-        raise malformed("sampling_session_seq_id", message="must be 0 or more")
-    call.access.session(body.session_id)
-    sampler_id = state.ids.sampler_of(body.session_id, body.sampling_session_seq_id)
+    sampler_id = id_of_new_sampler(state, call)
     wanted = _new_sampler(
         state, call.access, sampler_id, body.session_id, body.base_model, body.model_path
     )
@@ -50,10 +51,7 @@ async def create_sampling_session(
         call.access.open_session(body.session_id)
         state.store.samplers.add(wanted, time.time())
     elif known != evolve(wanted, owner=known.owner):
-        raise bad_request(
-            f"sampling_session_seq_id {body.sampling_session_seq_id} was already used for other "
-            "weights"
-        )
+        raise used_for_others(call)
     return CreateSamplingSessionResponse(sampler_id, type="create_sampling_session").to_dict()
 
 
@@ -92,14 +90,10 @@ async def join_sampling_session(
 
 
 async def sample(state: ServerState, call: Call[SampleRequest]) -> Mapping[str, Any]:
-    body = call.body
-    sampler = _sampler_of(state, call.access, body)
-    number = body.seq_id if isinstance(body.seq_id, int) and body.sampling_session_id else None
-    identity = call.identify(sampler.sampler_id, number, "sample")
-    request_id = state.futures.find_repeated(identity) or _submit(state, sampler, identity, body)
-    state.activity.note_request(sampler.session_id)
-    ids = [f"{request_id}:{index}" for index in range(body.num_samples)]
-    return UntypedAPIFuture(request_id, sample_sequence_ids=ids).to_dict()
+    sampler = _sampler_of(state, call.access, call.body)
+    return submit_sample(
+        state, call, sampler, lambda identity: _submit(state, sampler, identity, call.body)
+    )
 
 
 def _submit(
@@ -144,11 +138,7 @@ def _count_top_tokens(spec: SampleSpec, longest: int) -> int:
 async def sample_stream(state: ServerState, call: Call[SampleRequest]) -> EventStream:
     sampler = _sampler_of(state, call.access, call.body)
     spec = _spec(state, sampler, call.body)
-    if spec.num_samples != 1:
-        raise malformed("num_samples", message="must be 1 for a stream")
-    for name in _NOT_STREAMED:
-        if getattr(call.body, name):
-            raise bad_request(f"{name} cannot be set for a stream")
+    check_streamed(call.body)
     state.futures.check_capacity()
     state.activity.note_request(sampler.session_id)
     identity = call.identify(sampler.sampler_id, None, "sample_stream")
@@ -195,12 +185,6 @@ def _note_usage(
         "sampling_sample": sampled,
     }
     state.store.usage.add(owner, sampler.session_id, sampler.base_model, amounts, time.time())
-
-
-_NOT_STREAMED = (
-    *("prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"),
-    *("target_prompt_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n"),
-)
 
 
 def _sampler_of(state: ServerState, access: Access, body: SampleRequest) -> SamplerRow:

@@ -42,7 +42,9 @@ from tinkex_server.rules.saving import (
     check_unsaved,
     check_unused,
     expiry,
+    is_inflight,
     record_checkpoint,
+    sampler_target,
     without_training_state,
     write_checkpoint,
 )
@@ -121,24 +123,11 @@ def _save(state: ServerState, row: ModelRow, body: SaveWeightsRequest) -> Work:
 def _save_for_sampler(
     state: ServerState, row: ModelRow, body: SaveWeightsForSamplerRequest
 ) -> Work:
-    inflight = _is_inflight(body)
-    if body.path is not None:
-        if body.sampling_session_seq_id is not None:
-            raise malformed("sampling_session_seq_id", message="cannot be given together with path")
-        path = CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
-        result = SaveWeightsForSamplerResponse(str(path), type="save_weights_for_sampler")
-        return _save_named(state, row, path, body, lambda saved: result.to_dict())
-    if body.sampling_session_seq_id is None:
-        raise malformed("path", message="must be given, or sampling_session_seq_id")
-    return _save_ephemeral(state, row, body.sampling_session_seq_id, inflight=inflight)
-
-
-def _is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
-    if body.kind not in (None, "snapshot", "inflight"):
-        raise malformed("kind", message="must be snapshot or inflight")
-    if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
-        raise malformed("kind", message="cannot be inflight together with path or ttl_seconds")
-    return body.kind == "inflight"
+    inflight, target = is_inflight(body), sampler_target(row, body)
+    if isinstance(target, int):
+        return _save_ephemeral(state, row, target, inflight=inflight)
+    result = SaveWeightsForSamplerResponse(str(target), type="save_weights_for_sampler")
+    return _save_named(state, row, target, body, lambda saved: result.to_dict())
 
 
 def _save_external(state: ServerState, row: ModelRow, body: SaveWeightsExternalRequest) -> Work:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attrs import evolve
+from tinkex_api.models import SaveWeightsForSamplerRequest
 
-from tinkex_server.checkpoint_path import WEIGHTS, CheckpointPath
+from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPath, check_name
 from tinkex_server.data_dir import manifests
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
@@ -41,6 +42,31 @@ def check_unused(state: CommonState, session_id: str, number: int) -> None:
         raise InvalidRequest(
             f"sampling_session_seq_id {number} of session {session_id!r} was already used"
         )
+
+
+def is_inflight(body: SaveWeightsForSamplerRequest) -> bool:
+    """Returns whether weights are saved for sampling while the model trains on. Raises `Refused`
+    for an unknown kind, and for one that does not go with the other fields.
+    """
+    if body.kind not in (None, "snapshot", "inflight"):
+        raise malformed("kind", message="must be snapshot or inflight")
+    if body.kind == "inflight" and (body.path is not None or body.ttl_seconds is not None):
+        raise malformed("kind", message="cannot be inflight together with path or ttl_seconds")
+    return body.kind == "inflight"
+
+
+def sampler_target(row: ModelRow, body: SaveWeightsForSamplerRequest) -> CheckpointPath | int:
+    """Returns where weights for sampling are saved: under a path, or in a new sampling session of
+    this number. Raises `Refused` unless the body names exactly one of them.
+    """
+    number = body.sampling_session_seq_id
+    if body.path is None:
+        if number is None:
+            raise malformed("path", message="must be given, or sampling_session_seq_id")
+        return number
+    if number is not None:
+        raise malformed("sampling_session_seq_id", message="cannot be given together with path")
+    return CheckpointPath(row.model_id, SAMPLER_WEIGHTS, check_name(body.path, "path"))
 
 
 def without_training_state(path: CheckpointPath | str) -> Refused:

@@ -42,6 +42,16 @@ class Steps:
             "SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id
         )
 
+    def after(self, model_id: str, number: int, most: int) -> Sequence[StepRow]:
+        """Returns the next steps after the one of this number, in order. The open step is not one
+        of them.
+        """
+        sql = (
+            "SELECT number, loss / tokens, at FROM steps"
+            " WHERE model_id = ? AND number > ? AND ended = 1 ORDER BY number LIMIT ?"
+        )
+        return self._db.all(lambda row: StepRow(*row), sql, model_id, number, most)
+
     def curve(self, model_id: str, most: int) -> Sequence[StepRow]:
         """Returns about `most` steps, evenly spread and in order, with the first and the newest."""
         last = self.count(model_id)

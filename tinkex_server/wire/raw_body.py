@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import zstandard
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from tinkex_server.errors import Refused
 
@@ -33,7 +33,12 @@ async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) 
     `most` bytes or has them, and 400 if it breaks off.
     """
     _check_declared(headers, most)
-    return b"".join([piece async for piece in _pieces(receive, most)])
+    pieces: list[bytes] = []
+    size, more = 0, True
+    while more:
+        piece, size, more = _next_piece(await receive(), size, most)
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path, most: int) -> None:
@@ -43,7 +48,9 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
     _check_declared(headers, most)
     try:
         with file.open("xb") as opened:
-            async for piece in _pieces(receive, most):
+            size, more = 0, True
+            while more:
+                piece, size, more = _next_piece(await receive(), size, most)
                 await asyncio.to_thread(opened.write, piece)
     except OSError as error:
         raise Refused(
@@ -51,20 +58,18 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
         ) from error
 
 
-async def _pieces(receive: Receive, most: int) -> AsyncGenerator[bytes]:
-    """Yields a body as it arrives. Raises `Refused`: 413 for more than `most` bytes, and 400 if it
+def _next_piece(message: Message, size: int, most: int) -> tuple[bytes, int, bool]:
+    """Returns the next piece of a body of which `size` bytes have arrived, the size with it, and
+    whether more follows. Raises `Refused`: 413 for more than `most` bytes, and 400 if the body
     breaks off.
     """
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "the client disconnected before it had sent the whole body")
-        piece = message.get("body", b"")
-        size, more = size + len(piece), message.get("more_body", False)
-        if size > most:
-            raise _too_long(most)
-        yield piece
+    if message["type"] == "http.disconnect":
+        raise Refused(400, "the client disconnected before it had sent the whole body")
+    piece: bytes = message.get("body", b"")
+    size += len(piece)
+    if size > most:
+        raise _too_long(most)
+    return piece, size, message.get("more_body", False)
 
 
 def _check_declared(headers: Mapping[str, str], most: int) -> None:

@@ -39,7 +39,8 @@ def encode_sample(result: SampleResult, targets: api.TensorData | None) -> bytes
     layout, dense or sparse.
     """
     response = api.SampleResponse(
-        [_sequence(sequence) for sequence in result.sequences], prompt_cache_hit_tokens=0
+        [_sequence(sequence) for sequence in result.sequences],
+        prompt_cache_hit_tokens=result.prompt_cache_hit_tokens,
     )
     if result.prompt_logprobs is not None:
         response.prompt_logprobs = list(result.prompt_logprobs)

@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from tinkex_api import models as api
 
 from tinkex_server.engine.interface import SampleSpec
-from tinkex_server.errors import malformed
+from tinkex_server.errors import bad_request, malformed
 from tinkex_server.wire.tensors import to_array, tokens
 
 _GREEDY_BELOW = 1e-30
 """The temperature at and below which sampling is greedy. Engines divide by the temperature in
 32-bit floats, where a smaller one is soon 0.
 """
+
+
+_NOT_STREAMED = (
+    *("prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"),
+    *("target_prompt_logprobs", "prompt_alt_tokens_k", "prompt_logprobs_last_n"),
+)
 
 
 def sample_spec(request: api.SampleRequest) -> SampleSpec:
@@ -43,6 +49,15 @@ def sample_spec(request: api.SampleRequest) -> SampleSpec:
         prompt_alt_tokens_k=_count(request.prompt_alt_tokens_k, "prompt_alt_tokens_k"),
         prompt_logprobs_last_n=_last_n(request, len(prompt)),
     )
+
+
+def check_streamed(request: api.SampleRequest) -> None:
+    """Raises `Refused` for what a stream cannot hold: several samples, and scores of the prompt."""
+    if request.num_samples != 1:
+        raise malformed("num_samples", message="must be 1 for a stream")
+    for name in _NOT_STREAMED:
+        if getattr(request, name):
+            raise bad_request(f"{name} cannot be set for a stream")
 
 
 def _count(value: int | None, field: str) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.api_key_user import ApiKeyUser
 
 
-@define
+@define(repr=False)
 class ApiKeyDetails(OpenModel):
     """The owner of an API key.
 

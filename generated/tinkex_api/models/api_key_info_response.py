@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.api_key_details import ApiKeyDetails
 
 
-@define
+@define(repr=False)
 class ApiKeyInfoResponse(OpenModel, OwnFuture):
     """The API key with which the request was made.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class ApiKeyOrganization(OpenModel):
     """The organization that an API key belongs to.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class ApiKeyUser(OpenModel):
     """The user that an API key belongs to.
 

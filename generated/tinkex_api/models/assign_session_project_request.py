@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class AssignSessionProjectRequest(OpenModel):
     """A request to move a session to a project.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.audit_event_details import AuditEventDetails
 
 
-@define
+@define(repr=False)
 class AuditLogEntry(OpenModel):
     """An event of the audit log.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.audit_log_entry import AuditLogEntry
 
 
-@define
+@define(repr=False)
 class AuditLogResponse(OpenModel, OwnFuture):
     """The audit log of one day.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class AuthTokenResponse(OpenModel, OwnFuture):
     """A JWT that serves in place of the API key until it expires.
 

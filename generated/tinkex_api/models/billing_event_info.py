@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class BillingEventInfo(OpenModel):
     """The billed usage of an event. One open schema serves all types, by `type`: training with `token_count`;
     sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`; checkpoint with `count`;

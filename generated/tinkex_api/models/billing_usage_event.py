@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.billing_event_info import BillingEventInfo
 
 
-@define
+@define(repr=False)
 class BillingUsageEvent(OpenModel):
     """Usage within one hour.
 

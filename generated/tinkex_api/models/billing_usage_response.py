@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.billing_usage_sessions import BillingUsageSessions
 
 
-@define
+@define(repr=False)
 class BillingUsageResponse(OpenModel, OwnFuture):
     """Usage within a period.
 

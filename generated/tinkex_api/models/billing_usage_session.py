@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class BillingUsageSession(OpenModel):
     """A session that usage events refer to.
 

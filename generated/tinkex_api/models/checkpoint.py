@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class Checkpoint(OpenModel):
     """Weights that were saved.
 

@@ -10,7 +10,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture, read_time, write_time
 
 
-@define
+@define(repr=False)
 class CheckpointArchiveUrlResponse(OpenModel, OwnFuture):
     """The URL of a checkpoint's archive.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class CheckpointSearchCursor(OpenModel):
     """The end of the last page of a search.
 

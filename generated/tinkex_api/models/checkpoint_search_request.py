@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class CheckpointSearchRequest(OpenModel):
     """A search for checkpoints. A checkpoint must meet all conditions.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.checkpoint_search_cursor import CheckpointSearchCursor
 
 
-@define
+@define(repr=False)
 class CheckpointSearchResponse(OpenModel, OwnFuture):
     """A page of the checkpoints that a search found, newest first.
 

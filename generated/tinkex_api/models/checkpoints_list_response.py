@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.cursor import Cursor
 
 
-@define
+@define(repr=False)
 class CheckpointsListResponse(OpenModel, OwnFuture):
     """A list of checkpoints.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class ClientConfigRequest(OpenModel):
     """A request for the server's flags.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class ClientConfigResponse(OpenModel, OwnFuture):
     """The flags by which a server tells clients how to use it. Each is optional; `x-tinker-default` is what a client
     assumes without it. Servers send flags that are not listed here, and some send sizes of 0, which mean "no

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class CopyWeightsRequest(OpenModel):
     """A request to copy a checkpoint into a project, or into a session.
 

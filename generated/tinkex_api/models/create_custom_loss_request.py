@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.custom_loss_input import CustomLossInput
 
 
-@define
+@define(repr=False)
 class CreateCustomLossRequest(OpenModel):
     """A request to upload a custom loss. The loss is then used as the loss_fn `custom` with the config `{"loss_id":
     …}`.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class CreateModelRequest(OpenModel):
     """A request to create a model to train, a LoRA adapter on a base model.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class CreateModelResponse(OpenModel, OwnFuture):
     """The new model.
 

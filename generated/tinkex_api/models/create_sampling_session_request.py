@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class CreateSamplingSessionRequest(OpenModel):
     """A request to open a sampling session on a base model or on saved weights. Some servers accept exactly one of the
     two.

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class CreateSamplingSessionResponse(OpenModel, OwnFuture):
     """The new sampling session. One server answers with a promise instead, whose result has this form.
 

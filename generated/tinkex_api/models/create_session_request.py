@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class CreateSessionRequest(OpenModel):
     """A request to begin a session.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class CreateSessionResponse(OpenModel, OwnFuture):
     """The new session, and messages for the client to log.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class CurrentCheckpointStorageUsageItem(OpenModel):
     """The storage that the checkpoints of one user in one project use.
 

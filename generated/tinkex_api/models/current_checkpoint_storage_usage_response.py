@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.current_checkpoint_storage_usage_item import CurrentCheckpointStorageUsageItem
 
 
-@define
+@define(repr=False)
 class CurrentCheckpointStorageUsageResponse(OpenModel, OwnFuture):
     """The storage that checkpoints use at present.
 

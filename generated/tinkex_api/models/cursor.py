@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class Cursor(OpenModel):
     """The position of a page in a list.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.custom_loss_node import CustomLossNode
 
 
-@define
+@define(repr=False)
 class CustomLossGraph(OpenModel):
     """A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
     `custom/<name>:mean`.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.custom_loss_node_kwargs import CustomLossNodeKwargs
 
 
-@define
+@define(repr=False)
 class CustomLossNode(OpenModel):
     """A node of the graph of a custom loss. Arguments are JSON scalars and lists, or an object with one key: `{"ref":
     node}`, `{"tuple": []}`, `{"dict": {}}`, `{"slice": [start, stop, step]}`, `{"ellipsis": true}`, `{"float":

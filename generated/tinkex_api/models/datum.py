@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.model_input import ModelInput
 
 
-@define
+@define(repr=False)
 class Datum(OpenModel):
     """One training example.
 

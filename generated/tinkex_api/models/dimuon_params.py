@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class DimuonParams(OpenModel):
     """The settings of one Dimuon step, a variant of Muon for LoRA. All that the service has published of it is that
     the step of a matrix has a Frobenius norm of about `learning_rate`·√rank. The embedded server implements Muon

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class ErrorResponse(OpenModel, OwnFuture):
     """The reason why a request was refused. Most servers write `detail`: a text or, in a 422, a list of problems and
     their locations. A few write `error` or `error_message` instead. A proxy's answer may not be JSON at all.

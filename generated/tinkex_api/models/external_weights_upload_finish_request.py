@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class ExternalWeightsUploadFinishRequest(OpenModel):
     """A request to make a checkpoint of an upload.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.lora_config import LoraConfig
 
 
-@define
+@define(repr=False)
 class ExternalWeightsUploadStartRequest(OpenModel):
     """A request to start the upload of an adapter.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.upload_urls import UploadUrls
 
 
-@define
+@define(repr=False)
 class ExternalWeightsUploadStartResponse(OpenModel, OwnFuture):
     """The upload that was started.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.upload_headers import UploadHeaders
 
 
-@define
+@define(repr=False)
 class ExternalWeightsUploadURL(OpenModel):
     """The destination of one file: a signed URL that accepts a PUT without a key.
 

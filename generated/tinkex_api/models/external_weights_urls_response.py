@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.signed_urls import SignedUrls
 
 
-@define
+@define(repr=False)
 class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
     """The URLs of a checkpoint's files.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class FinishReason(OpenModel):
     """The way in which a session ended.
 

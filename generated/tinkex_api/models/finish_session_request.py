@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.finish_reason import FinishReason
 
 
-@define
+@define(repr=False)
 class FinishSessionRequest(OpenModel):
     """A request to end a session.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.loss_fn_config import LossFnConfig
 
 
-@define
+@define(repr=False)
 class ForwardBackwardInput(OpenModel):
     """A batch of datums and its loss. Let p be the logprob of a target in nats, q = `logprobs`, A = `advantages`, w =
     `weights` (1 where not given), r = exp(p - q), sg(x) = x with no gradient through it, and clip(x) = x limited to

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.metrics import Metrics
 
 
-@define
+@define(repr=False)
 class ForwardBackwardOutput(OpenModel):
     """The result of forward and forward_backward in JSON. Since 0.25 clients read only the protobuf form, in
     tinker.proto.

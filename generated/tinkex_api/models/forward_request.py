@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.forward_backward_input import ForwardBackwardInput
 
 
-@define
+@define(repr=False)
 class ForwardRequest(OpenModel):
     """A request to compute the loss of a batch without gradients.
 

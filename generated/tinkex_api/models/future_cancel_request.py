@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class FutureCancelRequest(OpenModel):
     """A request to cancel a sample whose result is no longer needed.
 

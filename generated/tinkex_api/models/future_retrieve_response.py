@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class FutureRetrieveResponse(OpenModel, OwnFuture):
     """The state or the result of a promise: one of four, told apart by their fields.
     - pending: `type` is `try_again`;

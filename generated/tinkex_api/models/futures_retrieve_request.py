@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.sampling_session_futures_target import SamplingSessionFuturesTarget
 
 
-@define
+@define(repr=False)
 class FuturesRetrieveRequest(OpenModel):
     """A request to wait until any of many samples is complete. The client then gets each result by retrieve_future.
 

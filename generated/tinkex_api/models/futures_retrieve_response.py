@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.future_completion import FutureCompletion
 
 
-@define
+@define(repr=False)
 class FuturesRetrieveResponse(OpenModel, OwnFuture):
     """The requests that completed after the cursor of the request.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
 
 
-@define
+@define(repr=False)
 class GetInfoResponse(OpenModel, OwnFuture):
     """Information about a model. Several servers fill `model_data` only.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class GetSamplerResponse(OpenModel, OwnFuture):
     """The model or weights that a sampling session samples from.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.supported_model import SupportedModel
 
 
-@define
+@define(repr=False)
 class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
     """The base models that a server offers.
 

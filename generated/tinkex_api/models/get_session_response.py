@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class GetSessionResponse(OpenModel, OwnFuture):
     """The training runs and sampling sessions of a session.
 

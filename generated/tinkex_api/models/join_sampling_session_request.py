@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class JoinSamplingSessionRequest(OpenModel):
     """A request for the number of a copied sampling client, which keeps its seq_ids apart from those of other copies.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class JoinSamplingSessionResponse(OpenModel, OwnFuture):
     """The number of a copied sampling client.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class LoadWeightsRequest(OpenModel):
     """A request to load saved weights, either into a model (`model_id` and `seq_id`; only as the model's first request
     on some servers, the hosted one included), or into a new model (`session_id` and `model_seq_id`; since 0.24),

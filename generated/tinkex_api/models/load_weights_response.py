@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class LoadWeightsResponse(OpenModel, OwnFuture):
     """The weights that were loaded, and their model.
 

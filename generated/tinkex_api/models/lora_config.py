@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class LoraConfig(OpenModel):
     """The shape of a LoRA adapter. At least one `train_*` must be true.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.model_input_chunk import ModelInputChunk
 
 
-@define
+@define(repr=False)
 class ModelInput(OpenModel):
     """The input of a model: tokens, and images or audio between them.
 

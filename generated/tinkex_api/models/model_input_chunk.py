@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class ModelInputChunk(OpenModel):
     """A chunk of a model's input, of the type that `type` names: encoded_text with `tokens`; image with `data` and
     `format`; image_asset_pointer with `location` and `format`; dmel with `dmel`. One open schema for all types,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.sgd_params import SgdParams
 
 
-@define
+@define(repr=False)
 class OptimStepRequest(OpenModel):
     """A request for one optimizer step, with one of `adam_params`, `optimizer_params` and `sgd_params`.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.metrics import Metrics
 
 
-@define
+@define(repr=False)
 class OptimStepResponse(OpenModel, OwnFuture):
     """The result of an optimizer step. It may be an empty object.
 

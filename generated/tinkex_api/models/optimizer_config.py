@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class OptimizerConfig(OpenModel):
     """The type of the optimizer that a model is trained with. All its steps must be of that type: adamw, by
     `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`. Other types have

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@define
+@define(repr=False)
 class PromptAltTokens(OpenModel):
     """The tokens drawn at each position of the prompt but the first, with replacement and at the request's
     temperature. Both arrays have the shape [prompt length - 1, k].

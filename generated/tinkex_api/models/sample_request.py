@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@define
+@define(repr=False)
 class SampleRequest(OpenModel):
     """A request for samples, from a sampling session (`sampling_session_id` and `seq_id`), or without one from
     `base_model` or `model_path`. To get only the logprobs of a prompt, ask for a sample with `max_tokens` 1 and

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.tensor_data import TensorData
 
 
-@define
+@define(repr=False)
 class SampleResponse(OpenModel, OwnFuture):
     """The result of sample in JSON. Since 0.25 clients read only the protobuf form, in tinker.proto;
     `topk_sampled_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens`, which came later, have the names of

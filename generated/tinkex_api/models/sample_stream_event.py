@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SampleStreamEvent(OpenModel):
     """An event of a stream: some tokens of a sample, or its end.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SamplingSessionFuturesTarget(OpenModel):
     """The samples of one sampling client, as what to wait for.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SaveWeightsExternalRequest(OpenModel):
     """A request to save weights as files to download.
 

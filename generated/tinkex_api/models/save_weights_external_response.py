@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class SaveWeightsExternalResponse(OpenModel, OwnFuture):
     """The path and size of the saved files.
 

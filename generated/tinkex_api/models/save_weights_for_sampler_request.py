@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class SaveWeightsForSamplerRequest(OpenModel):
     """A request to save weights to sample from: either under the name in `path`, or ephemeral, with
     `sampling_session_seq_id`, which opens a sampling session.

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class SaveWeightsForSamplerResponse(OpenModel, OwnFuture):
     """The path of named weights, or the sampling session of ephemeral ones; on some servers both.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class SaveWeightsRequest(OpenModel):
     """A request to save the weights and the optimizer state of a model, to resume training from.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SearchOwner(OpenModel):
     """The owners whose sessions or checkpoints to search.
 

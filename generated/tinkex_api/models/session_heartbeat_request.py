@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SessionHeartbeatRequest(OpenModel):
     """A heartbeat, which keeps a session alive.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class SessionHeartbeatResponse(OpenModel, OwnFuture):
     """The confirmation of a heartbeat. It carries no information beyond its status.
 

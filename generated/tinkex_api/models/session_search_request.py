@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class SessionSearchRequest(OpenModel):
     """A search for sessions. A session must meet all conditions, except that of session_id and display_name one is
     enough.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.session_summary import SessionSummary
 
 
-@define
+@define(repr=False)
 class SessionSearchResponse(OpenModel, OwnFuture):
     """A page of the sessions that a search found, newest first.
 

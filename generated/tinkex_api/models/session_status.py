@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.session_status_reason import SessionStatusReason
 
 
-@define
+@define(repr=False)
 class SessionStatus(OpenModel):
     """The status of a session. One open schema serves all types, by `type`: active; cancelled with `detail`;
     client_finished with `reason` and `detail`; failed with `category`, `message` and `reason`.

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SessionStatusReason(OpenModel):
     """The reason why a session has its status. One open schema serves all types, by `type`: how the client ended the
     session (success, errored, interrupted), or what failed, with its id (request, training_run, sampling_session).

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.user_metadata import UserMetadata
 
 
-@define
+@define(repr=False)
 class SessionSummary(OpenModel):
     """A session that a search found.
 

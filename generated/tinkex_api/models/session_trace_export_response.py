@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class SessionTraceExportResponse(OpenModel, OwnFuture):
     """The status of the export of a session's trace.
 

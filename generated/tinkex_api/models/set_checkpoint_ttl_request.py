@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SetCheckpointTtlRequest(OpenModel):
     """A request to set or clear the time for which a checkpoint is kept.
 

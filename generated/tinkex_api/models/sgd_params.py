@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SgdParams(OpenModel):
     """The settings of one step of gradient descent with momentum: b ← momentum·b + gradient + weight_decay·weights,
     with b = 0 at first; then weights ← weights - `learning_rate`·b.

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class SupportedModel(OpenModel):
     """A base model that a server offers.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.telemetry_event_event_data import TelemetryEventEventData
 
 
-@define
+@define(repr=False)
 class TelemetryEvent(OpenModel):
     """An event of a client. One open schema serves all types, by `event`: SESSION_START; SESSION_END with `duration`;
     UNHANDLED_EXCEPTION with `error_type`, `error_message`, `traceback`; GENERIC_EVENT with `event_name`,

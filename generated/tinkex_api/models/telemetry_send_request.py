@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.telemetry_event import TelemetryEvent
 
 
-@define
+@define(repr=False)
 class TelemetrySendRequest(OpenModel):
     """A batch of events; the official client sends at most 100.
 

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class TensorData(OpenModel):
     """An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two dimensions only:
     `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices` and `shape`, all three

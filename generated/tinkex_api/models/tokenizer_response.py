@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel, OwnFuture
 
 
-@define
+@define(repr=False)
 class TokenizerResponse(OpenModel, OwnFuture):
     """The files of a tokenizer, in the form of the library tokenizers.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..models.training_run import TrainingRun
 
 
-@define
+@define(repr=False)
 class TrainingRunsResponse(OpenModel, OwnFuture):
     """A page of training runs.
 

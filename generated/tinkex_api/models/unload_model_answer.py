@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class UnloadModelAnswer(OpenModel):
     """The promise of an UnloadModelResponse; without a request id, the confirmation that the model is unloaded.
 

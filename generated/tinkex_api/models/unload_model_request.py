@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class UnloadModelRequest(OpenModel):
     """A request to unload a model.
 

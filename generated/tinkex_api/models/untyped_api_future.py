@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class UntypedAPIFuture(OpenModel):
     """The promise of a result, which `retrieve_future` returns. The type of the result depends on the request: see
     `x-tinker-results` of FutureRetrieveResponse.

@@ -9,7 +9,7 @@ from attrs import define, field
 from ..types import OpenModel
 
 
-@define
+@define(repr=False)
 class WeightsInfoRequest(OpenModel):
     """A request for the base model and LoRA shape of saved weights.
 

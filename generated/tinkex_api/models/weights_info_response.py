@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..models.optimizer_config import OptimizerConfig
 
 
-@define
+@define(repr=False)
 class WeightsInfoResponse(OpenModel, OwnFuture):
     """The base model and LoRA shape of saved weights, with which to create a model that they fit.
 

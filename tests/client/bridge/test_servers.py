@@ -108,6 +108,21 @@ def test_a_call_that_the_server_lacks_is_refused_with_what_to_do_instead(
     assert "Save the weights with save_weights_external" in archive.json()["detail"]
 
 
+def test_what_no_server_could_do_is_refused_as_the_embedded_server_does(
+    bridged: Callable[..., Api],
+) -> None:
+    api = bridged()
+    session_id = api.session()
+    without_rank = new_model(session_id, 0, lora_config={"rank": 0})
+    assert api.send("create_model", **without_rank).status_code == 422
+    body = {"model_id": api.model(session_id, 1), "path": "one"}
+    both = api.send("save_weights_for_sampler", **body, seq_id=1, sampling_session_seq_id=0)
+    assert (both.status_code, "together with path" in both.text) == (422, True)
+    inflight = api.send("save_weights_for_sampler", **body, seq_id=2, kind="inflight")
+    assert (inflight.status_code, "cannot be inflight" in inflight.text) == (422, True)
+    assert api.result(api.ok("save_weights_for_sampler", **body, seq_id=3))["path"]
+
+
 def test_a_finished_session_is_finished_on_the_server(
     bridged: Callable[..., Api], upstream: Server, engine: CountingEngine
 ) -> None:

@@ -15,6 +15,7 @@ from tests.support.programs import SECONDS, outcome_of, written
 from tests.support.wait_until import wait_until
 from tinkex.dropin.command import resolved
 from tinkex.errors import ConfigError
+from tinkex.local.beside import start
 
 EXEC = (sys.executable, "-m", "tinkex.cli", "exec")
 PROGRAM = """
@@ -227,3 +228,44 @@ def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
     assert "the embedded server could not be started" in done.stderr
     assert "no/such-folder" in done.stderr
     assert done.stdout == ""
+
+
+HANGS = """
+    import os, time
+    with open({pids!r}, "a") as file:
+        print(os.getpid(), file=file)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are asked by signals")
+def test_the_wait_for_a_server_that_hangs_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = tmp_path / "pids"
+    written(tmp_path, "uvicorn.py", HANGS.format(pids=str(pids)))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    with pytest.raises(ConfigError) as raised:
+        start(["tinkex/tiny"], within=10)
+    said = "after 10 s it was still importing its packages"
+    assert said in str(raised.value)
+    for pid in map(int, pids.read_text().split()):
+        wait_until(lambda pid=pid: not _runs(pid))
+
+
+def test_a_server_that_ends_before_it_serves_is_told_with_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "uvicorn.py", "import os; os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    with pytest.raises(ConfigError, match="it ended while importing its packages"):
+        start(["tinkex/tiny"])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")

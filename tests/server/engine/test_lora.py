@@ -4,7 +4,6 @@ adapter.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import AdamSettings, Example, InvalidRequest, LoraShape
 from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import read_adapter, save_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
-from tinkex_server.engine.torch.fair_lock import FairLock
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 
 TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
@@ -257,21 +254,3 @@ def test_a_device_or_precision_that_there_is_not_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
         LoadedBaseModel.load("tinkex/tiny", device, dtype)
-
-
-def test_a_fair_lock_goes_to_whoever_has_waited_longest() -> None:
-    lock, order = FairLock(), list[int]()
-
-    def want(number: int) -> None:
-        with lock:
-            order.append(number)
-
-    threads = [threading.Thread(target=want, args=(number,)) for number in range(3)]
-    with lock:
-        for count, thread in enumerate(threads, 1):
-            thread.start()
-            wait_until(lambda count=count: lock.waiting >= count)
-    want(3)
-    for thread in threads:
-        thread.join()
-    assert order == [0, 1, 2, 3]

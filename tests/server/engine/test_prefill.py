@@ -18,6 +18,7 @@ from tinkex_server.engine.torch.batcher import BatchBudget
 from tinkex_server.engine.torch.engine import TorchEngine
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
+from tinkex_server.engine.torch.prefix_cache import PrefixCache
 from tinkex_server.engine.torch.prompt_scoring import PromptScores
 from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.stopping import StopRule
@@ -68,7 +69,10 @@ def read(
     base: LoadedBaseModel, requests: Sequence[SampleRequest], tokens: int
 ) -> tuple[Prefill, int]:
     """Returns a completed prefill and its number of passes."""
-    prefill, passes = Prefill(base, AdapterPlanner(base.device), requests, tokens), 1
+    prefill, passes = (
+        Prefill(base, AdapterPlanner(base.device), PrefixCache(0), requests, tokens),
+        1,
+    )
     while not prefill.advance():
         passes += 1
     return prefill, passes

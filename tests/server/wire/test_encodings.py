@@ -163,6 +163,7 @@ def results(draw: st.DrawFn) -> SampleResult:
         draw(st.none() | st.just([None, [(7, -0.5)]])),
         draw(st.none() | numbers),
         draw(st.none() | st.tuples(hnp.arrays(np.int64, shape, elements=tokens), numbers)),
+        draw(st.integers(0, 1 << 20)),
     )
 
 
@@ -185,6 +186,7 @@ def test_a_sample_is_read_as_the_engine_gave_it(result: SampleResult) -> None:
             assert ours.topk_logprobs == theirs.topk_logprobs
         assert response.prompt_logprobs == result.prompt_logprobs
         assert response.topk_prompt_logprobs == result.topk_prompt_logprobs
+        assert response.prompt_cache_hit_tokens == result.prompt_cache_hit_tokens
         _assert_same(response.target_prompt_logprobs, result.target_prompt_logprobs)
         drawn = response.prompt_alt_tokens
         _assert_same(

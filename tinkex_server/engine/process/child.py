@@ -236,9 +236,9 @@ def _with_short_spin(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment with a bound on how long OpenMP's threads spin while they wait for
     each other, unless it already says how they wait.
 
-    Without a bound they take cores from threads that have work: torch becomes many times slower
-    beside a busy server or client. If they never spin, each of the many short parallel regions of a
-    step waits for the system to wake a thread: a small step takes 1.6 times as long on idle cores.
+    Without a bound they go on for milliseconds after each computation, and take cores from the
+    server and its clients. Within a computation, the engine does without spinning when others want
+    the cores.
     """
     said = any(name in environment for name in ("OMP_WAIT_POLICY", *_SHORT_SPIN))
     return dict(environment) if said else {**environment, **_SHORT_SPIN}

@@ -48,17 +48,19 @@ class AdaptedModel:
     """The full name of the output layer, if it shares its matrix with the input embeddings."""
 
 
+def check_savable(adapter: Adapter, optimizer_state: Mapping[str, Tensor] | None) -> None:
+    """Raises `InvalidRequest` for weights or a state with NaN or infinity."""
+    for tensors in (adapter.named_weights(), optimizer_state or {}):
+        check_finite(tensors, "the model cannot be saved; load an earlier checkpoint into it")
+
+
 def save_adapter(
     adapter: Adapter,
     folder: Path,
     model: AdaptedModel,
     optimizer_state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes an adapter to a new folder. Raises `InvalidRequest` for weights or a state with NaN or
-    infinity.
-    """
-    for tensors in (adapter.named_weights(), optimizer_state or {}):
-        check_finite(tensors, "the model cannot be saved; load an earlier checkpoint into it")
+    """Writes an adapter, which `check_savable` has checked, to a new folder."""
     folder.mkdir(parents=True)
     (folder / _CONFIG_FILE).write_text(json.dumps(_config(adapter, model), indent=2))
     if model.tied_head in adapter.layers:

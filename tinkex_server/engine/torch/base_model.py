@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +25,6 @@ from tinkex_server.engine.interface import InvalidRequest, LoraShape, ModelInfo
 from tinkex_server.engine.model_info import describe, loadable_name
 from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import AdaptedModel, check_fit, read_adapter
-from tinkex_server.engine.torch.fair_lock import FairLock
 from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs
 from tinkex_server.engine.torch.lora import (
     CurrentPlan,
@@ -46,7 +45,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 @define(eq=False)
 class LoadedBaseModel:
     """One frozen base model. Adapters are kept apart from it; each forward pass names those that it
-    uses.
+    uses. It must be used on one thread.
     """
 
     info: ModelInfo
@@ -59,7 +58,6 @@ class LoadedBaseModel:
     """The size of the KV cache for one token, over all layers."""
     _source: str  # the name or folder that transformers loads it from
     _current: CurrentPlan
-    _lock: FairLock = field(factory=FairLock)
 
     @classmethod
     def load(
@@ -134,15 +132,12 @@ class LoadedBaseModel:
 
     @contextmanager
     def acquire(self, plan: AdapterPlan) -> Generator[Any, None, None]:
-        """Holds the model for one short computation with these adapters. Other threads wait for
-        their turn.
-        """
-        with self._lock:
-            self._current.plan = plan
-            try:
-                yield self.model
-            finally:
-                self._current.plan = None
+        """Gives these adapters to the model for one computation."""
+        self._current.plan = plan
+        try:
+            yield self.model
+        finally:
+            self._current.plan = None
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
         """Returns a trainable adapter in float32. Raises `InvalidRequest` for a shape that this

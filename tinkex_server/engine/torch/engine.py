@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +34,16 @@ from tinkex_server.engine.interface import (
 )
 from tinkex_server.engine.torch import optimizers
 from tinkex_server.engine.torch.adapter import Adapter
-from tinkex_server.engine.torch.adapter_files import check_fit, read_training_state, save_adapter
+from tinkex_server.engine.torch.adapter_files import (
+    check_fit,
+    check_savable,
+    read_training_state,
+    save_adapter,
+)
 from tinkex_server.engine.torch.adapter_import import import_adapter_files
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.batcher import Batcher
+from tinkex_server.engine.torch.compute_thread import ComputeThread
 from tinkex_server.engine.torch.custom_loss import LossProgram, compile_loss, reduce_metrics
 from tinkex_server.engine.torch.finite_checks import check_gradients, check_losses
 from tinkex_server.engine.torch.losses import NamedLoss, find_loss
@@ -72,7 +79,8 @@ class _Sampler:
 
 
 class TorchEngine:
-    """The engine for one machine; computations on one base model take turns. See
+    """The engine for one machine. Its methods may be called from any thread; all of them compute
+    on one thread, where training and sampling take turns. See
     `tinkex_server.engine.interface.Engine` for its methods and `LoadedBaseModel.load` for `device`
     and `dtype`.
     """
@@ -80,11 +88,17 @@ class TorchEngine:
     def __init__(
         self, models: Sequence[str], device: str | None = None, dtype: str | None = None
     ) -> None:
-        bases = [LoadedBaseModel.load(model, device, dtype) for model in models]
+        self._compute = ComputeThread()
+        bases = [
+            self._compute.run(partial(LoadedBaseModel.load, model, device, dtype))
+            for model in models
+        ]
+        if any(base.device.type == "cpu" for base in bases):
+            self._compute.share_cores()
         self._bases = {base.info.name: base for base in bases}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, _Sampler] = {}
-        self._batchers = {name: Batcher(base) for name, base in self._bases.items()}
+        self._batchers = {name: Batcher(base, self._compute) for name, base in self._bases.items()}
         self.ready = already_ready(
             " and ".join(sorted({base.runs_on for base in self._bases.values()}))
         )
@@ -97,10 +111,7 @@ class TorchEngine:
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
     ) -> Sequence[str]:
         base = self._base(base_model)
-        adapter = base.new_adapter(lora)
-        parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
-        steps = SafeSteps(optimizers.create_optimizer(optimizer, parameters, {}))
-        self._models[model_id] = _Model(base, adapter, parameters, optimizer, steps)
+        self._models[model_id] = self._compute.run(lambda: _new_model(base, lora, optimizer))
         return (
             [_TIED.format(base_model=base_model)]
             if lora.train_unembed and base.ties_embeddings
@@ -129,35 +140,7 @@ class TorchEngine:
         )
         for index, example in enumerate(data):
             _check_example(index, example, loss, model.base.info)
-        outputs: list[Mapping[str, Any]] = [{}] * len(data)
-        metrics: list[Mapping[str, float]] = []
-        total = 0.0
-        most = tokens_at_once(model.base.info.vocab_size, model.base.device)
-        with _atomic_gradients(model.parameters.values()), torch.set_grad_enabled(backward):
-            for indices in micro_batches([len(example.tokens) for example in data], most):
-                with model.base.acquire(model.adapter) as network:
-                    logprobs = target_logprobs(network, [data[i] for i in indices])
-                    leaves = [row.detach().requires_grad_(backward) for row in logprobs]
-                    results = [
-                        loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)
-                    ]
-                    losses = [values for values, _ in results]
-                    gradients = (
-                        torch.autograd.grad([values.sum() for values in losses], leaves)
-                        if backward
-                        else ()
-                    )
-                    total += check_losses(indices, losses, gradients)
-                    if backward:
-                        torch.autograd.backward(logprobs, gradients)
-                        check_gradients(model.parameters.values(), indices)
-                metrics += [named for _, named in results]
-                for i, row in zip(indices, logprobs, strict=True):
-                    outputs[i] = {"logprobs": row.detach().cpu().numpy()}
-        tokens = float(sum(len(example.tokens) for example in data))
-        return LossResult(
-            outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)}
-        )
+        return self._compute.run_in_turns(_losses(model, data, loss, backward=backward))
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         model = self._model(model_id)
@@ -166,27 +149,8 @@ class TorchEngine:
                 f"the model was created with the optimizer {model.optimizer_kind}, but this "
                 f"step has settings for {settings.kind}"
             )
-        try:
-            norm = self._step(model, settings)
-        finally:
-            model.optimizer.zero_grad()
+        norm = self._compute.run(lambda: _step(model, settings))
         return {"grad_norm": norm, "learning_rate": settings.learning_rate}
-
-    def _step(self, model: _Model, settings: OptimizerSettings) -> float:
-        """Applies the gradients; returns their norm."""
-        norm = nn.utils.get_total_norm(
-            [weight.grad for weight in model.parameters.values() if weight.grad is not None]
-        )
-        if not torch.isfinite(norm):
-            raise InvalidRequest(
-                f"the norm of the gradients is {norm.item()}: the gradients accumulated since "
-                "the last step are too large for a float. They were dropped, and the weights "
-                "and the optimizer's state are unchanged"
-            )
-        if settings.grad_clip_norm > 0:
-            nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
-        model.steps.take(settings, float(norm))
-        return float(norm)
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
@@ -195,28 +159,24 @@ class TorchEngine:
             if optimizer
             else None
         )
+        self._compute.run(lambda: check_savable(model.adapter, state))
+        # not there, so that samples do not wait for the disk
         save_adapter(model.adapter, folder, model.base.adapted_model, state)
 
     def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
         model = self._model(model_id)
-        weights, state = read_training_state(folder, optimizer=optimizer)
-        check_fit(weights, model.parameters)
-        # it may raise, so it comes before any change
-        restored = optimizers.create_optimizer(model.optimizer_kind, model.parameters, state)
-        model.adapter.copy_weights(weights)
-        model.steps = SafeSteps(restored)
-        model.optimizer.zero_grad()
+        self._compute.run(lambda: _load(model, folder, optimizer=optimizer))
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
         base = self._base(base_model)
-        save_adapter(
-            import_adapter_files(source, base.new_adapter(lora)), folder, base.adapted_model
-        )
+        adapter = self._compute.run(lambda: import_adapter_files(source, base.new_adapter(lora)))
+        save_adapter(adapter, folder, base.adapted_model)
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         base, known = self._base(base_model), self._samplers.get(sampler_id)
+        like = known.adapter if known else None
         adapter = (
-            base.load_adapter(folder, like=known.adapter if known else None) if folder else None
+            self._compute.run(lambda: base.load_adapter(folder, like=like)) if folder else None
         )
         # running samples keep the previous adapter
         self._samplers[sampler_id] = _Sampler(base, adapter)
@@ -245,6 +205,7 @@ class TorchEngine:
     def close(self) -> None:
         for batcher in self._batchers.values():
             batcher.close()
+        self._compute.close()
 
     def _base(self, name: str) -> LoadedBaseModel:
         if name not in self._bases:
@@ -263,6 +224,79 @@ class TorchEngine:
         if model_id not in self._models:
             raise InvalidRequest(f"unknown model {model_id!r}")
         return self._models[model_id]
+
+
+def _new_model(base: LoadedBaseModel, lora: LoraShape, kind: OptimizerKind) -> _Model:
+    adapter = base.new_adapter(lora)
+    parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
+    steps = SafeSteps(optimizers.create_optimizer(kind, parameters, {}))
+    return _Model(base, adapter, parameters, kind, steps)
+
+
+def _losses(
+    model: _Model, data: Sequence[Example], loss: NamedLoss | LossProgram, *, backward: bool
+) -> Generator[None, None, LossResult]:
+    """Computes the losses of all data and, with `backward`, adds their gradients to the model's, or
+    none if one fails. Others have their turn at every `yield`.
+    """
+    outputs: list[Mapping[str, Any]] = [{}] * len(data)
+    metrics: list[Mapping[str, float]] = []
+    total = 0.0
+    most = tokens_at_once(model.base.info.vocab_size, model.base.device)
+    batches = micro_batches([len(example.tokens) for example in data], most)
+    with _atomic_gradients(model.parameters.values()):
+        for place, indices in enumerate(batches):
+            if place:
+                yield
+            with torch.set_grad_enabled(backward), model.base.acquire(model.adapter) as network:
+                logprobs = target_logprobs(network, [data[i] for i in indices])
+                leaves = [row.detach().requires_grad_(backward) for row in logprobs]
+                results = [loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)]
+                losses = [values for values, _ in results]
+                gradients = (
+                    torch.autograd.grad([values.sum() for values in losses], leaves)
+                    if backward
+                    else ()
+                )
+                total += check_losses(indices, losses, gradients)
+                if backward:
+                    torch.autograd.backward(logprobs, gradients)
+                    check_gradients(model.parameters.values(), indices)
+            metrics += [named for _, named in results]
+            for i, row in zip(indices, logprobs, strict=True):
+                outputs[i] = {"logprobs": row.detach().cpu().numpy()}
+    tokens = float(sum(len(example.tokens) for example in data))
+    return LossResult(outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)})
+
+
+def _step(model: _Model, settings: OptimizerSettings) -> float:
+    """Applies the gradients, and drops them in any case; returns their norm."""
+    try:
+        norm = nn.utils.get_total_norm(
+            [weight.grad for weight in model.parameters.values() if weight.grad is not None]
+        )
+        if not torch.isfinite(norm):
+            raise InvalidRequest(
+                f"the norm of the gradients is {norm.item()}: the gradients accumulated since "
+                "the last step are too large for a float. They were dropped, and the weights "
+                "and the optimizer's state are unchanged"
+            )
+        if settings.grad_clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
+        model.steps.take(settings, float(norm))
+        return float(norm)
+    finally:
+        model.optimizer.zero_grad()
+
+
+def _load(model: _Model, folder: Path, *, optimizer: bool) -> None:
+    weights, state = read_training_state(folder, optimizer=optimizer)
+    check_fit(weights, model.parameters)
+    # it may raise, so it comes before any change
+    restored = optimizers.create_optimizer(model.optimizer_kind, model.parameters, state)
+    model.adapter.copy_weights(weights)
+    model.steps = SafeSteps(restored)
+    model.optimizer.zero_grad()
 
 
 @contextmanager

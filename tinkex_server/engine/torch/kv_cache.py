@@ -65,10 +65,7 @@ class KVCache(Cache):
         """Adds a row for each `(source, length)`: the last `length` positions of row `source` of
         the cache `read`.
         """
-        layers: list[Any] = read.layers
-        sources: list[Tensor] = [
-            tensor for layer in layers for tensor in (layer.keys, layer.values)
-        ]
+        sources = keys_and_values(read)
         lengths, first = self.lengths + [length for _, length in rows], len(self.lengths)
         by_length = defaultdict[int, list[int]](list)
         for index, (_, length) in enumerate(rows):
@@ -172,6 +169,14 @@ class KVCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self._longest + query_length, 0
+
+
+def keys_and_values(cache: Cache) -> list[Tensor]:
+    """Returns what a cache of transformers holds: keys and values of layer 0, of layer 1, ..., each
+    `(rows, heads, tokens, dim)`.
+    """
+    layers: list[Any] = cache.layers
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:

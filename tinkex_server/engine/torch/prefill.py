@@ -1,4 +1,6 @@
-"""`Prefill`: fills a KV cache with prompts, in passes of bounded size."""
+"""`Prefill`: fills a KV cache with prompts, in passes of bounded size, without those parts that
+other prompts have in common with them.
+"""
 
 # torch types some of its methods only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -13,9 +15,10 @@ from transformers.cache_utils import DynamicCache
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
-from tinkex_server.engine.torch.kv_cache import cache_arguments
+from tinkex_server.engine.torch.kv_cache import cache_arguments, keys_and_values
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
 from tinkex_server.engine.torch.padding import left_padded, padding_arguments
+from tinkex_server.engine.torch.prefix_cache import PrefixCache
 from tinkex_server.engine.torch.prompt_scoring import PromptScorer, PromptScores, join_scores
 from tinkex_server.engine.torch.sample_request import SampleRequest
 
@@ -24,18 +27,20 @@ class Prefill:
     """A prefill of the prompts of several requests; equal prompts are processed once. It must be
     used on one thread.
 
-    After the last pass, each request has the scores that it asked for.
+    After the last pass, each request has the scores that it asked for, and `prefixes` has the
+    prompts.
     """
 
     def __init__(
         self,
         base: LoadedBaseModel,
         planner: AdapterPlanner,
+        prefixes: PrefixCache,
         requests: Sequence[SampleRequest],
         tokens: int,
     ) -> None:
-        """Prepares passes of at most `tokens` tokens, padding included. Several different prompts
-        must fit into one pass.
+        """Prepares passes of at most `tokens` tokens, padding included. What is to be computed of
+        several different prompts must fit into one pass.
         """
         distinct = list({request.prompt_key: request for request in requests}.values())
         rows = {request.prompt_key: row for row, request in enumerate(distinct)}
@@ -46,24 +51,27 @@ class Prefill:
         self.logits = torch.empty(0)
         """The logits of each row's last position, `(rows, V)`, after the last pass."""
         self._base = base
+        self._prefixes = prefixes
+        self._distinct = distinct
         self._plan = planner.plan([request.adapter for request in distinct])
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
         self._width = max(1, tokens // len(distinct))
-        self._columns = slice(0, 0)  # the columns of the last pass
+        self._columns: slice | None = None  # the columns of the last pass
         self._scores: dict[int, list[PromptScores]] = {
             i: [] for i, request in enumerate(requests) if request.scores_prompt
         }
 
     @property
     def takes_several_passes(self) -> bool:
-        return self._width < self._tokens.shape[1]
+        """Whether it would take several passes if it began now."""
+        return self._width < self._tokens.shape[1] - self._first_column()
 
     @torch.inference_mode()
     def advance(self) -> bool:
         """Runs one pass; returns whether the prefill is complete."""
-        columns = self._columns = slice(
-            self._columns.stop, min(self._columns.stop + self._width, self._tokens.shape[1])
-        )
+        # as late as this, since prompts are added while a prefill waits for its turn
+        start = self._reuse_prefixes() if self._columns is None else self._columns.stop
+        columns = self._columns = slice(start, min(start + self._width, self._tokens.shape[1]))
         how = {"input_ids": self._tokens[:, columns], **padding_arguments(self._mask, columns)}
         how = {name: tensor.to(self._base.device) for name, tensor in how.items()}
         with self._base.acquire(self._plan) as network:
@@ -73,25 +81,70 @@ class Prefill:
                 logits_to_keep=0 if self._scores else 1,
             ).logits
         for index in list(self._scores):
-            self._score_prompt(index, logits[self.rows[index]])
+            self._score_prompt(index, logits[self.rows[index]], columns)
         if columns.stop < self._tokens.shape[1]:
             return False
         self.logits = logits[:, -1]
+        self._keep_prompts()
         for index, parts in self._scores.items():
             self.requests[index].prompt_scores = join_scores(parts)
         return True
 
-    def _score_prompt(self, index: int, logits: Tensor) -> None:
-        """Adds the scores of a request's prompt from the last pass."""
+    def _padding(self, request: SampleRequest) -> int:
+        """Returns the number of columns before the request's prompt."""
+        return self._tokens.shape[1] - len(request.prompt)
+
+    def _first_column(self) -> int:
+        """Returns the first column that must be computed: that of the longest rest of a prompt."""
+        return self._tokens.shape[1] - max(
+            unknown_tokens(request, self._prefixes) for request in self.requests
+        )
+
+    def _reuse_prefixes(self) -> int:
+        """Fills the KV cache before the first column that must be computed, which it returns."""
+        start = self._first_column()
+        for request in self.requests:
+            request.cached_tokens = max(0, start - self._padding(request))
+        if start > 0:
+            states = self._prefixes.gather(
+                [
+                    (request.adapter, request.prompt[: request.cached_tokens])
+                    for request in self._distinct
+                ],
+                start,
+            )
+            for layer in range(len(states) // 2):
+                self.cache.update(states[2 * layer], states[2 * layer + 1], layer)
+        return start
+
+    def _keep_prompts(self) -> None:
+        states = keys_and_values(self.cache)
+        for row, request in enumerate(self._distinct):
+            padding = self._padding(request)
+            own = [part[row, :, padding:] for part in states]
+            self._prefixes.add(request.adapter, request.prompt, own)
+
+    def _score_prompt(self, index: int, logits: Tensor, columns: slice) -> None:
+        """Adds the scores of a request's prompt from a pass over these columns."""
         request, parts = self.requests[index], self._scores[index]
-        padding = self._tokens.shape[1] - len(request.spec.prompt)
-        start = max(self._columns.start, padding)
+        padding = self._padding(request)
+        start = max(columns.start, padding)
         try:
             parts.append(
                 PromptScorer(
-                    logits[start - self._columns.start :], request.spec, start - padding + 1
+                    logits[start - columns.start :], request.spec, start - padding + 1
                 ).all()
             )
         except InvalidRequest as error:
             request.resolve(error)
             del self._scores[index]
+
+
+def unknown_tokens(request: SampleRequest, prefixes: PrefixCache) -> int:
+    """Returns how many tokens of the request's prompt, at its end, must be computed: the last one
+    at least, for its logits, and all of them if they are scored.
+    """
+    length = len(request.prompt)
+    if request.scores_prompt:
+        return length
+    return max(1, length - prefixes.count(request.adapter, request.prompt))

@@ -18,6 +18,7 @@ from tinkex_server.engine.interface import (
     TopTokens,
 )
 from tinkex_server.engine.torch.adapter import Adapter
+from tinkex_server.engine.torch.prefix_cache import Prompt
 from tinkex_server.engine.torch.prompt_scoring import PromptScores
 from tinkex_server.engine.torch.sampling import random_key
 from tinkex_server.engine.torch.stopping import StopRule
@@ -72,12 +73,15 @@ class SampleRequest:
     on_token: OnToken | None = None
     future: Future[SampleResult] = field(factory=Future[SampleResult])
     prompt_scores: PromptScores = PromptScores()  # set after the prefill
+    cached_tokens: int = 0  # of the prompt, whose prefill was not computed; set by the prefill
     samples: list[GenerationState] = field(init=False)
+    prompt: Prompt = field(init=False)
     prompt_key: Hashable = field(init=False)
     """A key that is equal for requests that can share one prefill."""
 
     def __attrs_post_init__(self) -> None:
-        self.prompt_key = self.adapter, tuple(self.spec.prompt)
+        self.prompt = np.array(self.spec.prompt, np.int64)
+        self.prompt_key = self.adapter, self.prompt.tobytes()
         ended = None if self.max_new_tokens else "length"
         keys = [random_key(self.spec.seed, index) for index in range(self.spec.num_samples)]
         self.samples = [GenerationState(self, key, stop_reason=ended) for key in keys]
@@ -99,6 +103,5 @@ class SampleRequest:
 
     def resolve_if_complete(self) -> None:
         if all(sample.stop_reason for sample in self.samples):
-            self.resolve(
-                SampleResult([sample.result() for sample in self.samples], *self.prompt_scores)
-            )
+            samples = [sample.result() for sample in self.samples]
+            self.resolve(SampleResult(samples, *self.prompt_scores, self.cached_tokens))

@@ -227,16 +227,22 @@ class Endpoint:
         if not self._readers:
             return None, ""
         most = state.limits.body_bytes
+        if not self._has_seq_id:
+            return await self._read_from(headers, receive, most)
         body_copy = BodyCopy(receive, most)
         try:
-            read = self._reader(headers)
-            raw = await read_body(headers, body_copy.receive, most)
-            return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
+            return await self._read_from(headers, body_copy.receive, most)
         except Refused as refusal:
-            if self._has_seq_id:
-                fields = refusal.fields or await body_copy.fields(headers)
-                state.refused_seq_ids.note_unread(access, refusal, fields)
+            fields = refusal.fields or await body_copy.fields(headers)
+            state.refused_seq_ids.note_unread(access, refusal, fields)
             raise
+
+    async def _read_from(
+        self, headers: Mapping[str, str], receive: Receive, most: int
+    ) -> tuple[Any, str]:
+        read = self._reader(headers)
+        raw = await read_body(headers, receive, most)
+        return await asyncio.to_thread(read, raw) if len(raw) > _LARGE else read(raw)
 
     def _reader(self, headers: Mapping[str, str]) -> Read[Any]:
         content_type = headers.get("content-type", "application/json").partition(";")[0].strip()

@@ -1,0 +1,26 @@
+"""The command `tinkex checkpoint publish`."""
+
+from __future__ import annotations
+
+import click
+
+from tinkex.cli import complete
+from tinkex.cli.checkpoint.access import FIELDS, change
+from tinkex.cli.command import command as data_command
+from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.output import Output
+
+
+@data_command(
+    "publish",
+    help="Make a checkpoint readable for everybody.",
+    fields=FIELDS,
+    examples=["tinkex checkpoint publish PATH"],
+    id_field="path",
+)
+@click.argument("path", shell_complete=complete.paths)
+@connection_options
+def command(output: Output, connection: Connection, path: str) -> None:
+    """Publishes a checkpoint."""
+    rest = connection.rest
+    change(output, rest, path, rest.publish_checkpoint_from_tinker_path, public=True)

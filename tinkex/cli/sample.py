@@ -1,0 +1,239 @@
+"""The command `tinkex sample`, which continues a text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from attrs import define
+
+from tinkex.cli import suggestion
+from tinkex.cli.command import command as data_command
+from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.embedded import choose_server
+from tinkex.cli.exit_codes import ExitCode
+from tinkex.cli.failures import Failure
+from tinkex.cli.output import Output
+
+if TYPE_CHECKING:
+    from tinkex import SamplingClient, Tokenizer
+    from tinkex.types import SampledSequence
+
+FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
+
+
+@data_command(
+    "sample",
+    help=(
+        "Continue a text, token by token. With no server in the settings an embedded one does it "
+        "on this machine. Without TEXT the prompt is read from standard input."
+    ),
+    fields=FIELDS,
+    examples=[
+        'tinkex sample "forty two is"',
+        'tinkex sample -m tinkex/tiny --logprobs --max-tokens 20 "Once upon a time"',
+        'tinkex sample -n 4 --seed 7 --json=text "forty two is"',
+    ],
+    id_field="text",
+)
+@click.argument("text", required=False)
+@click.option(
+    "-m",
+    "--model",
+    metavar="MODEL|PATH",
+    help="Base model, or path of saved weights.  [default: the server's first model]",
+)
+@click.option("-n", "count", default=1, show_default=True, type=click.IntRange(1), help="Samples.")
+@click.option(
+    "--max-tokens", default=128, show_default=True, type=click.IntRange(1), help="Most tokens."
+)
+@click.option(
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="0 takes the likeliest token each time.",
+)
+@click.option("--seed", type=int, help="Makes samples repeatable.")
+@click.option(
+    "--stop", multiple=True, help=r"Text at which to stop, \n for a new line; repeatable."
+)
+@click.option("--logprobs", is_flag=True, help="Color tokens by probability; in a pipe, list them.")
+@click.option("--interactive", is_flag=True, help="Ask for one prompt after the other.")
+@connection_options
+def command(
+    output: Output,
+    connection: Connection,
+    text: str | None,
+    model: str | None,
+    count: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    stop: Sequence[str],
+    logprobs: bool,
+    interactive: bool,
+) -> None:
+    """Samples one or more continuations of each prompt."""
+    prompts = _prompts(output, text, interactive)
+    choose_server(output, connection, "samples", keeps="://" in (model or ""))
+    with _open(output, connection, model) as sampler:
+        params = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "stop": [_unescaped(one) for one in stop] or None,
+        }
+        command_line = _Sampling(
+            output, sampler, sampler.get_tokenizer(), params, count, logprobs, interactive
+        )
+        for prompt in prompts:
+            command_line.answer(prompt)
+
+
+def _prompts(output: Output, text: str | None, interactive: bool) -> Iterator[str]:
+    """Yields the prompts: the argument, standard input, or what is typed.
+
+    Raises:
+        Failure: there is no prompt.
+    """
+    if not interactive:
+        if text is None and sys.stdin.isatty():
+            raise Failure(
+                "there is no text to continue", code=ExitCode.USAGE, hint="tinkex sample --help"
+            )
+        prompt = sys.stdin.read() if text is None else text
+        if not prompt:
+            raise Failure(
+                "the text to continue is empty", code=ExitCode.USAGE, hint="tinkex sample --help"
+            )
+        return iter([prompt])
+    return _typed(output, text)
+
+
+def _typed(output: Output, first: str | None) -> Iterator[str]:
+    if first:
+        yield first
+    while True:
+        if sys.stdin.isatty():
+            output.err.write("> ")
+            output.err.flush()
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        yield line.rstrip("\n")
+
+
+def _open(output: Output, connection: Connection, model: str | None) -> SamplingClient:
+    """Opens a client for weights, or for a base model: by default the first of the server."""
+    if model is not None and "://" in model:
+        _listed(connection)  # a server that is not there is noticed sooner than by a session
+        return connection.service.create_sampling_client(model_path=model)
+    listed = _listed(connection)
+    if model is None and not listed:
+        raise Failure("the server lists no models", hint="tinkex sample -m MODEL TEXT")
+    if model is not None and listed and model not in listed:
+        output.warn(f"the server does not list {model}{suggestion(model, listed)}")
+    return connection.service.create_sampling_client(base_model=model or listed[0])
+
+
+def _listed(connection: Connection) -> Sequence[str]:
+    """Returns the names of the models that the server lists."""
+    from tinkex.errors import NotFoundError, UnsupportedByServer
+
+    try:
+        models = connection.rest.get_server_capabilities().supported_models
+    except (UnsupportedByServer, NotFoundError):
+        return ()
+    return [one.model_name for one in models if one.model_name]
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+@define(eq=False)
+class _Sampling:
+    """Samples prompts with the same parameters, and writes what comes."""
+
+    output: Output
+    sampler: SamplingClient
+    tokenizer: Tokenizer
+    params: dict[str, Any]
+    count: int
+    logprobs: bool
+    interactive: bool
+
+    def answer(self, prompt: str) -> None:
+        """Samples one prompt. Where prompts are typed, Ctrl-C ends only its samples."""
+        try:
+            if self.output.mode in ("json", "quiet") or self.count > 1:
+                self._write_all(prompt)
+            else:
+                self._stream(prompt)
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+            self.output.text("")
+
+    def _stream(self, prompt: str) -> None:
+        """Writes the tokens as they come."""
+        began, decoder, number = time.monotonic(), self.tokenizer.stream_decoder(), 0
+        stop_reason = ""
+        for piece in self.sampler.sample_stream(self.tokenizer.encode(prompt), self.params):
+            for token, logprob in _with_logprobs(piece.tokens, piece.logprobs):
+                self._write_token(token, decoder.push(token), logprob)
+                number += 1
+            if piece.sequence is not None:
+                stop_reason = piece.sequence.stop_reason
+        self.output.text(decoder.end())
+        rate = number / max(1e-6, time.monotonic() - began)
+        self.output.status(f"{number} tokens, {rate:.0f} tokens/s, ended by {stop_reason}")
+
+    def _write_token(self, token: int, text: str, logprob: float | None) -> None:
+        from tinkex.token_colors import text_color
+
+        if not self.logprobs:
+            self.output.text(text, end="")
+        elif self.output.mode == "human" and self.output.terminal.color:
+            from rich.text import Text
+
+            style = text_color(logprob) if logprob is not None else ""
+            self.output.console.print(Text(text, style), end="")
+        else:
+            shown = "" if logprob is None else f"{logprob:.4f}"
+            self.output.text(f"{token}\t{shown}\t{text!r}")
+
+    def _write_all(self, prompt: str) -> None:
+        """Writes finished samples: as rows, or for a person as texts with headings."""
+        tokens = self.tokenizer.encode(prompt)
+        sampled = self.sampler.sample(tokens, self.count, self.params).result()
+        rows = [self._row(number, one) for number, one in enumerate(sampled.sequences, 1)]
+        if self.output.mode != "human":
+            self.output.table(rows, ["text"])
+            return
+        for row, sequence in zip(rows, sampled.sequences, strict=True):
+            self.output.text(f"[{row['number']}] ", end="")
+            decoder = self.tokenizer.stream_decoder()
+            for token, logprob in _with_logprobs(sequence.tokens, sequence.logprobs):
+                self._write_token(token, decoder.push(token), logprob)
+            self.output.text(decoder.end())
+
+    def _row(self, number: int, sequence: SampledSequence) -> dict[str, Any]:
+        return {
+            "number": number,
+            "text": self.tokenizer.decode(sequence.tokens),
+            "tokens": sequence.tokens,
+            "logprobs": sequence.logprobs,
+            "stop_reason": sequence.stop_reason,
+            "model": str(self.sampler.get_base_model()),
+        }
+
+
+def _with_logprobs(
+    tokens: Sequence[int], logprobs: Sequence[float] | None
+) -> Iterator[tuple[int, float | None]]:
+    return zip(tokens, logprobs or [None] * len(tokens), strict=True)
