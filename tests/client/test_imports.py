@@ -1,4 +1,4 @@
-"""What an import of tinkex imports besides, by name: time differs between machines."""
+"""Imports of tinkex import few other modules, which are held by name: time differs between machines."""
 
 from __future__ import annotations
 
