@@ -23,8 +23,9 @@ from tinkex._homes import HOMES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-COPY = ROOT / "build" / "docs"
-SITE = ROOT / "build" / "site"
+BUILD = ROOT / "build"
+COPY = BUILD / "docs"
+SITE = BUILD / "site"
 
 PAGES_OF_OTHER_FOLDERS = {
     "CONTRIBUTING.md": "contributing/index.md",
@@ -64,8 +65,9 @@ def main() -> None:
     copy_pages()
     write_python_reference()
     (COPY / "reference" / "rest.md").write_text("\n".join(rest_reference()), encoding="utf-8")
+    shutil.copy(ROOT / "mkdocs.yml", BUILD)  # beside it are the builder's own files
     zensical = Path(sys.executable).with_name("zensical")
-    built = subprocess.run([zensical, "build", "--clean", "--strict"], cwd=ROOT)
+    built = subprocess.run([zensical, "build", "--clean", "--strict"], cwd=BUILD)
     if built.returncode:
         sys.exit(built.returncode)
     write_plain_texts()

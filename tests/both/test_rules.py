@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import httpx
@@ -49,6 +50,7 @@ from tinkex.dialects.dialect import Dialect, Evidence
 from tinkex.dialects.table import DIALECTS
 from tinkex.losses.named import weighted
 from tinkex.transport import failures
+from tinkex.transport.port import Answer, Connections, Headers, Message
 from tinkex.types import OptimizerConfig
 from tinkex_server.engine.interface import ModelInfo
 from tinkex_server.profiles import PROFILES, Profile
@@ -82,7 +84,7 @@ class Wire:
     """The requests of all clients of a test, in order, and answers given in the server's place."""
 
     exchanges: list[Exchange] = field(factory=list)
-    instead: dict[str, httpx.Response] = field(factory=dict)
+    instead: dict[str, Answer] = field(factory=dict)
     """The answer to an operation's next request."""
     under_way: Counter[str] = field(factory=Counter)
     together: Counter[str] = field(factory=Counter)
@@ -96,33 +98,41 @@ class Wire:
 
 
 @define(eq=False)
-class Tapped(httpx.AsyncBaseTransport):
-    inner: httpx.AsyncBaseTransport
+class Tapped:
+    inner: Connections
     wire: Wire
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        operation = request.url.raw_path.decode().removeprefix("/api/v1/")
+    async def exchange(self, message: Message) -> Answer:
+        operation = urlsplit(message.url).path.removeprefix("/api/v1/")
         wire, given = self.wire, self.wire.instead.pop(operation, None)
         wire.under_way[operation] += 1
         wire.together[operation] = max(wire.together[operation], wire.under_way[operation])
         try:
-            response = given or await self.inner.handle_async_request(request)
+            response = given or await self.inner.exchange(message)
         finally:
             wire.under_way[operation] -= 1
         wire.exchanges.append(
-            Exchange(operation, request.headers, await request.aread(), response.status_code)
+            Exchange(
+                operation,
+                httpx.Headers(dict(message.headers)),
+                message.content,
+                response.status_code,
+            )
         )
         return response
 
     async def aclose(self) -> None:
         await self.inner.aclose()
 
+    async def abandon(self) -> None:
+        await self.inner.abandon()
+
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
-    wire, handler = Wire(), tinkex.transport.sender.connection_pool
+    wire, handler = Wire(), tinkex.transport.sender.connections_of
     monkeypatch.setattr(
-        tinkex.transport.sender, "connection_pool", lambda config: Tapped(handler(config), wire)
+        tinkex.transport.sender, "connections_of", lambda config: Tapped(handler(config), wire)
     )
     return wire
 
@@ -758,8 +768,10 @@ def test_an_id_with_slashes_is_one_piece_of_a_url(
     sampler = service.create_sampling_client(path)
     assert "/" in sampler.sampling_session_id
     call = f"samplers/{sampler.sampling_session_id.replace('/', '%2F')}"
-    wire.instead[call] = httpx.Response(
-        200, json={"sampler_id": sampler.sampling_session_id, "base_model": BASE}
+    wire.instead[call] = Answer(
+        200,
+        Headers(),
+        orjson.dumps({"sampler_id": sampler.sampling_session_id, "base_model": BASE}),
     )
     assert sampler.get_base_model() == BASE
     assert wire.statuses(call) == [200]
@@ -878,7 +890,7 @@ def test_chunks_are_smaller_after_a_429(service_of: Callable[..., Any], wire: Wi
     service = service_of(evolve(PROFILES["miles"]))
     trainer = service.create_lora_training_client(BASE, rank=4)
     before = service.server.chunk_limits
-    wire.instead["forward_backward"] = httpx.Response(429, headers={"retry-after-ms": "1"})
+    wire.instead["forward_backward"] = Answer(429, Headers([("retry-after-ms", "1")]))
     trainer.forward_backward(batch(2), "cross_entropy").result()
     after = service.server.chunk_limits
     assert (after.max_items, after.max_size) == (before.max_items // 2, before.max_size // 2)

@@ -120,7 +120,11 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own = [p for p in self.get_params(ctx) if p not in self.output_params]
         for title, params in (("Options", own), (_OPTIONS, self.output_params)):
-            records = [record for param in params if (record := param.get_help_record(ctx))]
+            records = [
+                record
+                for param in params
+                if (record := param.get_help_record(ctx)) and record[1]  # an argument has no words
+            ]
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-import httpx
 from attrs import frozen
 from tinkex_api.api.server import get_server_capabilities, health
 
@@ -27,6 +26,8 @@ from tinkex.errors import (
     TinkexError,
 )
 from tinkex.session.discovery import ask_server, first_contact
+from tinkex.transport import response_body
+from tinkex.transport.port import Answer
 from tinkex.transport.transport import Transport
 
 _MAX_SKEW = 60.0  # seconds; tokens are valid for minutes
@@ -53,7 +54,7 @@ class Contact:
     """Whether a call of the Tinker API was answered."""
     models: Sequence[str]
     """The names of the base models; empty if the server does not tell."""
-    health: httpx.Response | None
+    health: Answer | None
     """The answer to the health check, whatever its status."""
     at: float
     """The local time in the middle of the health check, in seconds since 1970."""
@@ -118,7 +119,7 @@ async def _list_models(transport: Transport) -> Sequence[str] | TinkexError:
 
 @frozen
 class _Health:
-    answer: httpx.Response | APIConnectionError
+    answer: Answer | APIConnectionError
     at: float
     seconds: float
 
@@ -143,7 +144,7 @@ async def _better_url(transport: Transport) -> str | None:
         async with transport.open_url(
             f"{root}{health.request().path}", "health", with_key=False
         ) as answer:
-            body = await answer.aread()
+            body = await response_body.read_beginning(response_body.raw_pieces(answer))
     except APIConnectionError:
         return None
     return root if answer.is_success and b'"status"' in body else None

@@ -19,8 +19,7 @@ from tinkex.errors import ConfigError
 from tinkex.local import beside
 from tinkex.threads import in_own_thread
 from tinkex.transport import certificates
-from tinkex.transport.aiohttp_errors import certificate_reason, handshake_reason
-from tinkex.transport.unreachable import os_error_text
+from tinkex.transport.unreachable import os_error_text, tls_failed
 
 _PORTS = {"http": 80, "https": 443}
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
@@ -145,11 +144,7 @@ async def _handshake(config: Config, place: Place, writer: asyncio.StreamWriter)
     except OSError as error:
         trusted = certificates.describe(environment)
         is_about_certificate = isinstance(error, ssl.SSLCertVerificationError)
-        reason = (
-            certificate_reason(error, place.address, trusted)
-            if is_about_certificate
-            else handshake_reason(error)
-        )
+        reason = tls_failed(error, place.address, trusted)
         raise Unreached(
             _unreached(
                 f"{place.address}: {reason.text}",

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import anyio
-import httpx
 from attrs import define
 
 from tinkex import events
@@ -19,6 +18,8 @@ from tinkex.downloads.sources import DOWNLOAD, Source
 from tinkex.errors import APIStatusError, APITimeoutError, CheckpointDownloadError, TinkexError
 from tinkex.threads import in_thread
 from tinkex.transport.backoff import RetryBudget
+from tinkex.transport.port import Answer, ExchangeFailed
+from tinkex.transport.response_body import raw_pieces
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait, WaitBound
 
@@ -116,7 +117,7 @@ class _BodyWriter:
     """The writer of one response's body to the disk."""
 
     transport: Transport
-    response: httpx.Response
+    response: Answer
     part: PartialFile
     on_progress: Callable[[], None]
     wait: Wait
@@ -169,27 +170,29 @@ class _BodyWriter:
         self.wait.set_owner("network", f"{self.part.size:,}{total} bytes have arrived")
 
 
-async def _pieces(response: httpx.Response, transport: Transport) -> AsyncGenerator[bytes]:
+async def _pieces(response: Answer, transport: Transport) -> AsyncGenerator[bytes]:
     """Yields the body in pieces large enough to write. Bytes that arrived before the connection
     broke are yielded too.
 
-    Raises `httpx.ReadTimeout` where less than `_MIN_PROGRESS` arrived within `Config.timeout`.
+    Raises `ExchangeFailed` where less than `_MIN_PROGRESS` arrived within `Config.timeout`.
     """
     gathered = bytearray()
     clock, window = transport.clock, transport.config.timeout
     since, size = clock.now(), 0
     try:
-        async for piece in response.aiter_raw():
+        async for piece in raw_pieces(response):
             gathered += piece
             size += len(piece)
             if size >= _MIN_PROGRESS:
                 since, size = clock.now(), 0
             elif clock.now() - since > window:
-                raise httpx.ReadTimeout(f"only {size} bytes arrived within {window:g} s")
+                raise ExchangeFailed(
+                    f"only {size} bytes arrived within {window:g} s", "answered", late=True
+                )
             if len(gathered) >= _PIECE:
                 yield bytes(gathered)
                 gathered.clear()
-    except httpx.TransportError:
+    except ExchangeFailed:
         yield bytes(gathered)
         raise
     yield bytes(gathered)

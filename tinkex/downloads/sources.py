@@ -10,7 +10,6 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
-import httpx
 from attrs import define, evolve, field, frozen
 from tinkex_api.api.checkpoints import get_checkpoint_archive_url, get_external_weights_urls
 from tinkex_api.types import UNSET, Request
@@ -24,8 +23,10 @@ from tinkex.errors import (
 from tinkex.transport.backoff import retry_hint
 from tinkex.transport.failures import status_error
 from tinkex.transport.messages import UNCOMPRESSED
-from tinkex.transport.redirects import MAX_REDIRECTS, absolute_url
+from tinkex.transport.port import Answer
+from tinkex.transport.redirects import MAX_REDIRECTS
 from tinkex.transport.transport import Transport
+from tinkex.transport.urls import MalformedUrl, absolute_url
 from tinkex.types import CheckpointArchiveUrlResponse
 from tinkex.types.checkpoint_path import CheckpointAddress
 from tinkex.waiting.wait import RequestState
@@ -47,11 +48,7 @@ async def archive_url(
     """
     async with AsyncExitStack() as stack:
         found = await _find_archive(transport, _archive_request(address, {}), stack)
-        return (
-            CheckpointArchiveUrlResponse(str(found.request.url))
-            if isinstance(found, httpx.Response)
-            else found
-        )
+        return CheckpointArchiveUrlResponse(found.url) if isinstance(found, Answer) else found
 
 
 @frozen(eq=False)
@@ -62,16 +59,14 @@ class Archive:
     address: CheckpointAddress
 
     @asynccontextmanager
-    async def open(
-        self, headers: Mapping[str, str], *, new_url: bool
-    ) -> AsyncGenerator[httpx.Response]:
+    async def open(self, headers: Mapping[str, str], *, new_url: bool) -> AsyncGenerator[Answer]:
         """Yields the response with the archive, its body unread. The server is asked for the URL
         each time, so that it is always a new one, whatever `new_url` says.
         """
         async with AsyncExitStack() as stack:
             request = _archive_request(self.address, headers)
             found = await _find_archive(self.transport, request, stack)
-            if not isinstance(found, httpx.Response):
+            if not isinstance(found, Answer):
                 found = await stack.enter_async_context(
                     open_url(self.transport, found.url, headers)
                 )
@@ -86,9 +81,7 @@ class SignedFile:
     name: str
 
     @asynccontextmanager
-    async def open(
-        self, headers: Mapping[str, str], *, new_url: bool
-    ) -> AsyncGenerator[httpx.Response]:
+    async def open(self, headers: Mapping[str, str], *, new_url: bool) -> AsyncGenerator[Answer]:
         """Yields the response with the file, its body unread. `new_url` has the URL signed
         again first.
         """
@@ -124,7 +117,7 @@ class UrlTable:
 @asynccontextmanager
 async def open_url(
     transport: Transport, url: str, headers: Mapping[str, str]
-) -> AsyncGenerator[httpx.Response]:
+) -> AsyncGenerator[Answer]:
     """Yields the 2xx response of a URL, its body unread.
 
     The API key is sent only to a URL of the server without a query: a URL with a query is signed,
@@ -179,7 +172,7 @@ def _archive_request(
 
 async def _find_archive(
     transport: Transport, request: Request[CheckpointArchiveUrlResponse], stack: AsyncExitStack
-) -> CheckpointArchiveUrlResponse | httpx.Response:
+) -> CheckpointArchiveUrlResponse | Answer:
     """Returns the archive's URL, or the response that is the archive. Waits while the server builds
     it, at most `PollSettings.max_wait`.
     """
@@ -214,7 +207,7 @@ def _redirect_target(url: str, location: str) -> str:
     """Returns the URL of a redirect. Raises `APIResponseValidationError` for a malformed one."""
     try:
         return absolute_url(url, location)
-    except httpx.InvalidURL as error:
+    except MalformedUrl as error:
         raise APIResponseValidationError(
             f"the download is redirected to a malformed URL: {error}", operation=DOWNLOAD
         ) from None

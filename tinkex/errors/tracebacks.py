@@ -11,15 +11,7 @@ logger = logging.getLogger("tinkex")
 
 _OURS = frozenset(
     {
-        *(
-            "tinkex",
-            "tinkex_api",
-            "httpx",
-            "httpx_aiohttp",
-            "aiohttp",
-            "aiohappyeyeballs",
-            "tenacity",
-        ),
+        *("tinkex", "tinkex_api", "httpx", "tenacity", "uvloop"),
         *("anyio", "asyncio", "concurrent", "contextlib", "ssl", "socket", "threading"),
     }
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 from attrs import define, field
 from tinkex_api.api.futures import retrieve_future
@@ -33,11 +32,13 @@ from tinkex.futures.answers import (
     classify,
     pause_after,
 )
-from tinkex.transport import failures
+from tinkex.threads import in_thread
+from tinkex.transport import failures, port
 from tinkex.transport.answers import PARSE_ERRORS
 from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.transport import Transport
 from tinkex.waiting.wait import RequestState, Wait
+from tinkex.wire import large_json
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ _PROTOBUF = "application/x-protobuf"
 # operations whose results have a protobuf form
 _IN_PROTOBUF = frozenset({"forward", "forward_backward", "sample"})
 _ACCEPT_BOTH = {"Accept": f"{_PROTOBUF}, application/json"}
+_LARGE = 256 << 10  # bytes of an answer that is read in a thread, since it takes milliseconds
 _HOLD_MARGIN = 15.0  # seconds that a poll may take longer than the server is known to hold it
 
 
@@ -93,7 +95,7 @@ async def wait_for_result(
         transport: the connections to the server.
         state: the request.
         read: reads the result, in the encoding that the server chose. Raises `ValueError` or a
-            similar error for a malformed one.
+            similar error for a malformed one. Called in a thread if the result is large.
 
     Raises:
         RequestFailedError: the work failed.
@@ -116,6 +118,8 @@ class _Polling:
     wait: Wait
     retry_budget: RetryBudget = field(init=False)
     fast_polls: int = 0
+    answer_bytes: int = 0
+    """The size of the last answer."""
 
     def __attrs_post_init__(self) -> None:
         self.retry_budget = RetryBudget(self.state.retry or self.transport.config.retry)
@@ -130,7 +134,9 @@ class _Polling:
             match answer:
                 case Finished():
                     try:
-                        return read(answer.result)
+                        if self.answer_bytes <= _LARGE:
+                            return read(answer.result)
+                        return await in_thread(read, answer.result)
                     except PARSE_ERRORS as error:
                         await self._after_unreadable(
                             f"{type(error).__name__}: {error}", began, error
@@ -164,9 +170,11 @@ class _Polling:
         except APIResponseValidationError as error:
             return await self._after_failure(error, began)
         self.wait.last_status = response.status_code
+        self.answer_bytes = len(response.content)
         if _is_protobuf(response):
             return Finished(response.content)
-        body = _fields(response)
+        large = self.answer_bytes > _LARGE
+        body = await in_thread(_fields, response, large_json.loads) if large else _fields(response)
         if body is None and response.is_success:
             return await self._after_unreadable("it is not a JSON object", began, None)
         answer = classify(
@@ -258,17 +266,19 @@ def poll_timeout(transport: Transport) -> float:
     return max(shortest, hold + _HOLD_MARGIN) if hold else shortest
 
 
-def _is_protobuf(response: httpx.Response) -> bool:
+def _is_protobuf(response: port.Answer) -> bool:
     """Returns whether a result is protobuf, by its Content-Type and not by what was requested."""
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(
         _PROTOBUF
     )
 
 
-def _fields(response: httpx.Response) -> Mapping[str, Any] | None:
+def _fields(
+    response: port.Answer, loads: Callable[[bytes], Any] = orjson.loads
+) -> Mapping[str, Any] | None:
     """Returns the fields of the body; None if it is not a JSON object."""
     try:
-        body = orjson.loads(response.content)
+        body = loads(response.content)
     except orjson.JSONDecodeError:
         return None
     return body if isinstance(body, dict) else None  # pyright: ignore[reportUnknownVariableType]

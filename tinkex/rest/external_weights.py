@@ -11,7 +11,6 @@ from datetime import datetime
 from os import PathLike
 from pathlib import Path
 
-import httpx
 from attrs import field, frozen
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from tinkex_api import models as api
@@ -19,7 +18,8 @@ from tinkex_api import models as api
 from tinkex.config.secrets import without_queries
 from tinkex.errors import APIConnectionError, APIStatusError
 from tinkex.threads import call_on_loop, in_thread
-from tinkex.transport.failures import connection_error, failure_point_of, status_error
+from tinkex.transport.failures import connection_error, status_error
+from tinkex.transport.port import ExchangeFailed
 from tinkex.transport.upload_settings import UploadSettings
 
 _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
@@ -28,6 +28,8 @@ _uploading: ContextVar[bool] = ContextVar("uploading", default=False)
 def _hide_signature(record: logging.LogRecord) -> bool:
     """Removes the queries of URLs from httpx's own log lines about an upload."""
     if _uploading.get() and isinstance(record.args, tuple):
+        import httpx  # which an upload has imported
+
         record.args = tuple(
             without_queries(str(given)) if isinstance(given, httpx.URL) else given
             for given in record.args
@@ -42,7 +44,7 @@ UPLOAD = "upload"
 _PIECE = 1 << 20  # bytes
 _ATTEMPTS = 4
 _PAUSES = wait_exponential_jitter(1, 20)  # seconds
-_TIMEOUT = httpx.Timeout(60.0)  # seconds for each piece, and for the answer
+_TIMEOUT = 60.0  # seconds for each piece, and for the answer
 _RETRYABLE = frozenset({408, 429})
 
 OnSent = Callable[[int], object]
@@ -172,21 +174,26 @@ def _may_succeed(error: BaseException) -> bool:
 
 
 def _put_once(url: UploadURL, path: Path, on_sent: OnSent, stop: threading.Event) -> None:
+    # here, since httpx is slow to import
+    import httpx
+
+    from tinkex.transport.httpx_connections import answer_of, as_failures
+
     # object stores accept no chunked bodies
     headers = {**url.headers, "Content-Length": str(path.stat().st_size)}
     where, settings = httpx.URL(url.url), url.settings
     token = _uploading.set(True)
     try:
-        with settings.connect(where, _TIMEOUT) as client:
+        with as_failures(None), settings.connect(where, _TIMEOUT) as client:
             response = client.put(where, content=_pieces(path, on_sent, stop), headers=headers)
-    except httpx.TransportError as error:
+    except ExchangeFailed as failed:
+        failed.proxy = settings.proxy_of(where)
         origin = f"{where.scheme}://{where.netloc.decode()}"
-        proxy = settings.proxy_of(where)
-        raise connection_error(error, failure_point_of(error), UPLOAD, origin, proxy) from error
+        raise connection_error(failed, UPLOAD, origin) from failed
     finally:
         _uploading.reset(token)
     if not response.is_success:
-        raise status_error(response, UPLOAD)
+        raise status_error(answer_of(response, url.url), UPLOAD)
 
 
 def _pieces(path: Path, on_sent: OnSent, stop: threading.Event) -> Generator[bytes]:

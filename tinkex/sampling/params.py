@@ -101,7 +101,8 @@ def params_for_server(params: SamplingParams, dialect: Dialect) -> SamplingParam
             operation="sample",
             advice=f"Give a temperature of {rules.temperature}, the only one that it samples at.",
         )
-    sent = SamplingParams.from_dict(params.to_dict())
+    sent = SamplingParams(*(getattr(params, name) for name in _KNOWN))
+    sent.additional_properties = dict(params.additional_properties)
     if sent.max_tokens is None:
         sent.max_tokens = rules.default_max_tokens
     elif rules.max_tokens is not None and sent.max_tokens > rules.max_tokens:

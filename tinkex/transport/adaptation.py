@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import httpx
 import orjson
 from attrs import evolve, field, frozen
 from tinkex_api.types import Request
@@ -15,6 +14,7 @@ from tinkex_api.types import Request
 from tinkex.config.secrets import Secret
 from tinkex.dialects import unknown_fields
 from tinkex.dialects.dialect import Dialect
+from tinkex.transport.port import Answer
 
 T = TypeVar("T")
 STATUSES = frozenset({401, 403, 422})
@@ -33,7 +33,7 @@ class AdaptedRequest:
 
 
 def adapt(
-    request: Request[Any], refusal: httpx.Response, dialect: Dialect, api_key: str | None
+    request: Request[Any], refusal: Answer, dialect: Dialect, api_key: str | None
 ) -> AdaptedRequest | None:
     """Returns another form of a request that was refused with one of `STATUSES`.
 
@@ -64,7 +64,7 @@ def without_fields(request: Request[T], names: frozenset[str]) -> Request[T]:
 
 
 def _with_fewer_fields(
-    request: Request[Any], refusal: httpx.Response, dialect: Dialect
+    request: Request[Any], refusal: Answer, dialect: Dialect
 ) -> AdaptedRequest | None:
     try:
         body, problems = orjson.loads(request.content or b""), orjson.loads(refusal.content)

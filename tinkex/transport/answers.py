@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import httpx
 from tinkex_api.models import CreateSessionResponse, UntypedAPIFuture
 from tinkex_api.types import Request
 
 from tinkex.config.secrets import without_queries
 from tinkex.errors import APIResponseValidationError, NotATinkerServerError
 from tinkex.transport import failures
+from tinkex.transport.port import Answer
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ PARSE_ERRORS = (ValueError, KeyError, TypeError, AttributeError)
 """The errors that parsing raises for an answer that breaks the contract."""
 
 
-def parse(request: Request[T], response: httpx.Response) -> T:
+def parse(request: Request[T], answer: Answer) -> T:
     """Parses a 2xx answer.
 
     Raises:
@@ -28,13 +28,13 @@ def parse(request: Request[T], response: httpx.Response) -> T:
         APIResponseValidationError: the answer breaks the contract in another way.
     """
     try:
-        return _checked(request.parse(response), response)
+        return _checked(request.parse(answer), answer)
     except PARSE_ERRORS as error:
-        if refusal := failures.refusal_in_success(response, request.operation):
+        if refusal := failures.refusal_in_success(answer, request.operation):
             raise refusal from error
-        if "html" in response.headers.get("content-type", ""):
+        if "html" in answer.headers.get("content-type", ""):
             raise NotATinkerServerError(
-                f"{without_queries(str(response.request.url))} answers with a web page",
+                f"{without_queries(answer.url)} answers with a web page",
                 operation=request.operation,
                 advice="Check base_url: it is the URL below which /api/v1/… lies.",
             ) from error
@@ -45,20 +45,20 @@ def parse(request: Request[T], response: httpx.Response) -> T:
         ) from error
 
 
-def _checked(answer: T, response: httpx.Response) -> T:
+def _checked(value: T, answer: Answer) -> T:
     """Raises `ValueError` for an answer that the lenient parser accepted though it says nothing:
     an empty list in place of an object, or an empty id.
     """
-    if hasattr(answer, "additional_properties") and not response.content.lstrip().startswith(b"{"):
+    if hasattr(value, "additional_properties") and not answer.content.lstrip().startswith(b"{"):
         raise ValueError("not a JSON object")
-    match answer:
+    match value:
         case UntypedAPIFuture():
-            required_text({"request_id": answer.request_id}, "request_id")
+            required_text({"request_id": value.request_id}, "request_id")
         case CreateSessionResponse():
-            required_text({"session_id": answer.session_id}, "session_id")
+            required_text({"session_id": value.session_id}, "session_id")
         case _:
             pass
-    return answer
+    return value
 
 
 def required_text(fields: Mapping[str, Any], name: str) -> str:

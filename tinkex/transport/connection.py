@@ -1,43 +1,87 @@
-"""A connection pool: aiohttp behind httpx's interface. It reports how far each exchange got."""
+"""`ConnectionPool`: connections by aiohttp, which know how far each exchange got."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import cached_property, lru_cache
+from io import BytesIO
+from ssl import SSLContext, SSLError
 from weakref import finalize
 
 import aiohttp
-import httpx
 from aiohttp.connector import Connection
-from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+from attrs import define, frozen
+from yarl import URL
 
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import Secret, is_secret, without_queries
+from tinkex.errors import FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
-from tinkex.transport.aiohttp_errors import reason_of
-from tinkex.transport.exchange_stage import current_stage
 from tinkex.transport.lifetimes import start_task
 from tinkex.transport.name_resolution import resolver
-from tinkex.transport.unreachable import Unreachable
+from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
+from tinkex.transport.unreachable import (
+    SERVER_SPEAKS_TLS,
+    Reason,
+    proxy_refused,
+    proxy_unreachable,
+    tls_failed,
+)
+from tinkex.transport.urls import split_url
 
+_UNLIMITED = 0
+"""The value of aiohttp for any number of connections; the client bounds its requests in flight."""
+_HEADER_BYTES = 256 << 10
+"""The most bytes of one header of an answer."""
+_SENT_AT_ONCE = 1 << 20
+"""Bytes of a body above which it is written in pieces, between which other tasks run."""
 _DIGITS = 8
 """A Content-Length of fewer digits means less than 10 MB."""
-# aiohttp's value for any number; the client bounds its requests in flight
-_UNLIMITED = 0
+_TLS_ALERT = r"\x15\x03"
+"""The beginning of a TLS server's answer to plain HTTP, as aiohttp quotes it."""
+_ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
-class ConnectionPool(httpx.AsyncBaseTransport):
-    """A pool of connections, for one event loop.
+@define(eq=False)
+class _Stage:
+    """The stage that an exchange has reached."""
+
+    failure_point: FailurePoint = "connecting"
+
+
+_stage: ContextVar[_Stage] = ContextVar("stage")
+"""The stage of this task's exchange; aiohttp runs an exchange within one task."""
+
+
+@frozen(eq=False)
+class _Route:
+    """The way to a URL: the proxy, and the headers that the proxy gets."""
+
+    url: URL
+    secure: bool
+    proxy: Proxy | None
+    for_proxy: Mapping[str, str]
+    """The headers for the proxy alone, its password among them."""
+
+    @property
+    def needs_tls(self) -> bool:
+        return self.secure or (self.proxy is not None and self.proxy.url.startswith("https:"))
+
+
+class ConnectionPool:
+    """A pool of connections, for one event loop. It is the client's own `Connections`.
 
     Args:
         limits: bounds on connections; by default those of `HttpLimits`.
         proxies: the proxies by URL; by default none.
         proxy_headers: headers for the proxies alone.
         environment: the variables that may name certificates to trust.
+        connect_timeout: seconds to open a connection.
     """
 
     def __init__(
@@ -47,37 +91,42 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         proxies: Proxies | None = None,
         proxy_headers: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        connect_timeout: float = 10.0,
     ) -> None:
         self._limits = limits or HttpLimits()
-        self._proxy_of = lru_cache(maxsize=64)((proxies or Proxies()).of)
-        self._proxied = bool(proxies)
+        self._proxies = proxies or Proxies()
         self._proxy_headers = dict(proxy_headers or {})
         self._environment = environment or {}
+        self._route = lru_cache(maxsize=256)(self._route_to)
+        self._connect_timeout = connect_timeout
+        self._timeouts = lru_cache(maxsize=64)(self._timeouts_of)
         self._closer: AsyncGenerator[None] | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends a request, and returns the answer.
+    async def exchange(self, message: Message) -> Answer:
+        """Sends a message once, and returns the answer. Raises `ExchangeFailed` without one.
 
-        The body is read if it is small and not compressed, unless the request's extension `stream`
-        is true. Otherwise it is left to be streamed.
+        The body is read if it is small and not compressed, unless `Message.streamed` is set.
         """
-        stage, url = current_stage.get(), str(request.url)
-        stage.failure_point = "connecting"
-        stage.proxy = self._proxy_of(_server(request.url)) if self._proxied else None
-        with self._as_httpx_errors(stage.proxy):
-            response = await self._send(request, url, stage.proxy)
-            if request.extensions.get("stream") or not _is_small_and_plain(response):
-                body = AiohttpResponseStream(response)
-                return httpx.Response(
-                    response.status, headers=response.raw_headers, stream=body, request=request
-                )
-            async with response:  # reading a stream through httpx takes several times longer
-                content = await response.read()
-        return httpx.Response(
-            response.status, headers=response.raw_headers, content=content, request=request
-        )
+        route, stage = self._route(message.url), _Stage()
+        _stage.set(stage)
+        with self._as_failures(stage, route):
+            response = await self._send(message, route)
+            answer = Answer(
+                response.status,
+                Headers(list(_pairs(response))),
+                reason_phrase=response.reason or "",
+                url=message.url,
+                proxy=route.proxy,
+            )
+            if message.streamed or not _is_small_and_plain(response):
+                answer.body = _Body(response, self._as_failures(_Stage("answered"), route))
+            else:
+                async with response:
+                    answer.content = await response.read()
+        return answer
 
     async def aclose(self) -> None:
+        """Closes the connections."""
         if self._closer is not None:
             await self._closer.aclose()
 
@@ -86,36 +135,36 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         if self._closer is not None:
             await self._session.close()
 
-    async def _arrange_close(self) -> None:
-        """Arranges that the connections are closed with the loop or the pool, whichever ends
-        first.
-        """
-        self._closer = _close_at_end(self._session)
-        await anext(self._closer)
-        finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
-
-    async def _send(
-        self, request: httpx.Request, url: str, proxy: Proxy | None
-    ) -> aiohttp.ClientResponse:
-        timeout, secure = request.extensions.get("timeout", {}), request.url.scheme == "https"
+    async def _send(self, message: Message, route: _Route) -> aiohttp.ClientResponse:
         if self._closer is None:
             await self._arrange_close()
-        for_proxy = {**proxy.authorization, **self._proxy_headers} if proxy is not None else {}
+        content = message.content
         return await self._session.request(
-            request.method,
-            url,
-            headers=[*_headers(request), *(() if secure else for_proxy.items())],
-            data=request.content or None,
+            message.method,
+            route.url,
+            headers=[
+                *_hidden(message.headers),
+                *(() if route.secure else route.for_proxy.items()),
+            ],
+            data=content if len(content) <= _SENT_AT_ONCE else BytesIO(content),
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                sock_connect=timeout.get("connect"),
-                sock_read=timeout.get("read"),
-                connect=timeout.get("pool"),
-            ),
-            ssl=certificates.tls_context(self._trusted) if secure or _is_secure(proxy) else True,
-            proxy=proxy.address if proxy is not None else None,
-            proxy_headers=for_proxy or None,
+            timeout=self._timeouts(message.timeout),
+            ssl=self._tls_context if route.needs_tls else True,
+            proxy=route.proxy.address if route.proxy is not None else None,
+            proxy_headers=route.for_proxy or None,
         )
+
+    def _timeouts_of(self, seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            connect=seconds, sock_connect=self._connect_timeout, sock_read=seconds
+        )
+
+    def _route_to(self, url: str) -> _Route:
+        parts = split_url(url)
+        proxy = self._proxies.of(f"{parts.scheme}://{parts.netloc}") if self._proxies else None
+        headers = {} if proxy is None else {**proxy.authorization, **self._proxy_headers}
+        address = URL(f"{parts.scheme}://{parts.netloc}{parts.target}", encoded=True)
+        return _Route(address, parts.is_secure, proxy, headers)
 
     @cached_property
     def _session(self) -> aiohttp.ClientSession:
@@ -129,36 +178,62 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             request_class=_Request,
             response_class=_Response,
             auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_ADDED_BY_AIOHTTP,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
         )
 
-    @cached_property
-    def _trusted(self) -> tuple[tuple[str, str], ...]:
-        return certificates.read_variables(self._environment)
+    @property
+    def _tls_context(self) -> SSLContext:
+        return certificates.tls_context(certificates.read_variables(self._environment))
+
+    async def _arrange_close(self) -> None:
+        """Arranges that the connections are closed with the loop or the pool, whichever ends
+        first.
+        """
+        self._closer = _close_at_end(self._session)
+        await anext(self._closer)
+        finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
 
     @contextmanager
-    def _as_httpx_errors(self, proxy: Proxy | None) -> Generator[None]:
+    def _as_failures(self, stage: _Stage, route: _Route) -> Generator[None]:
+        """Translates the errors of aiohttp."""
         try:
-            with map_aiohttp_exceptions():
-                yield
-        except httpx.TransportError as error:
-            _without_frames(error)
-            self._explain(error.__cause__, proxy)
-            raise
-        # the errors that httpx-aiohttp does not map
+            yield
         except (aiohttp.ClientError, OSError) as error:
             _without_frames(error)
-            self._explain(error, proxy)
-            shows_url = isinstance(error, aiohttp.ClientResponseError)
-            raise httpx.NetworkError(without_queries(str(error))) from (
-                None if shows_url else error
+            reason = _reason_of(error, route, certificates.describe(self._environment))
+            failed = ExchangeFailed(
+                _text_of(error),
+                stage.failure_point,
+                late=isinstance(error, TimeoutError),
+                reason=reason,
+                proxy=route.proxy,
             )
+            # the text of such an error shows the whole URL
+            shows_url = isinstance(error, aiohttp.ClientResponseError)
+            raise failed from (None if shows_url else error)
 
-    def _explain(self, error: BaseException | None, proxy: Proxy | None) -> None:
-        """Raises `Unreachable` where more is known about an error than its text says."""
-        if error is not None and (
-            reason := reason_of(error, proxy, certificates.describe(self._environment))
-        ):
-            raise Unreachable(reason) from error
+
+@define(eq=False)
+class _Body:
+    """The unread body of an answer."""
+
+    _response: aiohttp.ClientResponse
+    _as_failures: AbstractContextManager[None]
+    """Translates the errors of the one reading of the body."""
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        with self._as_failures:
+            async for piece in self._response.content.iter_any():
+                yield piece
+
+    async def aclose(self) -> None:
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
 
 
 async def _close_at_end(session: aiohttp.ClientSession) -> AsyncGenerator[None]:
@@ -176,30 +251,20 @@ def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None
     call_on_loop(loop, start_task, loop, closer.aclose)
 
 
-def _headers(request: httpx.Request) -> Iterator[tuple[str, str]]:
-    """Yields the headers of a request. Secret values hide themselves in tracebacks, which show
-    the library's local variables.
+def _hidden(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields headers, of which secret ones hide themselves in tracebacks, which show the library's
+    local variables.
     """
-    return (
-        (name, Secret(value) if is_secret(name) else value)
-        for name, value in request.headers.multi_items()
-    )
+    return ((name, Secret(value) if is_secret(name) else value) for name, value in headers.items())
 
 
-def _without_frames(error: BaseException) -> None:
-    """Removes the tracebacks of an error and its causes: the libraries' frames hold the key."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-
-
-def _server(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
-
-
-def _is_secure(proxy: Proxy | None) -> bool:
-    return proxy is not None and proxy.url.startswith("https:")
+def _pairs(response: aiohttp.ClientResponse) -> Iterator[tuple[str, str]]:
+    """Yields the headers of an answer: names in lower case, values in UTF-8 or else in Latin-1."""
+    for name, value in response.headers.items():
+        if not value.isascii():
+            octets = value.encode("utf-8", "surrogateescape")
+            value = octets.decode("latin-1") if "\udc80" <= max(value) <= "\udcff" else value
+        yield name.lower(), value
 
 
 def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
@@ -211,10 +276,45 @@ def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
     return length.isdecimal() and len(length) < _DIGITS
 
 
+def _reason_of(error: BaseException, route: _Route, trusted: str) -> Reason | None:
+    """Returns the reason for an error of aiohttp; None where its own text is good enough."""
+    proxy, cause = route.proxy, error.__cause__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _reason_of_tls(error.certificate_error, route, trusted)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return _reason_of_tls(cause, route, trusted)
+    if proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
+        return proxy_refused(proxy, error.status, error.message)
+    if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
+        return proxy_unreachable(proxy, error.os_error)
+    if isinstance(error, aiohttp.ClientResponseError) and _TLS_ALERT in error.message:
+        return SERVER_SPEAKS_TLS
+    return None
+
+
+def _reason_of_tls(error: BaseException | None, route: _Route, trusted: str) -> Reason | None:
+    """Returns the reason for a handshake that failed."""
+    if isinstance(error, SSLError):
+        return tls_failed(error, route.url.authority, trusted)
+    return None
+
+
+def _text_of(error: BaseException) -> str:
+    return without_queries(str(error)) or type(error).__name__
+
+
+def _without_frames(error: BaseException) -> None:
+    """Removes the tracebacks of an error and its causes: the library's frames hold the key."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         transport = conn.transport
-        current_stage.get().failure_point = (
+        _stage.get().failure_point = (
             "unsent" if transport is None or transport.is_closing() else "unanswered"
         )
         return await super().send(conn)
@@ -224,7 +324,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
         response = await super().start(connection)
-        current_stage.get().failure_point = "answered"
+        _stage.get().failure_point = "answered"
         if self.status == 500 and protocol is not None:
             # some servers close the connection after an error without saying so, and the next
             # request on it would fail

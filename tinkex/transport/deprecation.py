@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-import httpx
 from attrs import define, field
+
+from tinkex.transport.port import Headers
 
 logger = logging.getLogger("tinkex")
 
@@ -18,7 +19,7 @@ class Deprecations:
 
     _logged: set[str] = field(factory=set[str])
 
-    def log_note(self, operation: str, headers: httpx.Headers) -> None:
+    def log_note(self, operation: str, headers: Headers) -> None:
         note = headers.get("x-deprecation-note")
         if note is None or note in self._logged:
             return

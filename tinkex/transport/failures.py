@@ -1,14 +1,12 @@
-"""Turns httpx errors and HTTP error statuses into the errors of `tinkex.errors`."""
+"""Turns failed exchanges and HTTP error statuses into the errors of `tinkex.errors`."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-import httpx
 import orjson
 
-from tinkex.config.proxies import Proxy
 from tinkex.config.secrets import without_queries
 from tinkex.errors import (
     APIConnectionError,
@@ -18,7 +16,8 @@ from tinkex.errors import (
     FailurePoint,
     status_error_class,
 )
-from tinkex.transport.unreachable import Reason, Unreachable, os_error_text
+from tinkex.transport.port import Answer, ExchangeFailed
+from tinkex.transport.unreachable import Reason
 
 _MAX_CHARACTERS = 4000
 """The most characters of a server's text in a message; `body` holds the whole text."""
@@ -35,20 +34,13 @@ _ADVICE = {
 }
 
 
-def connection_error(
-    error: httpx.TransportError,
-    failure_point: FailurePoint,
-    operation: str,
-    base_url: str,
-    proxy: Proxy | None = None,
-) -> APIConnectionError:
-    """Returns the error for an exchange that failed at `failure_point`, without an answer."""
-    if isinstance(error, Unreachable):
-        return _unreachable(error.reason, failure_point, operation, base_url)
+def connection_error(failed: ExchangeFailed, operation: str, base_url: str) -> APIConnectionError:
+    """Returns the error for an exchange that failed without an answer."""
+    failure_point, proxy = failed.failure_point, failed.proxy
+    if failed.reason is not None:
+        return _unreachable(failed.reason, failure_point, operation, base_url)
     sent = failure_point in ("unanswered", "answered")
-    # httpx-aiohttp raises timeouts for other failures, too
-    late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
-    kind = APITimeoutError if late and sent else APIConnectionError
+    kind = APITimeoutError if failed.late and sent else APIConnectionError
     what = (
         "gave no answer in time"
         if kind is APITimeoutError
@@ -57,7 +49,7 @@ def connection_error(
         else "cannot be reached"
     )
     raised = kind(
-        f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {_reason(error)}",
+        f"{base_url} {what}{f' through the proxy {proxy}' if proxy else ''}: {failed.text}",
         operation=operation,
         advice=(
             "Is the server running, and is base_url right? `tinkex serve` prints the URL of a "
@@ -82,93 +74,66 @@ def _unreachable(
     return raised
 
 
-def _reason(error: httpx.TransportError) -> str:
-    cause = getattr(error.__cause__, "os_error", None)
-    return (
-        os_error_text(cause)
-        if isinstance(cause, OSError)
-        else without_queries(str(error)) or type(error).__name__
-    )
-
-
-def failure_point_of(error: httpx.TransportError) -> FailurePoint:
-    """Returns the failure point that an error's class suggests.
-
-    It is for transports of the user's own, which do not report how far an exchange got.
-    """
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol)):
-        return "connecting"
-    return "unsent" if isinstance(error, httpx.PoolTimeout) else "unanswered"
-
-
-def status_error(response: httpx.Response, operation: str) -> APIStatusError:
+def status_error(answer: Answer, operation: str) -> APIStatusError:
     """Returns the error for an answer with an error status.
 
     Servers put the message into different fields; `detail` finds it.
     """
-    body = _body(response)
-    url = _url_of(response)
-    return status_error_class(response.status_code)(
-        f"{response.status_code} {without_queries(detail(body), url) or response.reason_phrase}",
-        status_code=response.status_code,
+    body = _body(answer)
+    url = answer.url
+    return status_error_class(answer.status_code)(
+        f"{answer.status_code} {without_queries(detail(body), url) or answer.reason_phrase}",
+        status_code=answer.status_code,
         body=without_queries(body, url) if isinstance(body, str) else body,
-        headers=dict(response.headers),
+        headers=dict(answer.headers),
         operation=operation,
-        advice=_advice(response),
+        advice=_advice(answer),
     )
 
 
-def _url_of(response: httpx.Response) -> str:
-    """Returns the URL of the request; empty if the user's own transport does not tell."""
-    try:
-        return str(response.request.url)
-    except RuntimeError:
-        return ""
-
-
-def _advice(response: httpx.Response) -> str | None:
-    if response.has_redirect_location:
+def _advice(answer: Answer) -> str | None:
+    if answer.is_redirect:
         return (
-            f"The server redirects to {without_queries(response.headers['location'])!r}; give the "
+            f"The server redirects to {without_queries(answer.headers['location'])!r}; give the "
             "base_url of the server that answers."
         )
-    advice = _ADVICE.get(response.status_code)
+    advice = _ADVICE.get(answer.status_code)
     if (
-        response.status_code == 400
-        and "http request" in (text := response.text[:_MAX_CHARACTERS].lower())
+        answer.status_code == 400
+        and "http request" in (text := answer.text[:_MAX_CHARACTERS].lower())
         and "https" in text
     ):
         advice = "The server speaks TLS: give its URL as https://…"
-    proxy: Proxy | None = response.extensions.get("proxy")
+    proxy = answer.proxy
     if proxy is None:
         return advice
     doubt = f"The answer came through the proxy {proxy}, which may have sent it itself."
     return f"{advice} {doubt}" if advice else doubt
 
 
-def refusal_in_success(response: httpx.Response, operation: str) -> BadRequestError | None:
+def refusal_in_success(answer: Answer, operation: str) -> BadRequestError | None:
     """Returns the error for a refusal with a success status; None for any other answer.
 
     One server answers so, with the fields `error` and `reason`.
     """
-    body = _body(response)
+    body = _body(answer)
     if not (isinstance(body, dict) and body.get("error")):  # pyright: ignore[reportUnknownMemberType]
         return None
     reason: Any = body.get("reason")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return BadRequestError(
         f"{detail(body)}: {reason}" if reason else detail(body),
-        status_code=response.status_code,
+        status_code=answer.status_code,
         body=body,
-        headers=dict(response.headers),
+        headers=dict(answer.headers),
         operation=operation,
     )
 
 
-def _body(response: httpx.Response) -> Any:
+def _body(answer: Answer) -> Any:
     try:
-        return orjson.loads(response.content)
+        return orjson.loads(answer.content)
     except orjson.JSONDecodeError:
-        return response.text
+        return answer.text
 
 
 def detail(body: Any) -> str:

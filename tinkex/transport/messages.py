@@ -1,13 +1,9 @@
-"""Builds HTTP messages, with URL and headers, from the requests of the generated package."""
+"""The headers that every request has, and the query parameters of the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
-
-import httpx
-from tinkex_api.types import Request
 
 from tinkex._version import __version__
 from tinkex.config import Config
@@ -23,7 +19,6 @@ UNCOMPRESSED: Mapping[str, str] = {"Accept-Encoding": "identity"}
 def constant_headers(config: Config, request_id: str) -> dict[str, str]:
     """Returns the headers of every request. Those of the user replace those of the client."""
     ours = {
-        "Host": host(config.base_url),
         **PUBLIC_HEADERS,
         "Accept": "application/json",
         "X-Request-Id": request_id,  # one server uses it for routing
@@ -36,39 +31,10 @@ def constant_headers(config: Config, request_id: str) -> dict[str, str]:
     }
 
 
-def build_message(
-    request: Request[Any],
-    url: str,
-    query: Mapping[str, Any] | None,
-    headers: Mapping[str, str],
-    extensions: dict[str, Any],
-) -> httpx.Request:
-    """Builds the message that httpx would build from `content`, in a quarter of the time.
-
-    It passes all headers itself, so that httpx need not look for missing ones.
-    """
-    content = request.content or b""
-    length = {} if request.method == "GET" else {"Content-Length": str(len(content))}
-    made = httpx.Request(
-        request.method,
-        _url(url),
-        params=query,
-        headers={**headers, **request.headers, **length},
-        stream=httpx.ByteStream(content),
-        extensions=extensions,
-    )
-    made.read()
-    return made
-
-
 def with_default_query(
     query: Mapping[str, Any] | None, defaults: Mapping[str, str]
 ) -> Mapping[str, Any] | None:
     return {**defaults, **(query or {})} if defaults else query
-
-
-def host(base_url: str) -> str:
-    return _url(base_url).netloc.decode("ascii")
 
 
 def _cloudflare(config: Config) -> Mapping[str, str]:
@@ -79,9 +45,3 @@ def _cloudflare(config: Config) -> Mapping[str, str]:
         if client and secret
         else {}
     )
-
-
-@lru_cache(maxsize=256)
-def _url(text: str) -> httpx.URL:
-    """Parses a URL, with a cache: httpx parses one more slowly than it sends a small request."""
-    return httpx.URL(text)

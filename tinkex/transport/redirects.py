@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import httpx
+from tinkex.transport.port import Answer
+from tinkex.transport.urls import MalformedUrl, absolute_url
 
 MAX_REDIRECTS = 5
 """The most redirects to follow in a row."""
@@ -10,21 +11,16 @@ MAX_REDIRECTS = 5
 _METHOD_KEPT = frozenset({307, 308})
 
 
-def absolute_url(url: str, location: str) -> str:
-    """Resolves the Location header of an answer from `url`."""
-    return str(httpx.URL(url).join(location))
-
-
-def next_url(method: str, response: httpx.Response, base_url: str) -> str | None:
+def next_url(method: str, answer: Answer, base_url: str) -> str | None:
     """Returns the URL to which a redirect is followed; None if it is not followed.
 
     A request that is no GET is only sent to the server that it was meant for, and only if the
     status keeps its method (RFC 9110, 15.4).
     """
     try:
-        url = absolute_url(str(response.request.url), response.headers["location"])
-    except httpx.InvalidURL:
+        url = absolute_url(answer.url, answer.headers["location"])
+    except MalformedUrl:
         return None
     if method == "GET":
         return url if url.startswith(("http://", "https://")) else None
-    return url if response.status_code in _METHOD_KEPT and url.startswith(f"{base_url}/") else None
+    return url if answer.status_code in _METHOD_KEPT and url.startswith(f"{base_url}/") else None

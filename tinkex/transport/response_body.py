@@ -8,10 +8,10 @@ import asyncio
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 
-import httpx
 from attrs import frozen
 
 from tinkex.errors import AnswerTooLargeError, UnreadableAnswerError
+from tinkex.transport.port import Answer, Headers
 
 ENCODINGS = "gzip, deflate, zstd"
 """The encodings that `decompress` reads, as a value of Accept-Encoding."""
@@ -55,19 +55,18 @@ async def read_all(pieces: AsyncIterable[bytes], bound: SizeBound) -> bytes:
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def lines(response: httpx.Response, line_bytes: int, bound: SizeBound) -> AsyncGenerator[str]:
+async def lines(answer: Answer, line_bytes: int, bound: SizeBound) -> AsyncGenerator[str]:
     """Yields the lines of a body as they arrive.
 
     Raises:
         AnswerTooLargeError: a line has over `line_bytes` bytes, or the body exceeds its bound.
         UnreadableAnswerError: a line is not UTF-8.
     """
-    encoding = response.headers.get("content-encoding", "identity")
-    if encoding != "identity" and not response.is_stream_consumed:
+    encoding = answer.headers.get("content-encoding", "identity")
+    if encoding != "identity":
         raise unreadable_answer(f"its encoding is {encoding!r}, which the client did not accept")
     left, size = bytearray(), 0
-    pieces = response.aiter_bytes() if response.is_stream_consumed else response.aiter_raw()
-    async for piece in pieces:
+    async for piece in raw_pieces(answer):
         size += len(piece)
         if size > bound.bytes:
             raise _too_large(bound)
@@ -140,46 +139,54 @@ class _DamagedBody(Exception):
     """The error for a compressed body that is damaged."""
 
 
-def without_encoding(headers: httpx.Headers) -> httpx.Headers:
+def without_encoding(headers: Headers) -> Headers:
     """Returns the headers without those that describe the compressed body."""
-    kept = httpx.Headers(headers)
-    for name in ("content-encoding", "content-length"):
-        kept.pop(name, None)
-    return kept
+    return Headers(
+        [
+            (name, value)
+            for name, value in headers.items()
+            if name not in ("content-encoding", "content-length")
+        ]
+    )
 
 
-async def read_whole(response: httpx.Response, bound: SizeBound) -> httpx.Response:
-    """Reads and decompresses the body of an answer, closes it, and returns the whole answer.
+async def raw_pieces(answer: Answer) -> AsyncIterator[bytes]:
+    """Yields the pieces of a body as it was sent. Raises `ExchangeFailed` where they break off."""
+    if answer.body is None:
+        yield answer.content
+        return
+    async for piece in answer.body.pieces():
+        yield piece
+
+
+async def read_whole(answer: Answer, bound: SizeBound) -> None:
+    """Reads and decompresses the body of an answer into its `content`, and closes it.
 
     Of a refusal only the beginning is read; a body that cannot be read counts as empty there.
 
     Raises:
         AnswerTooLargeError: the body exceeds its bound.
         UnreadableAnswerError: the body does not match its Content-Encoding.
-        httpx.TransportError: the connection broke.
+        ExchangeFailed: the connection broke.
     """
-    if response.is_stream_consumed:  # the connection has read it
-        if response.is_success and len(response.content) > bound.bytes:
+    encoding = answer.headers.get("content-encoding", "")
+    if answer.body is None and not encoding:  # the connection has read it
+        if answer.is_success and len(answer.content) > bound.bytes:
             raise _too_large(bound)
-        return response
+        return
     try:
-        encoding = response.headers.get("content-encoding", "")
-        if response.is_success:
-            declared = response.headers.get("content-length", "")
+        if answer.is_success:
+            declared = answer.headers.get("content-length", "")
             if declared.isdecimal() and int(declared) > bound.bytes:
                 raise _too_large(bound)
-            raw = await read_all(response.aiter_raw(), bound)
+            raw = await read_all(raw_pieces(answer), bound)
             content = await read_all(decompress(raw, encoding), bound) if encoding else raw
         else:
-            content = await _decode_refusal(await read_beginning(response.aiter_raw()), encoding)
+            content = await _decode_refusal(await read_beginning(raw_pieces(answer)), encoding)
     finally:
-        await response.aclose()
-    return httpx.Response(
-        response.status_code,
-        headers=without_encoding(response.headers),
-        content=content,
-        request=response.request,
-    )
+        await answer.aclose()
+    answer.content, answer.body = content, None
+    answer.headers = without_encoding(answer.headers)
 
 
 async def _decode_refusal(raw: bytes, encoding: str) -> bytes:

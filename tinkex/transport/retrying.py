@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import httpx
 from attrs import define
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tinkex_api.types import Request
@@ -16,6 +15,7 @@ from tinkex.dialects import resend
 from tinkex.errors import TinkexError
 from tinkex.transport import adaptation, failures
 from tinkex.transport.backoff import RetryBudget, retry_hint
+from tinkex.transport.port import Answer
 from tinkex.transport.rate_limit import RateLimiter
 from tinkex.transport.sender import Sender
 from tinkex.waiting.wait import Wait
@@ -37,7 +37,7 @@ class RetryingCall:
     whole: bool
     retry_budget: RetryBudget
     wait: Wait
-    read: Callable[[httpx.Response], Any]
+    read: Callable[[Answer], Any]
     """Parses a successful answer. Raises where it is not what the contract says."""
     sent_at: float = 0.0
     refused_for: float = 0.0
@@ -87,7 +87,7 @@ class RetryingCall:
             self.wait.state.possibly_taken |= resend.failure_point_of(error) is not None
             raise
 
-    async def _send_when_admitted(self) -> httpx.Response:
+    async def _send_when_admitted(self) -> Answer:
         limiter, self.sent_at = self.rate_limiter, self.sender.clock.now()
         if not limiter.is_open:
             self.wait.set_owner("queue", "closed to this key after status 429")
@@ -116,7 +116,7 @@ class RetryingCall:
         limiter.record_success()
         return response
 
-    async def _send_once(self) -> httpx.Response:
+    async def _send_once(self) -> Answer:
         self.wait.tries += 1
         if self.sender.starts_server:
             self.wait.set_owner("computation", "which is the start of the server in this process")
@@ -134,7 +134,7 @@ class RetryingCall:
         self.wait.last_status = response.status_code
         return response
 
-    async def _send_adapted(self, request: Request[Any], refusal: httpx.Response) -> httpx.Response:
+    async def _send_adapted(self, request: Request[Any], refusal: Answer) -> Answer:
         """Sends the request in the form that the refusal asks for.
 
         Returns the refusal where there is no such form, or where the server refuses that one too.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import httpx
 from attrs import define, field
 from tinkex_api.api.auth import create_auth_token
 from tinkex_api.models import AuthTokenRequest
@@ -15,41 +14,47 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex.config import LOCAL, Config
 from tinkex.config.secrets import Secret, masked
-from tinkex.errors import APIConnectionError, UnreadableAnswerError
+from tinkex.errors import UnreadableAnswerError
 from tinkex.local.process_server import local_url
 from tinkex.threads import in_thread
 from tinkex.transport import adaptation, failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.auth import Auth
+from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.deprecation import Deprecations
-from tinkex.transport.exchange_stage import ExchangeStage, current_stage
 from tinkex.transport.lifetimes import weakly
 from tinkex.transport.messages import (
     PUBLIC_HEADERS,
     UNCOMPRESSED,
-    build_message,
     constant_headers,
-    host,
     with_default_query,
 )
+from tinkex.transport.port import Answer, Connections, ExchangeFailed, Message
 from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.server import Server
-from tinkex.transport.unreachable import Unreachable, proxy_refused
+from tinkex.transport.unreachable import proxy_refused
+from tinkex.transport.urls import split_url, with_query
 from tinkex.waiting.clock import Clock
 
 logger = logging.getLogger("tinkex")
 
+_EMPTY: Mapping[str, str] = {}
 
-def connection_pool(config: Config) -> httpx.AsyncBaseTransport:
-    """Returns connections with the proxies, certificates and bounds of the settings."""
-    # here, since aiohttp is slow to import
-    from tinkex.transport.connection import ConnectionPool
 
+def connections_of(config: Config) -> Connections:
+    """Returns connections with the proxies, certificates and bounds of the settings, or those that
+    the user gives.
+    """
+    if config.http_transport is not None:
+        from tinkex.transport.httpx_connections import HttpxConnections  # httpx is slow to import
+
+        return HttpxConnections(config.http_transport, config.connect_timeout)
     return ConnectionPool(
         config.http_limits,
         proxies=config.proxies,
         proxy_headers=config.proxy_headers,
         environment=config.sources.environment,
+        connect_timeout=config.connect_timeout,
     )
 
 
@@ -66,15 +71,18 @@ class Sender:
     auth: Auth = field(init=False)
     base_url: str = field(init=False)
     """The URL of `Config`; of the server in this process its address, once it has started."""
-    _pool: httpx.AsyncBaseTransport = field(init=False)
+    _connections: Connections = field(init=False)
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
     """The names of the user's headers, which replace the client's."""
+    _key_form: tuple[str, bool] | None = field(init=False, default=None, repr=False)
+    """The key of `_keyed_headers`, and whether it is a bearer token, too."""
+    _keyed_headers: Mapping[str, str] = field(init=False, factory=dict[str, str], repr=False)
     _deprecations: Deprecations = field(init=False, factory=Deprecations)
 
     def __attrs_post_init__(self) -> None:
         self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
-        self._pool = self.config.http_transport or connection_pool(self.config)
+        self._connections = connections_of(self.config)
         self.base_url = self.config.base_url
         self._headers = constant_headers(self.config, self.clock.new_id())
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
@@ -86,7 +94,7 @@ class Sender:
         timeout: float,
         *,
         whole: bool = True,
-    ) -> httpx.Response:
+    ) -> Answer:
         """Sends a request, and returns the answer.
 
         After a 401 the request is sent once more if there is another key by then. Redirects are
@@ -106,7 +114,7 @@ class Sender:
             response = await self._send(
                 request, await self.auth.key(), headers, timeout, whole=whole
             )
-        if whole and response.has_redirect_location:
+        if whole and response.is_redirect:
             response = await self._follow_redirects(request, response, headers, timeout)
         return response
 
@@ -119,7 +127,7 @@ class Sender:
         headers: Mapping[str, str],
         timeout: float,
         whole: bool = False,
-    ) -> httpx.Response:
+    ) -> Answer:
         """Sends a GET to any URL, and returns the answer, whatever its status.
 
         Args:
@@ -128,18 +136,10 @@ class Sender:
         Raises:
             APIConnectionError: no answer came.
         """
-        ours = (
-            {**self._headers, **self._key_headers(await self.auth.key())}
-            if with_key
-            else PUBLIC_HEADERS
-        )
+        ours = self._with_key(await self.auth.key()) if with_key else PUBLIC_HEADERS
         events.emit(events.HttpRequestStart, operation=operation)
-        extensions = self._extensions(timeout, whole=whole)
-        return await self._exchange(
-            httpx.Request("GET", url, headers={**ours, **headers}, extensions=extensions),
-            operation,
-            whole,
-        )
+        message = Message("GET", url, {**ours, **headers}, b"", timeout, streamed=not whole)
+        return await self._exchange(message, operation)
 
     @property
     def starts_server(self) -> bool:
@@ -150,26 +150,23 @@ class Sender:
         """Returns whether a URL lies below the server's base URL."""
         return url.startswith(f"{self.base_url}/")
 
-    def server_name(self, url: httpx.URL) -> str:
+    def server_name(self, url: str) -> str:
         """Returns the server of a URL, for messages.
 
         The rest of another server's URL is left out, since it may be signed.
         """
-        return (
-            self.base_url
-            if self.is_own(str(url))
-            else f"{url.scheme}://{url.netloc.decode('ascii')}"
-        )
+        if self.is_own(url):
+            return self.base_url
+        parts = split_url(url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     async def aclose(self) -> None:
         await self.auth.aclose()
-        await self._pool.aclose()
+        await self._connections.aclose()
 
     async def abandon(self) -> None:
         """Closes the connections when their event loop has ended."""
-        abandon: Callable[[], Awaitable[None]] | None = getattr(self._pool, "abandon", None)
-        if abandon is not None:  # the user's own transport has none
-            await abandon()
+        await self._connections.abandon()
 
     async def _exchange_key(self, key: str) -> str:
         request = create_auth_token.request(body=AuthTokenRequest())
@@ -184,22 +181,18 @@ class Sender:
         Raises `ConfigError` when it cannot start.
         """
         self.base_url = await in_thread(local_url)  # in a thread, since a start takes seconds
-        if "host" not in self._given_headers:
-            self._headers["Host"] = host(self.base_url)
 
     async def _follow_redirects(
         self,
         request: Request[Any],
-        response: httpx.Response,
+        response: Answer,
         headers: Mapping[str, str],
         timeout: float,
-    ) -> httpx.Response:
+    ) -> Answer:
         """Returns the answer to which redirects lead, or the redirect that is not followed."""
         for _ in range(MAX_REDIRECTS):
             url = (
-                next_url(request.method, response, self.base_url)
-                if response.has_redirect_location
-                else None
+                next_url(request.method, response, self.base_url) if response.is_redirect else None
             )
             if url is None:
                 break
@@ -213,19 +206,23 @@ class Sender:
                 )
         return response
 
-    def _key_headers(self, key: str | None) -> Mapping[str, str]:
-        """Returns the headers that carry the key."""
+    def _with_key(self, key: str | None) -> Mapping[str, str]:
+        """Returns the headers of every request, with those that carry the key. They are built anew
+        only for another key, or another form of it.
+        """
         if key is None:
-            return {}
-        headers = {
-            "X-API-Key": key,
-            **(adaptation.bearer(key) if self.server.dialect.bearer else {}),
-        }
-        return {
-            name: value
-            for name, value in headers.items()
-            if name.lower() not in self._given_headers
-        }
+            return self._headers
+        form, headers = (key, self.server.dialect.bearer), self._keyed_headers
+        if form != self._key_form:
+            ours = {"X-API-Key": key, **(adaptation.bearer(key) if form[1] else {})}
+            kept = {
+                name: value
+                for name, value in ours.items()
+                if name.lower() not in self._given_headers
+            }
+            self._key_form, self._keyed_headers = form, {**self._headers, **kept}
+            headers = self._keyed_headers
+        return headers
 
     async def _send(
         self,
@@ -236,42 +233,41 @@ class Sender:
         *,
         whole: bool,
         url: str | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """Sends a request to the server; to `url`, complete with its query, after a redirect."""
         if self.starts_server:
             await self._start_server()
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {
-            **self._headers,
-            **self._key_headers(key),
-            **({} if whole else UNCOMPRESSED),
-            **headers,
-        }
+        headers = {**self._with_key(key), **(_EMPTY if whole else UNCOMPRESSED), **headers}
         if events.trace_headers is not None:
             headers = {**headers, **events.trace_headers()}
         if self.config.dump_headers:
             logger.info(
                 "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
             )
-        query = None if url else with_default_query(request.params, self.config.default_query)
-        made = build_message(
-            request,
-            url or self.base_url + request.path,
-            query,
-            headers,
-            self._extensions(timeout, whole=whole),
+        if url is None:
+            query = with_default_query(request.params, self.config.default_query)
+            url = with_query(self.base_url + request.path, query)
+        message = Message(
+            request.method,
+            url,
+            {**headers, **request.headers},
+            request.content or b"",
+            timeout,
+            streamed=not whole,
         )
-        return await self._exchange(made, request.operation, whole)
+        return await self._exchange(message, request.operation)
 
-    async def _exchange(
-        self, message: httpx.Request, operation: str, whole: bool
-    ) -> httpx.Response:
-        stage, began = ExchangeStage(), self.clock.now()
-        current_stage.set(stage)
+    async def _exchange(self, message: Message, operation: str) -> Answer:
+        began = self.clock.now()
         try:
-            response = await self._pool.handle_async_request(message)
-            if whole or not response.is_success:
-                response = await response_body.read_whole(response, self.bound_of(operation))
+            answer = await self._connections.exchange(message)
+            if answer.status_code == 407 and answer.proxy is not None:  # the proxy's own
+                refused = proxy_refused(answer.proxy, 407, answer.reason_phrase)
+                await answer.aclose()
+                raise ExchangeFailed(refused.text, "unsent", reason=refused, proxy=answer.proxy)
+            if not message.streamed or not answer.is_success:
+                await response_body.read_whole(answer, self.bound_of(operation))
         except BaseException as error:
             seconds = self.clock.now() - began
             events.emit(
@@ -280,45 +276,24 @@ class Sender:
                 error=type(error).__name__,
                 seconds=seconds,
             )
-            if isinstance(error, httpx.DecodingError):  # raised by the user's own transport
-                raise response_body.unreadable_answer(str(error), operation) from error
             if isinstance(error, UnreadableAnswerError):
                 error.operation = operation
-            if not isinstance(error, httpx.TransportError):
+            if not isinstance(error, ExchangeFailed):
                 raise
-            raise self._connection_error(error, stage, operation, message.url) from error
-        if response.status_code == 407 and stage.proxy is not None:  # the proxy's, not the server's
-            refused = Unreachable(proxy_refused(stage.proxy, 407, response.reason_phrase))
-            raise self._connection_error(refused, ExchangeStage("unsent"), operation, message.url)
-        if stage.proxy is not None and message.url.scheme == "http":
-            response.extensions["proxy"] = stage.proxy  # the proxy may have answered
-        seconds = self.clock.now() - began
+            raise failures.connection_error(
+                error, operation, self.server_name(message.url)
+            ) from error
+        if answer.proxy is not None and message.url.startswith("https:"):
+            answer.proxy = None  # which cannot have answered in the server's place
         events.emit(
             events.HttpRequestStop,
             operation=operation,
-            status=response.status_code,
-            seconds=seconds,
+            status=answer.status_code,
+            seconds=self.clock.now() - began,
         )
-        self._deprecations.log_note(operation, response.headers)
-        return response
-
-    def _connection_error(
-        self, error: httpx.TransportError, stage: ExchangeStage, operation: str, url: httpx.URL
-    ) -> APIConnectionError:
-        place = stage.failure_point or failures.failure_point_of(error)
-        return failures.connection_error(
-            error, place, operation, self.server_name(url), stage.proxy
-        )
+        self._deprecations.log_note(operation, answer.headers)
+        return answer
 
     def bound_of(self, operation: str) -> response_body.SizeBound:
         """Returns the most bytes of an answer to `operation`."""
         return response_body.bound_of(operation, self.config.http_limits.max_answer_bytes)
-
-    def _extensions(self, timeout: float, *, whole: bool) -> dict[str, Any]:
-        times = {
-            "connect": self.config.connect_timeout,
-            "read": timeout,
-            "write": timeout,
-            "pool": timeout,
-        }
-        return {"timeout": times, "stream": not whole}

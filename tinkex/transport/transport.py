@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-import httpx
 from attrs import define, field
 from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex.config import Config, log_level
-from tinkex.errors import ClientClosedError, TinkexError
+from tinkex.errors import ClientClosedError, TinkexError, UnreadableAnswerError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import RetryBudget
 from tinkex.transport.lifetimes import LoopBinding
+from tinkex.transport.port import Answer, ExchangeFailed
 from tinkex.transport.rate_limit import RateLimiter, rate_limiter_for
 from tinkex.transport.response_body import LINE_BYTES, lines
 from tinkex.transport.retrying import RetryingCall
@@ -142,7 +142,7 @@ class Transport:
     @asynccontextmanager
     async def stream_answer(
         self, request: Request[Any], *, timeout: float | None = None
-    ) -> AsyncGenerator[httpx.Response]:
+    ) -> AsyncGenerator[Answer]:
         """Opens a 2xx answer whose body is unread. Leaving closes the connection.
 
         Raises what `send` does, also while the body is read, and `APIStatusError` for a redirect.
@@ -157,15 +157,16 @@ class Transport:
         async with self._reading(response, request.operation):
             yield response
 
-    async def read(self, request: Request[T], response: httpx.Response) -> T:
+    async def read(self, request: Request[T], response: Answer) -> T:
         """Reads and parses an answer of `stream_answer`. Raises what `send` does."""
         bound = self._sender.bound_of(request.operation)
-        return parse(request, await response_body.read_whole(response, bound))
+        await response_body.read_whole(response, bound)
+        return parse(request, response)
 
     @asynccontextmanager
     async def open_url(
         self, url: str, operation: str, *, with_key: bool, headers: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[httpx.Response]:
+    ) -> AsyncGenerator[Answer]:
         """Opens the answer to a GET of any URL, whatever its status. Leaving closes the connection.
 
         The body of a success is unread.
@@ -185,7 +186,7 @@ class Transport:
 
     async def send_once(
         self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
+    ) -> Answer:
         """Makes one attempt, and returns the answer, whatever its status. Raises
         `APIConnectionError` when none came.
         """
@@ -242,7 +243,7 @@ class Transport:
         timeout: float,
         retry_budget: RetryBudget,
         wait: Wait,
-        read: Callable[[httpx.Response], T],
+        read: Callable[[Answer], T],
         *,
         whole: bool = True,
     ) -> T:
@@ -271,15 +272,16 @@ class Transport:
             raise
 
     @asynccontextmanager
-    async def _reading(self, response: httpx.Response, operation: str) -> AsyncGenerator[None]:
+    async def _reading(self, response: Answer, operation: str) -> AsyncGenerator[None]:
         """Translates errors while a body is read, and closes the answer at the end."""
         try:
             yield
-        except httpx.DecodingError as error:
-            raise response_body.unreadable_answer(str(error), operation) from error
-        except httpx.TransportError as error:
-            server = self._sender.server_name(response.request.url)
-            raise failures.connection_error(error, "answered", operation, server) from error
+        except UnreadableAnswerError as error:
+            error.operation = operation
+            raise
+        except ExchangeFailed as failed:
+            server = self._sender.server_name(response.url)
+            raise failures.connection_error(failed, operation, server) from failed
         finally:
             await response.aclose()
 
@@ -288,6 +290,6 @@ class Transport:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
 
 
-def _unparsed(response: httpx.Response) -> httpx.Response:
+def _unparsed(response: Answer) -> Answer:
     """Returns the answer unparsed, for a caller that reads it."""
     return response

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import httpx
 from attrs import field, frozen
 
 from tinkex.config import Config
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.transport import certificates
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @frozen
@@ -38,8 +41,10 @@ class UploadSettings:
         """Returns the proxy for a URL; None if the server is connected to directly."""
         return self.proxies.of(f"{url.scheme}://{url.netloc.decode('ascii')}")
 
-    def connect(self, url: httpx.URL, timeout: httpx.Timeout) -> httpx.Client:
+    def connect(self, url: httpx.URL, timeout: float) -> httpx.Client:
         """Returns a blocking HTTP client for a URL. The caller closes it."""
+        import httpx  # here, because the import is slow
+
         proxy = self.proxy_of(url)
         return httpx.Client(
             proxy=None if proxy is None else self._for_httpx(proxy),
@@ -49,4 +54,6 @@ class UploadSettings:
         )
 
     def _for_httpx(self, proxy: Proxy) -> httpx.Proxy:
+        import httpx
+
         return httpx.Proxy(proxy.address, headers={**proxy.authorization, **self.proxy_headers})

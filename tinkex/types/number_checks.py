@@ -14,12 +14,12 @@ _INT64 = (-(2**63), 2**63 - 1)
 
 def is_int(value: object) -> bool:
     """Returns whether `value` is an integer of Python or numpy. A bool is not."""
-    return not isinstance(value, bool) and isinstance(value, Integral)
+    return type(value) is int or (not isinstance(value, bool) and isinstance(value, Integral))
 
 
 def is_number(value: object) -> bool:
     """Returns whether `value` is a real number of Python or numpy. A bool is not."""
-    return not isinstance(value, bool) and isinstance(value, Real)
+    return type(value) in (int, float) or (not isinstance(value, bool) and isinstance(value, Real))
 
 
 def check_int(name: str, value: object, least: int = _INT64[0], most: int = _INT64[1]) -> None:

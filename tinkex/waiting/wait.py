@@ -213,21 +213,25 @@ class Wait:
         )
 
     def _account(self) -> None:
-        self._seconds = self._seconds_by_owner()
+        self._add_spent(self._seconds)
         self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
 
     def _seconds_by_owner(self) -> dict[Owner, float]:
-        """Returns the seconds by owner. Time in which the event loop was blocked counts as the
-        program's.
-        """
+        """Returns the seconds by owner up to now."""
         split = dict(self._seconds)
+        self._add_spent(split)
+        return split
+
+    def _add_spent(self, split: dict[Owner, float]) -> None:
+        """Adds the time since the last change of owner. Time in which the event loop was blocked
+        counts as the program's.
+        """
         spent = self._waits.clock.now() - self._since
         stalled = min(spent, self._waits.watch.seconds - self._stalled_before)
         if spent > stalled:
             split[self.owner] = split.get(self.owner, 0.0) + spent - stalled
         if stalled > 0:
             split["program"] = split.get("program", 0.0) + stalled
-        return split
 
 
 class Waits:

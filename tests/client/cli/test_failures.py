@@ -6,6 +6,7 @@ import click
 import pytest
 
 import tinkex
+from tinkex.cli import main
 from tinkex.cli.exit_codes import MEANINGS, ExitCode
 from tinkex.cli.failures import Failure, explain
 from tinkex.cli.invocation import Invocation
@@ -55,7 +56,28 @@ def test_a_hint_is_a_command(error: BaseException) -> None:
     hint = explain(error, invocation()).hint
     if not isinstance(error, (Failure, KeyboardInterrupt, click.ClickException, click.Abort)):
         assert hint is not None
-        assert hint.removeprefix("TINKEX_DEBUG=1 ").startswith("tinkex ")
+        program, *words = hint.removeprefix("TINKEX_DEBUG=1 ").split()
+        assert program == "tinkex"
+        assert leads_to_a_command(words), hint
+
+
+def leads_to_a_command(words: list[str]) -> bool:
+    """Returns whether the first words are those of a command that there is."""
+    found: click.Command | None = main
+    for word in words:
+        if not isinstance(found, click.Group):
+            break
+        found = found.get_command(click.Context(found), word)
+    return found is not None and not isinstance(found, click.Group)
+
+
+@pytest.mark.parametrize("group", ["run", "checkpoint", "session", "model"])
+def test_the_hint_for_a_thing_that_is_not_there_lists_those_that_are(group: str) -> None:
+    made = invocation()
+    made.command_path = f"tinkex {group} info"
+    hint = explain(tinkex.NotFoundError("x", status_code=404), made).hint
+    assert hint == f"tinkex {group} list"
+    assert leads_to_a_command([group, "list"])
 
 
 def test_every_code_has_a_meaning() -> None:

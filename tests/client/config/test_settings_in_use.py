@@ -29,7 +29,6 @@ from tinkex import (
     auth,
 )
 from tinkex.local import Server, serve
-from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.transport import Transport
 
 
@@ -37,7 +36,7 @@ from tinkex.transport.transport import Transport
 class Wire(httpx.AsyncBaseTransport):
     """Keeps what is sent to a server."""
 
-    inner: ConnectionPool = field(factory=ConnectionPool)
+    inner: httpx.AsyncHTTPTransport = field(factory=httpx.AsyncHTTPTransport)
     requests: list[httpx.Request] = field(factory=list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

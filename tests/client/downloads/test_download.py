@@ -519,7 +519,7 @@ def test_no_log_event_or_error_shows_a_signature(
     heard: list[events.Event] = []
     events.attach(heard.append)
     caplog.set_level(logging.DEBUG)
-    for name in ("aiohttp", "asyncio", "httpx", "tinkex"):
+    for name in ("asyncio", "httpx", "tinkex"):
         caplog.set_level(logging.DEBUG, name)
     try:
         with answering(lambda call: refusal) as there:

@@ -6,7 +6,7 @@ Time is virtual.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -35,7 +35,6 @@ from tinkex import (
 from tinkex.dialects.dialect import Dialect
 from tinkex.futures.answers import Failed, Finished, Pending, ResultLost, classify, pause_after
 from tinkex.futures.poller import NO_RESULT, Payload, wait_for_result
-from tinkex.transport.exchange_stage import current_stage
 from tinkex.waiting.wait import RequestState
 
 RESULT = {"path": "tinker://r/weights/a"}
@@ -311,6 +310,14 @@ def test_rule_9_every_form_of_a_lost_result_is_recognised() -> None:
     assert classify(200, {"metrics": {}}) == Finished({"metrics": {}})
 
 
+class Stalled(httpx.AsyncByteStream):
+    """A body that does not come."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"{"
+        raise httpx.ReadTimeout("stalled")
+
+
 @pytest.mark.rule(9)
 @pytest.mark.parametrize(("once", "kind", "polls"), [(True, ResultLostError, 1), (False, dict, 2)])
 def test_rule_9_a_result_that_broke_off_is_lost_only_where_it_is_given_once(
@@ -318,8 +325,7 @@ def test_rule_9_a_result_that_broke_off_is_lost_only_where_it_is_given_once(
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if len(server.requests) == 1:
-            current_stage.get().failure_point = "answered"
-            raise httpx.ReadTimeout("stalled")
+            return httpx.Response(200, stream=Stalled())
         return DONE
 
     server = Answering(answer)

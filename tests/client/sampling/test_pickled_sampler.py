@@ -13,7 +13,6 @@ import textwrap
 import warnings
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
@@ -23,6 +22,7 @@ from tinkex.dialects.table import UNKNOWN
 from tinkex.local import Server
 from tinkex.portal import portal
 from tinkex.transport.connection import ConnectionPool
+from tinkex.transport.port import Answer, Message
 
 SCRIPTS = {
     "blocking": """
@@ -142,18 +142,18 @@ def test_cloudpickle_takes_it(sampler: Any) -> None:
     assert _first_token(pickle.loads(cloudpickle.dumps(sampler))) == 5
 
 
-class _Sent(httpx.AsyncBaseTransport):
+class _Sent:
     """Keeps the numbers of samples, and lets all pass."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self._inner = ConnectionPool()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        body = orjson.loads(request.content)
+    async def exchange(self, message: Message) -> Answer:
+        body = orjson.loads(message.content)
         if "seq_id" in body:
             self.numbers.append(body["seq_id"])
-        return await self._inner.handle_async_request(request)
+        return await self._inner.exchange(message)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -163,7 +163,7 @@ def _numbers(copies: list[AsyncSamplingClient]) -> list[list[int]]:
     """Under which numbers each samples twice."""
 
     async def sample(copied: AsyncSamplingClient) -> list[int]:
-        copied._session.transport._sender._pool = sent = _Sent()
+        copied._session.transport._sender._connections = sent = _Sent()
         async with copied:
             await asyncio.gather(*(copied.sample([5], 1, {"max_tokens": 1}) for _ in range(2)))
         return sorted(sent.numbers)

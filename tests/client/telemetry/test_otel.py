@@ -22,12 +22,11 @@ from tests.support.recording_engine import RecordingEngine
 from tinkex import Config, TinkexError, events
 from tinkex.local import Server
 from tinkex.telemetry import otel
-from tinkex.transport.connection import ConnectionPool
 
 
 @define
 class Wire(httpx.AsyncBaseTransport):
-    inner: ConnectionPool = field(factory=ConnectionPool)
+    inner: httpx.AsyncHTTPTransport = field(factory=httpx.AsyncHTTPTransport)
     traceparents: dict[str, str] = field(factory=dict)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -33,7 +33,6 @@ from tinkex import (
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.local import Server
 from tinkex.session.reporter import Reporter
-from tinkex.transport.connection import ConnectionPool
 
 KINDS = get_args(events.Event)
 
@@ -255,7 +254,7 @@ class Telemetry(httpx.AsyncBaseTransport):
     """Keeps what a server is told, and answers as it is to."""
 
     status: int = 200
-    inner: ConnectionPool = field(factory=ConnectionPool)
+    inner: httpx.AsyncHTTPTransport = field(factory=httpx.AsyncHTTPTransport)
     batches: list[dict[str, Any]] = field(factory=list)
     headers: list[httpx.Headers] = field(factory=list)
 

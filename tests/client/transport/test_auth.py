@@ -33,7 +33,6 @@ from tinkex import (
 from tinkex.config import HOSTED_BASE_URL
 from tinkex.dialects.dialect import Dialect
 from tinkex.local import Server
-from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.transport import Transport
 from tinkex.wire import jwt
 
@@ -278,7 +277,7 @@ def test_a_session_whose_tokens_are_withdrawn_goes_on(
     connect: Callable[..., Any], server: Server, server_engine: RecordingEngine
 ) -> None:
     server_engine.gate.set()
-    tokens = TokenServer(inner=ConnectionPool())
+    tokens = TokenServer(inner=httpx.AsyncHTTPTransport())
     trainer = connect(
         server.base_url,
         config=Config(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import pytest
 
 from tinkex.transport.connection import ConnectionPool
-from tinkex.transport.exchange_stage import ExchangeStage, current_stage
+from tinkex.transport.port import Message
 
 
 async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int:
-    opened = 0
+    opened, closed = 0, asyncio.Semaphore(0)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal opened
@@ -26,17 +25,18 @@ async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int
                 await asyncio.sleep(0.01)  # so that it comes in a packet of its own
             writer.write(b"words")
         writer.close()
+        closed.release()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    async with server, ConnectionPool() as connections:
+    connections = ConnectionPool()
+    async with server:
         for _ in range(2):
-            current_stage.set(ExchangeStage())
-            response = await connections.handle_async_request(
-                httpx.Request("GET", f"http://{host}:{port}/")
-            )
-            assert await response.aread() == b"words"
-            await response.aclose()
+            message = Message("GET", f"http://{host}:{port}/", {}, b"", 5.0)
+            assert (await connections.exchange(message)).content == b"words"
+        await connections.aclose()
+        for _ in range(opened):
+            await asyncio.wait_for(closed.acquire(), 5)
     return opened
 
 

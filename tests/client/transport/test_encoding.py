@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from attrs import evolve
 
@@ -15,36 +14,38 @@ from tinkex import AdamParams, BadRequestError, Config
 from tinkex.dialects.dialect import Dialect, Encoding
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
+from tinkex.transport.port import Answer, Connections, Headers, Message
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 
 UNKNOWN = Config(base_url="http://127.0.0.1", dialect=Dialect())
 """Settings for a server that is not known; the fixture fills in the address."""
 
 
-class Watch(httpx.AsyncBaseTransport):
+class Watch:
     """Passes requests on, and writes down what training bodies they carry; refuses those of one
     encoding as some servers do.
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, refused: str, status: int) -> None:
+    def __init__(self, inner: Connections, refused: str, status: int) -> None:
         self.inner = inner
         self.refused = refused
         self.status = status
         self.seen: list[tuple[str, str]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path.rpartition("/")[2]
+    async def exchange(self, message: Message) -> Answer:
+        path = message.url.rpartition("/")[2]
         if path in ("forward_backward", "forward"):
-            content_type = request.headers["content-type"]
+            content_type = message.headers["Content-Type"]
             self.seen.append((path, content_type.rpartition("/")[2]))
             if content_type == self.refused:
-                return httpx.Response(
-                    self.status, json={"detail": "not this encoding"}, request=request
-                )
-        return await self.inner.handle_async_request(request)
+                return Answer(self.status, Headers(), b'{"detail": "not this encoding"}')
+        return await self.inner.exchange(message)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+    async def abandon(self) -> None:
+        await self.inner.abandon()
 
 
 @pytest.fixture
@@ -55,13 +56,13 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Watch]]:
     made: list[Watch] = []
 
     def watch(refused: str, status: int = 415) -> list[Watch]:
-        handler = carrier.connection_pool
+        handler = carrier.connections_of
 
         def watched(config: Config) -> Watch:
             made.append(Watch(handler(config), refused, status))
             return made[-1]
 
-        monkeypatch.setattr(carrier, "connection_pool", watched)
+        monkeypatch.setattr(carrier, "connections_of", watched)
         return made
 
     return watch

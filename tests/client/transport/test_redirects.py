@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
 import pytest
 from tinkex_api.api.server import get_client_config
 from tinkex_api.models import ClientConfigRequest
 
 from tests.support.answering_server import Answer, Answering, Call, answering, as_json
 from tinkex import APIStatusError, Config
+from tinkex.transport import port
 from tinkex.transport.redirects import MAX_REDIRECTS, next_url
 from tinkex.transport.transport import Transport
 
@@ -93,12 +93,5 @@ def test_redirects_that_go_in_a_circle_end() -> None:
 def test_the_target_of_a_redirect_is_resolved(
     method: str, status: int, location: str, url: str | None
 ) -> None:
-    asked = httpx.Request(method, "http://server/api/a")
-    assert (
-        next_url(
-            method,
-            httpx.Response(status, headers={"location": location}, request=asked),
-            "http://server",
-        )
-        == url
-    )
+    answer = port.Answer(status, port.Headers([("location", location)]), url="http://server/api/a")
+    assert next_url(method, answer, "http://server") == url

@@ -1,4 +1,4 @@
-"""What values look like in a Python shell and in a notebook: short, with what one wants to know."""
+"""The reprs of values in a Python shell, and their HTML in a notebook: short, and telling."""
 
 from __future__ import annotations
 

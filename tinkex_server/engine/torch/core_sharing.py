@@ -61,7 +61,7 @@ class SpinPolicy:
 
     spins: bool = True
     _so_far: CoreTime = CoreTime(0.0, 0.0)
-    """What was observed when the last decision was made."""
+    """The thread's times when the last decision was made."""
     _since: float = -_MOST_PATIENCE
     _patience: float = _PATIENCE
 
