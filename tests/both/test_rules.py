@@ -863,7 +863,7 @@ def test_no_key_is_sent_where_there_is_none_and_a_session_keeps_its_request_id(
     ],
 )
 def test_every_form_of_an_error_is_read(content: bytes, words: str) -> None:
-    error = failures.status_error(httpx.Response(404, content=content), "get_info")
+    error = failures.status_error(Answer(404, Headers(), content), "get_info")
     assert words in error.message
 
 

@@ -1,4 +1,4 @@
-"""Imports of tinkex import few other modules, which are held by name: time differs between machines."""
+"""An import of tinkex loads few modules, held by name here: time differs between machines."""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -82,13 +84,20 @@ def status_error(answer: Answer, operation: str) -> APIStatusError:
     body = _body(answer)
     url = answer.url
     return status_error_class(answer.status_code)(
-        f"{answer.status_code} {without_queries(detail(body), url) or answer.reason_phrase}",
+        f"{answer.status_code} {without_queries(detail(body), url) or _phrase(answer)}",
         status_code=answer.status_code,
         body=without_queries(body, url) if isinstance(body, str) else body,
         headers=dict(answer.headers),
         operation=operation,
         advice=_advice(answer),
     )
+
+
+def _phrase(answer: Answer) -> str:
+    """Returns the server's words for the status, or else those of the standard."""
+    with suppress(ValueError):  # a status that the standard does not have
+        return answer.reason_phrase or HTTPStatus(answer.status_code).phrase
+    return ""
 
 
 def _advice(answer: Answer) -> str | None:
