@@ -32,9 +32,9 @@ class Cost:
     """CPU seconds a sample."""
 
     client: float
-    """Of a program whose client asks the server."""
+    """The figure of a program whose client asks the server."""
     bridge: float
-    """Of the bridge, through which the same program asks."""
+    """The figure of the bridge through which the same program asks."""
 
 
 @contextmanager

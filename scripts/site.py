@@ -48,7 +48,7 @@ PYTHON_PAGES = {
     "events": ("Events and telemetry", ("events", "telemetry")),
     "errors": ("Error classes", ("errors",)),
 }
-"""For each page its title, and the modules of tinkex whose public names it has."""
+"""The title of each page, and the modules of tinkex whose public names it has."""
 
 WHOLE_MODULES = (
     *("auth", "credentials", "data", "events", "plot", "recipes", "regularizers", "telemetry"),

@@ -1,4 +1,4 @@
-"""What an import of tinkex imports besides, by name: time differs between machines."""
+"""An import of tinkex loads few modules, held by name here: time differs between machines."""
 
 from __future__ import annotations
 

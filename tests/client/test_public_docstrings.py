@@ -7,6 +7,7 @@ import asyncio
 import doctest
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import import_module
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 import tinkex
+import tinkex.data
+import tinkex.recipes
 from tests.support.batches import datum
 from tinkex.local import Server
 
@@ -24,6 +27,19 @@ TINKEX = Path(inspect.getfile(tinkex)).parent
 URL = "http://127.0.0.1:8765"
 BASE_MODEL = "Qwen/Qwen3-8B"
 """The base model that examples name; they run with tinkex/tiny."""
+RUN = "runs/sft-20261129-120000"
+_NUMBERS = '{"prompt": "two =", "completion": " 2"}\n'
+_CHAT = '[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]'
+FILES = {
+    "numbers.jsonl": _NUMBERS,
+    "held_out.jsonl": _NUMBERS,
+    "prompts.jsonl": '{"prompt": "two ="}\n',
+    "pairs.jsonl": '{"prompt": "two =", "chosen": " 2", "rejected": " 3"}\n',
+    "chats.jsonl": f'{{"messages": {_CHAT}}}\n',
+    "sft.toml": 'data = "numbers.jsonl"\n',
+    "rewards.py": "def correct(row, answer):\n    return float(len(answer))\n",
+}
+"""The files that examples name."""
 
 
 def _documented() -> Iterator[doctest.DocTest]:
@@ -158,7 +174,10 @@ def _shared_names(torch_server: Server) -> Iterator[dict[str, Any]]:
             "sampler_path": trainer.save_weights_for_sampler("example").result().path,
             "config": config,
         }
+        values |= {"tokenizer": trainer.get_tokenizer(), "state_path": values["path"]}
         public = {name: getattr(tinkex, name) for name in tinkex.__dir__()}
+        for module in (tinkex.data, tinkex.recipes):
+            public |= {name: getattr(module, name) for name in module.__all__}
         yield {**public, "torch": pytest.importorskip("torch"), **clients, **values}
 
 
@@ -170,6 +189,11 @@ def names(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINKER_BASE_URL", _shared_names["config"].base_url)
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    # a module of this folder is imported, and forgotten at the end
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "rewards", raising=False)
     names: dict[str, Any] = {"tinkex": tinkex, **_shared_names, "folder": tmp_path}
     yield names
     if "show" in names:  # the listener of an example
@@ -191,6 +215,9 @@ def test_an_example_runs(name: str, names: dict[str, Any], torch_server: Server)
         names["rest"].download_checkpoint(names["sampler_path"]).rename("my-adapter")
     source = EXAMPLES[name].replace(URL, torch_server.base_url).replace(BASE_MODEL, "tinkex/tiny")
     source = source.replace("run.steps(200)", "run.steps(2)")  # 200 steps take ten seconds
+    source = re.sub(r"\bsteps=\d+", "steps=1, batch_size=1", source)
+    if "resume(" in source:
+        names["train"](names["SftConfig"](data="numbers.jsonl", out=RUN), names["service"])
     code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
         asyncio.run(_run_with_asyncio_clients(code, names))

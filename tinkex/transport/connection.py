@@ -28,6 +28,7 @@ from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
 from tinkex.transport.unreachable import (
     SERVER_SPEAKS_TLS,
     Reason,
+    os_error_text,
     proxy_refused,
     proxy_unreachable,
     tls_failed,
@@ -300,6 +301,8 @@ def _reason_of_tls(error: BaseException | None, route: _Route, trusted: str) -> 
 
 
 def _text_of(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return os_error_text(error.os_error)
     return without_queries(str(error)) or type(error).__name__
 
 
@@ -313,10 +316,13 @@ def _without_frames(error: BaseException) -> None:
 
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        transport = conn.transport
-        _stage.get().failure_point = (
-            "unsent" if transport is None or transport.is_closing() else "unanswered"
-        )
+        stage, protocol, transport = _stage.get(), conn.protocol, conn.transport
+        stage.failure_point = "unsent"
+        if protocol is not None and protocol.should_close:
+            # an answer to no request, such as a server sends that is about to close
+            raise aiohttp.ServerDisconnectedError("the server spoke unasked")
+        if transport is not None and not transport.is_closing():
+            stage.failure_point = "unanswered"
         return await super().send(conn)
 
 

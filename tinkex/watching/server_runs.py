@@ -13,6 +13,7 @@ from tinkex.config import Config
 from tinkex.errors import NotFoundError, UnsupportedByServer
 from tinkex.portal import portal
 from tinkex.transport.failures import status_error
+from tinkex.transport.response_body import bound_of, read_whole
 from tinkex.transport.transport import Transport
 from tinkex.watching.files import Metrics, numbers_of
 
@@ -78,7 +79,8 @@ class ServerRun:
             f"?after={self._last}"
         )
         async with self._transport.open_url(url, _OPERATION, with_key=True) as response:
-            await response.aread()
+            most = self._config.http_limits.max_answer_bytes
+            await read_whole(response, bound_of(_OPERATION, most))
         if response.is_success and "json" in response.headers.get("content-type", ""):
             return orjson.loads(response.content)
         refusal = status_error(response, _OPERATION)

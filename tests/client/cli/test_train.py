@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_server: Server) 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINKER_BASE_URL", torch_server.base_url)
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
+    # a module of this folder is imported, and forgotten at the end
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "rewards", raising=False)
     for name, rows in FILES.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "rewards.py").write_text(

@@ -1,6 +1,4 @@
-"""The display of a run while it goes: a bar on a terminal, plain lines elsewhere, and whose the wait
-is.
-"""
+"""The display of a run: a bar on a terminal, plain lines elsewhere, and the cause of a wait."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The connections of the client, over real sockets: where a failure happened, where a body ends,
-and which connections are used again.
+"""The connections of the pool, over real sockets: where a failure happened, where a body ends, and
+which connections are used again.
 """
 
 from __future__ import annotations
@@ -122,12 +122,16 @@ def test_a_body_ends_where_the_server_says(
         ([b"HTTP/1.1 100 Continue\r\n\r\n"], "unanswered", False),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"], "answered", False),
         ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab"], "answered", False),
+        ([b"no HTTP at all\r\n\r\n"], "unanswered", False),
+        ([b"\x15\x03\x01\x00\x02\x02\x46"], "unanswered", False),
+        ([b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 100_000], "unanswered", False),
     ],
 )
 def test_a_failure_has_its_place(pieces: list[bytes], point: str, late: bool) -> None:
     with pytest.raises(ExchangeFailed) as caught:
         ask(writing(*pieces))
     assert (caught.value.failure_point, caught.value.late) == (point, late)
+    assert (caught.value.reason is not None) == (pieces[:1] == [b"\x15\x03\x01\x00\x02\x02\x46"])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_no_connection_is_a_failure_to_connect() -> None:
     async def main() -> None:
         await ConnectionPool().exchange(message(f"http://127.0.0.1:{port}/"))
 
-    with pytest.raises(ExchangeFailed) as caught:
+    with pytest.raises(ExchangeFailed, match="refused") as caught:
         asyncio.run(main())
     assert caught.value.failure_point == "connecting"
 
@@ -307,8 +311,35 @@ def test_a_cancelled_exchange_closes_its_connection_and_frees_its_place() -> Non
     assert closed == 2
 
 
+def test_a_connection_on_which_the_server_speaks_unasked_is_not_used_again() -> None:
+    opened = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        await heard(reader)
+        writer.write(OK)
+        await asyncio.sleep(0.05)
+        writer.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 3\r\n\r\nbye")
+        await reader.read()
+
+    async def main() -> None:
+        pool = ConnectionPool()
+        async with serving(serve) as url:
+            assert (await pool.exchange(message(url))).status_code == 200
+            await asyncio.sleep(0.15)
+            with pytest.raises(ExchangeFailed, match="unasked") as caught:
+                await pool.exchange(message(url))
+            assert caught.value.failure_point == "unsent"
+            assert (await pool.exchange(message(url))).status_code == 200
+            await pool.aclose()
+
+    asyncio.run(main())
+    assert opened == 2
+
+
 def test_a_header_cannot_hold_another_one() -> None:
-    with pytest.raises(ValueError, match="header"):
+    with pytest.raises(ValueError, match="header injection"):
         ask(writing(OK), headers={"X-Name": "value\r\nX-Other: value"})
 
 

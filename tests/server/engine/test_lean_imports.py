@@ -1,4 +1,4 @@
-"""What the process of an engine imports, and that what it defers is there when it is needed."""
+"""An engine imports little, and has what it deferred when that is needed."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ _WITHOUT_COMPILER: dict[str, Callable[..., Any]] = {
     "disable": _unchanged,
     "graph_break": lambda *_, **__: None,
 }
-"""What the compiler's functions do while nothing is compiled."""
+"""The replacements of the compiler's functions while nothing is compiled."""
 
 
 def _use_one_device() -> None:
