@@ -11,6 +11,7 @@ from textwrap import dedent
 import pytest
 
 import tinkex
+from tinkex import events
 from tinkex.local import Server
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,6 +32,7 @@ def test_the_code_of_a_page_runs(
     page: Path, torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(events, "_listeners", ())  # handlers that a page attaches end with it
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
     names: dict[str, object] = {}
     for number, block in enumerate(code(page), start=1):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from multiprocessing.reduction import DupFd
 from typing import Any
 
-import httpx_aiohttp  # noqa: F401 - so that the processes have imported it
+import aiohttp  # noqa: F401 - so that the processes have imported it
 from attrs import define, field, frozen
 
 import tinkex.sync.rest  # noqa: F401 - likewise

@@ -227,8 +227,12 @@ class _Body:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         with self._as_failures:
-            async for piece in self._response.content.iter_any():
-                yield piece
+            try:
+                async for piece in self._response.content.iter_any():
+                    yield piece
+            except (aiohttp.ClientError, OSError):
+                self._response.close()
+                raise
 
     async def aclose(self) -> None:
         if self._response.content.at_eof():

@@ -273,7 +273,7 @@ class Sender:
             events.emit(
                 events.HttpRequestException,
                 operation=operation,
-                error=type(error).__name__,
+                error=_class_of(error),
                 seconds=seconds,
             )
             if isinstance(error, UnreadableAnswerError):
@@ -297,3 +297,10 @@ class Sender:
     def bound_of(self, operation: str) -> response_body.SizeBound:
         """Returns the most bytes of an answer to `operation`."""
         return response_body.bound_of(operation, self.config.http_limits.max_answer_bytes)
+
+
+def _class_of(error: BaseException) -> str:
+    """Returns the name of an error's class, or of the class that it has for the user."""
+    if isinstance(error, ExchangeFailed):
+        return "APITimeoutError" if error.late else "APIConnectionError"
+    return type(error).__name__

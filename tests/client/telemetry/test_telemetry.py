@@ -128,7 +128,8 @@ def test_an_unanswered_request_emits_an_exception_event(heard: list[Any]) -> Non
             "http.request.exception",
         )
     ]
-    assert {event.error for event in of(heard, events.HttpRequestException)} == {"ConnectError"}
+    failures = of(heard, events.HttpRequestException)
+    assert {event.error for event in failures} == {"APIConnectionError"}
 
 
 def test_each_request_of_a_redirect_and_of_a_download_begins_and_ends(heard: list[Any]) -> None:
