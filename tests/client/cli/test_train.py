@@ -218,3 +218,10 @@ def test_without_a_server_an_embedded_one_trains_where_serve_keeps_its_data(
     assert done.exit_code == 0, done.output
     assert started == [here / "share" / "tinkex"]
     assert done.stderr.startswith("No server is set, so an embedded one trains on this machine, ")
+
+    started[0].mkdir(parents=True)
+    [download] = re.findall(r"^hint: (tinkex checkpoint download .*)$", done.stderr, re.MULTILINE)
+    downloaded = run(f"{download} -q")
+    assert downloaded.exit_code == 0, downloaded.output
+    assert started == [here / "share" / "tinkex"] * 2
+    assert (Path(downloaded.stdout.strip()) / "adapter_model.safetensors").exists()

@@ -11,6 +11,7 @@ import click
 from tinkex.cli import complete
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
+from tinkex.cli.embedded import choose_server
 from tinkex.cli.exit_codes import ExitCode
 from tinkex.cli.failures import Failure, again_with
 from tinkex.cli.output import Output, Size
@@ -41,12 +42,16 @@ def command(output: Output, connection: Connection, path: str, parent: Path, for
     """Downloads a checkpoint."""
     from tinkex.cli.checkpoint.export import with_files
     from tinkex.cli.checkpoint.lookup import suggesting_paths
+    from tinkex.cli.process import user_data_folder
     from tinkex.cli.progress import transfer
     from tinkex.downloads.download import folder_name
 
     target = parent / folder_name(path)
     if target.exists() and not force:
         raise Failure(f"{target} exists already", code=ExitCode.USAGE, hint=again_with("--force"))
+
+    if user_data_folder().exists():  # what `tinkex train` has saved on this machine
+        choose_server(output, connection, "gives out what was saved", keeps=True)
 
     def download(source: str) -> Path:
         with transfer(output, "Downloading") as progress:
