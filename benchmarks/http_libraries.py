@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -73,9 +74,8 @@ async def _aiohttp() -> Send:
 
 
 async def _pyreqwest() -> Send:
-    from pyreqwest.client import ClientBuilder
-
-    client = ClientBuilder().no_proxy().build()
+    library: Any = import_module("pyreqwest.client")  # which need not be installed
+    client = library.ClientBuilder().no_proxy().build()
 
     async def send(url: str, body: bytes) -> bytes:
         request = client.post(url).headers(_HEADERS).body_bytes(body).build()
