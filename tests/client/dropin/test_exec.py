@@ -244,7 +244,7 @@ def test_the_wait_for_a_server_that_hangs_is_bounded(
 ) -> None:
     pids = tmp_path / "pids"
     written(tmp_path, "uvicorn.py", HANGS.format(pids=str(pids)))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(ConfigError) as raised:
         start(["tinkex/tiny"], within=10)
     said = "after 10 s it was still importing its packages"
@@ -257,7 +257,7 @@ def test_a_server_that_ends_before_it_serves_is_told_with_what_it_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path, "uvicorn.py", "import os; os._exit(3)")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(ConfigError, match="it ended while importing its packages"):
         start(["tinkex/tiny"])
 
