@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 
 import tinkex
+from tests.support.markdown import python_blocks
 from tinkex.local import Server
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,11 +24,11 @@ OWN_TESTS = ("testing.md", "embedded_server.md")
 """Pages whose examples `test_readme.py` runs, each in a way of its own."""
 
 
-def code(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-
-
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if code(page) and page.name not in OWN_TESTS]
+PAGES = [
+    page
+    for page in sorted(DOCS.rglob("*.md"))
+    if python_blocks(page) and page.name not in OWN_TESTS
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -36,7 +37,7 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TINKER_API_KEY", "tml-test")
-    blocks = [dedent(URL.sub(f'"{torch_server.base_url}"', block)) for block in code(page)]
+    blocks = [dedent(URL.sub(f'"{torch_server.base_url}"', block)) for block in python_blocks(page)]
     if page.name in WITH_LASTING_EFFECTS:
         subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True, timeout=60)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +10,14 @@ import pytest
 
 import tinkex
 from tests.support.inner_pytest import run_pytest
+from tests.support.markdown import python_blocks
 from tinkex.local import Server
 
 ROOT = Path(__file__).parents[2]
 
 
 def examples(file: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+    return python_blocks(ROOT / file)
 
 
 BLOCKING, ASYNCIO = examples("README.md")

@@ -185,7 +185,7 @@ class ConnectionPool:
             max_field_size=_HEADER_BYTES,
         )
 
-    @property
+    @cached_property
     def _tls_context(self) -> SSLContext:
         return certificates.tls_context(certificates.read_variables(self._environment))
 

@@ -29,29 +29,17 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from tests.support.small_models import SMALL_SHAPE
 from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
 
 TINY = Path(__file__).parents[3] / "tinkex" / "tiny"
-SHAPE: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": None,
-    "eos_token_id": 256,
-    "pad_token_id": 256,
-    "initializer_range": 0.3,  # so that their greedy tokens differ
-}
 CONFIGS = {
-    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
-    "sliding window": MistralConfig(**SHAPE, sliding_window=6),
+    "llama": LlamaConfig(**SMALL_SHAPE, tie_word_embeddings=True),
+    "sliding window": MistralConfig(**SMALL_SHAPE, sliding_window=6),
     "sliding and full layers": Qwen2Config(
-        **SHAPE,
+        **SMALL_SHAPE,
         use_sliding_window=True,
         sliding_window=5,
         layer_types=["full_attention", "sliding_attention"],
@@ -120,9 +108,9 @@ def test_greedy_samples_are_those_of_generate(kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("config", "trained"),
     [
-        (Phi3Config(**SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", HEAD}),
+        (Phi3Config(**SMALL_SHAPE), {"qkv_proj", "o_proj", "gate_up_proj", "down_proj", HEAD}),
         (
-            GPTNeoXConfig(**SHAPE),
+            GPTNeoXConfig(**SMALL_SHAPE),
             {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h", HEAD},
         ),
     ],
@@ -145,13 +133,13 @@ def test_layers_with_unusual_names_are_trained_too(
 @pytest.mark.parametrize(
     ("config", "attention"),
     [
-        (BertConfig(**SHAPE, is_decoder=True), {"query", "key", "value", "dense"}),
+        (BertConfig(**SMALL_SHAPE, is_decoder=True), {"query", "key", "value", "dense"}),
         (
             GPTBigCodeConfig(vocab_size=257, n_embd=32, n_layer=2, n_head=4, n_positions=128),
             {"c_attn", "c_proj"},
         ),
         (
-            AfmoeConfig(**SHAPE, head_dim=8, num_dense_layers=2),
+            AfmoeConfig(**SMALL_SHAPE, head_dim=8, num_dense_layers=2),
             {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"},
         ),
     ],
@@ -169,7 +157,7 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
 
 
 def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) -> None:
-    saved(MixtralConfig(**SHAPE, num_local_experts=2), tmp_path)
+    saved(MixtralConfig(**SMALL_SHAPE, num_local_experts=2), tmp_path)
     base = LoadedBaseModel.load(str(tmp_path), "cpu")
     with pytest.raises(
         InvalidRequest, match="train_mlp must be false for this model: it has experts"
@@ -187,7 +175,7 @@ def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) 
         LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
     saved(
         Qwen3MoeConfig(
-            **SHAPE,
+            **SMALL_SHAPE,
             num_experts=2,
             num_experts_per_tok=1,
             moe_intermediate_size=8,
@@ -206,7 +194,8 @@ def test_a_model_without_a_plain_kv_cache_is_refused_before_it_is_loaded(
 ) -> None:
     types = ["linear_attention", "full_attention"]
     saved(
-        Qwen3NextConfig(**SHAPE, layer_types=types, num_experts=0, mlp_only_layers=[0, 1]), tmp_path
+        Qwen3NextConfig(**SMALL_SHAPE, layer_types=types, num_experts=0, mlp_only_layers=[0, 1]),
+        tmp_path,
     )
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(
@@ -220,11 +209,11 @@ def test_a_model_without_a_plain_kv_cache_is_refused_before_it_is_loaded(
     ("config", "words"),
     [
         (
-            JambaConfig(**SHAPE, num_experts=2, num_experts_per_tok=1),
+            JambaConfig(**SMALL_SHAPE, num_experts=2, num_experts_per_tok=1),
             "cannot continue from a standard KV cache",
         ),
         (
-            BertConfig(**SHAPE),
+            BertConfig(**SMALL_SHAPE),
             "its attention is bidirectional, as in an encoder",
         ),
         (
@@ -250,7 +239,7 @@ def test_a_model_whose_logprobs_would_differ_is_refused_when_it_is_loaded(
 ROPES: dict[str, tuple[PreTrainedConfig, int]] = {
     "longrope": (
         Phi3Config(
-            **SHAPE,
+            **SMALL_SHAPE,
             original_max_position_embeddings=32,
             rope_parameters={
                 "rope_type": "longrope",
@@ -265,7 +254,8 @@ ROPES: dict[str, tuple[PreTrainedConfig, int]] = {
     ),
     "dynamic": (
         LlamaConfig(
-            **SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+            **SMALL_SHAPE,
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
         ),
         128,
     ),

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import tinkex
+from tests.support.small_models import SMALL_SHAPE
 from tinkex.local import Server
 from tinkex_server.engine.interface import (
     AdamSettings,
@@ -47,19 +48,7 @@ PROMPTS = [
     list(b"Nothing in common"),
     [*SHARED, *b"Another one, which is longer than that"],
 ]
-SHAPE: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 400,
-    "bos_token_id": None,
-    "eos_token_id": 256,
-    "pad_token_id": 256,
-    "initializer_range": 0.3,  # so that their greedy tokens differ
-}
+SHAPE = {**SMALL_SHAPE, "max_position_embeddings": 400}
 CONFIGS = {
     "llama": LlamaConfig(**SHAPE),
     "sliding window": MistralConfig(**SHAPE, sliding_window=6),

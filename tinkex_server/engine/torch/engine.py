@@ -169,7 +169,7 @@ class TorchEngine:
 
     def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
         base = self._base(base_model)
-        adapter = self._compute.run(lambda: import_adapter_files(source, base.new_adapter(lora)))
+        adapter = self._compute.run(lambda: _imported(base, source, lora))
         save_adapter(adapter, folder, base.adapted_model)
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
@@ -224,6 +224,13 @@ class TorchEngine:
         if model_id not in self._models:
             raise InvalidRequest(f"unknown model {model_id!r}")
         return self._models[model_id]
+
+
+def _imported(base: LoadedBaseModel, source: Path, lora: LoraShape) -> Adapter:
+    """Returns an adapter that another program wrote, once it is known that it can be saved."""
+    adapter = import_adapter_files(source, base.new_adapter(lora))
+    check_savable(adapter, None)
+    return adapter
 
 
 def _new_model(base: LoadedBaseModel, lora: LoraShape, kind: OptimizerKind) -> _Model:
