@@ -109,7 +109,8 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     try:
         settings = _settings(row, body)
     except Refused as refusal:
-        raise refusal.adding(_NOT_APPLIED) from None
+        refusal.append(_NOT_APPLIED)
+        raise
 
     async def work() -> bytes:
         metrics = await state.lanes.call(state.engine.optim_step, row.model_id, settings)
