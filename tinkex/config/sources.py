@@ -84,6 +84,12 @@ class Sources:
             )
         return cls(environment, profiles[name], f"profile {name} of {path}")
 
+    def copy(self) -> Sources:
+        """Returns the same sources, with a record of their own of what was found."""
+        copied = Sources(self.environment, self.profile, self.profile_name)
+        copied.found.update(self.found)
+        return copied
+
     def find(self, setting: Setting) -> Found | None:
         """Returns the value of a setting from the first source that has it, or None; records it.
 
