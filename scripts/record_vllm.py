@@ -56,7 +56,6 @@ def main() -> None:
         generate("stream", stream=True, **GREEDY)
         generate("two samples", n=2, seed=5, temperature=0.7, top_k=5, top_p=0.9)
         generate("likely tokens", **{**GREEDY, "logprobs": 3})
-        generate("scores", prompt_logprobs=2, **{**GREEDY, "max_tokens": 1})
         generate("stop token", stop_token_ids=[32], **{**GREEDY, "max_tokens": 40})
         generate(
             "stop string",
@@ -64,8 +63,6 @@ def main() -> None:
             skip_special_tokens=False,
             **{**GREEDY, "max_tokens": 40, "detokenize": True},
         )
-        generate("targets", prompt_logprob_token_ids=[[1]] * (len(PROMPT) - 1), **GREEDY)
-        generate("too long", **{**GREEDY, "max_tokens": 2000})
         generate("bad top_p", top_p=7.0)
         record("unload", "/v1/unload_lora_adapter", {"lora_name": "a"})
         record("unload again", "/v1/unload_lora_adapter", {"lora_name": "a"})

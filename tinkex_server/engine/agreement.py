@@ -13,6 +13,7 @@ from secrets import token_hex
 
 import numpy as np
 from attrs import evolve, frozen
+from numpy.typing import NDArray
 
 from tinkex_server.engine.interface import (
     AdamSettings,
@@ -84,11 +85,11 @@ class _Comparison:
         with self._loaded("base", None) as name:
             probe = self._probe(name)
             bare = self._differences(name, probe, "the base model")
-            unadapted = self._scores(self._training, name, probe)
+            unadapted = self._scores(name, probe)
         adapted = self._compare_adapter(probe, unadapted)
         return max(bare, adapted)
 
-    def _compare_adapter(self, probe: Probe, unadapted: np.ndarray) -> float:
+    def _compare_adapter(self, probe: Probe, unadapted: NDArray[np.float64]) -> float:
         refusal: InvalidRequest | None = None
         for shape in _SHAPES:
             try:
@@ -97,7 +98,7 @@ class _Comparison:
                 continue
             try:
                 with self._loaded("adapter", folder) as name:
-                    scores = self._scores(self._training, name, probe)
+                    scores = self._scores(name, probe)
                     if np.abs(scores - unadapted).max() < _EFFECT:
                         raise EngineDied(
                             f"the adapter that was trained to compare logprobs on "
@@ -155,33 +156,31 @@ class _Comparison:
         return Probe([*prompt, *sampled.tokens], first)
 
     def _differences(self, name: str, probe: Probe, what: str) -> float:
-        """Returns the largest difference: of the scores of a prompt, and of the logprobs of samples
-        of every kind, which the training engine scores again.
+        """Returns the largest difference of the logprobs of samples of every kind from those that
+        the training engine gives to the same tokens.
         """
-        theirs, ours = (
-            self._scores(engine, name, probe) for engine in (self._sampler, self._training)
-        )
-        found = {"the scores of a prompt": np.abs(theirs - ours)}
-        for label, spec in {
-            "greedy samples": _endless(probe.tokens, 6, temperature=0.0),
-            "samples at temperature 0.6 with top_k 3": _endless(
-                probe.tokens, 6, temperature=0.6, top_k=3, top_p=0.9, num_samples=2
-            ),
-        }.items():
-            found[label] = self._resampled(name, spec)
+        found = {
+            label: self._resampled(name, spec)
+            for label, spec in {
+                "greedy samples": _endless(probe.tokens[: probe.first], _SAMPLED, temperature=0.0),
+                "samples": _endless(probe.tokens[: probe.first], _SAMPLED, num_samples=4),
+                "samples at temperature 0.6 with top_k 3": _endless(
+                    probe.tokens, 6, temperature=0.6, top_k=3, top_p=0.9, num_samples=2
+                ),
+            }.items()
+        }
         for label, differences in found.items():
             if differences.max() > self._max_difference:
                 raise EngineDied(self._refusal(what, label, differences))
         return float(max(differences.max() for differences in found.values()))
 
-    def _resampled(self, name: str, spec: SampleSpec) -> np.ndarray:
+    def _resampled(self, name: str, spec: SampleSpec) -> NDArray[np.float64]:
         samples = self._sampler.sample(name, spec).result().sequences
         return np.concatenate(
             [
                 np.abs(
                     np.array(sample.logprobs)
                     - self._scores(
-                        self._training,
                         name,
                         Probe([*spec.prompt, *sample.tokens], len(spec.prompt)),
                     )
@@ -190,13 +189,13 @@ class _Comparison:
             ]
         )
 
-    def _scores(self, engine: Engine | Sampler, name: str, probe: Probe) -> np.ndarray:
-        """Returns the logprobs of the sampled tokens of a probe."""
+    def _scores(self, name: str, probe: Probe) -> NDArray[np.float64]:
+        """Returns the logprobs that the training engine gives to the sampled tokens of a probe."""
         spec = evolve(_endless(probe.tokens, 1, temperature=0.0), prompt_logprobs=True)
-        scores = engine.sample(name, spec).result().prompt_logprobs or ()
+        scores = self._training.sample(name, spec).result().prompt_logprobs or ()
         return np.array(scores[probe.first :], np.float64)
 
-    def _refusal(self, what: str, label: str, differences: np.ndarray) -> str:
+    def _refusal(self, what: str, label: str, differences: NDArray[np.float64]) -> str:
         return (
             f"the sampler does not compute {what} on {self._info.name} as the training engine "
             f"does: the logprobs of {label} differ by up to {differences.max():.3g} nats, on "

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
+
+from attrs import evolve
 
 from tinkex_server.engine.interface import (
     CustomLoss,
@@ -54,6 +57,7 @@ people, and raises `EngineDied` if samples would be wrong.
 class SplitEngine:
     """An engine whose training calls go to `training` and whose samples come from `sampler`.
 
+    Scores of prompts are computed by `training`, as the logprobs are that gradients are taken of.
     It is ready when both are and `check` has passed. Models can be trained before; samples wait.
     The death of the sampler is not a death of this engine, since no model is lost with it.
     """
@@ -111,15 +115,25 @@ class SplitEngine:
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         self._wait_until_ready()
+        self._training.load_sampler(sampler_id, base_model, folder)
         self._sampler.load_sampler(sampler_id, base_model, folder)
 
     def unload_sampler(self, sampler_id: str) -> None:
         self._sampler.unload_sampler(sampler_id)
+        self._training.unload_sampler(sampler_id)
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
     ) -> Future[SampleResult]:
-        return self._sampler.sample(sampler_id, spec, on_token)
+        if not scores_prompt(spec):
+            return self._sampler.sample(sampler_id, spec, on_token)
+        if spec.num_samples == 1 and spec.max_tokens == 1:  # a request for the scores alone
+            return self._training.sample(sampler_id, spec, on_token)
+        scoring = evolve(spec, num_samples=1, max_tokens=1, topk_sample_logprobs=0)
+        return _joined(
+            self._sampler.sample(sampler_id, spec, on_token),
+            self._training.sample(sampler_id, scoring),
+        )
 
     def watch(self, died: Callable[[EngineExit], None]) -> None:
         self._training.watch(died)
@@ -149,3 +163,43 @@ class SplitEngine:
             self.ready.set_exception(failed)
         else:
             self.ready.set_result(f"{trains_on}; samples by {samples_on}, {found}")
+
+
+def scores_prompt(spec: SampleSpec) -> bool:
+    """Returns whether a request asks for scores of its prompt."""
+    asked = spec.prompt_logprobs or spec.topk_prompt_logprobs or spec.prompt_alt_tokens_k
+    return bool(asked) or spec.target_prompt_tokens is not None
+
+
+def _joined(sampling: Future[SampleResult], scoring: Future[SampleResult]) -> Future[SampleResult]:
+    """Returns the future of one result with the samples of the first and the scores of the second.
+    Cancelling it cancels both.
+    """
+    joined: Future[SampleResult] = Future()
+    parts = sampling, scoring
+
+    def part_done(part: Future[SampleResult]) -> None:
+        with suppress(InvalidStateError):  # cancelled, or failed by the other part
+            if part.cancelled():
+                joined.cancel()
+            elif error := part.exception():
+                joined.set_exception(error)
+            elif all(one.done() and not one.cancelled() for one in parts):
+                joined.set_result(_merged(sampling.result(), scoring.result()))
+
+    def joined_done(_: Future[SampleResult]) -> None:
+        for part in parts:
+            part.cancel()  # does nothing to one that is done
+
+    joined.add_done_callback(joined_done)
+    for part in parts:
+        part.add_done_callback(part_done)
+    return joined
+
+
+def _merged(sampled: SampleResult, scored: SampleResult) -> SampleResult:
+    return evolve(
+        scored,
+        sequences=sampled.sequences,
+        prompt_cache_hit_tokens=sampled.prompt_cache_hit_tokens,
+    )

@@ -6,14 +6,10 @@ the request raises `WrongAnswer`, which says what is wrong with it.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 from attrs import define, field
-from numpy.typing import NDArray
 
 from tinkex_server.engine.interface import SampledTokens, SampleResult, SampleSpec, TopTokens
 from tinkex_server.engine.vllm.errors import CallLost, WrongAnswer
@@ -92,9 +88,6 @@ def sample_result(answer: Json, spec: SampleSpec, vocab_size: int) -> SampleResu
             pass
     return SampleResult(
         [sample.result() for sample in samples],
-        prompt_logprobs=_prompt_logprobs(answer, spec) if spec.prompt_logprobs else None,
-        topk_prompt_logprobs=_prompt_top(answer, spec) if spec.topk_prompt_logprobs else None,
-        target_prompt_logprobs=_targets(answer, spec.target_prompt_tokens),
         prompt_cache_hit_tokens=cached_tokens(answer),
     )
 
@@ -102,44 +95,6 @@ def sample_result(answer: Json, spec: SampleSpec, vocab_size: int) -> SampleResu
 def cached_tokens(answer: Json) -> int:
     """Returns how many tokens of the prompt were not computed; 0 if vLLM does not say."""
     return _inner(_inner(answer, "usage"), "prompt_tokens_details").get("cached_tokens") or 0
-
-
-def _prompt_logprobs(answer: Json, spec: SampleSpec) -> list[float | None]:
-    return [
-        None if row is None else _logprob(row.get(token), f"token {position} of the prompt")
-        for position, (row, token) in enumerate(_prompt_rows(answer, spec))
-    ]
-
-
-def _prompt_top(answer: Json, spec: SampleSpec) -> list[TopTokens | None]:
-    return [
-        None
-        if row is None
-        else _likeliest(
-            list(row.items()), spec.topk_prompt_logprobs, f"token {position} of the prompt"
-        )
-        for position, (row, _) in enumerate(_prompt_rows(answer, spec))
-    ]
-
-
-def _prompt_rows(
-    answer: Json, spec: SampleSpec
-) -> Iterator[tuple[Mapping[int, float] | None, int]]:
-    """Yields the logprobs by token at each position of the prompt, None for those without scores,
-    and the token of the prompt there.
-    """
-    rows = _list(answer.get("prompt_logprobs"), "prompt_logprobs")
-    if len(rows) != len(spec.prompt):
-        raise WrongAnswer(f"the prompt has {len(spec.prompt)} tokens, and logprobs of {len(rows)}")
-    last = spec.prompt_logprobs_last_n
-    first = 1 if last is None else len(rows) - last
-    for position, (row, token) in enumerate(zip(rows, spec.prompt, strict=True)):
-        if position < first:
-            yield None, token
-        elif not row:
-            raise WrongAnswer(f"token {position} of the prompt has no logprobs")
-        else:
-            yield {int(name): scored["logprob"] for name, scored in row.items()}, token
 
 
 def _likeliest(pairs: Sequence[tuple[int, float]], count: int, at: str) -> TopTokens:
@@ -150,24 +105,6 @@ def _likeliest(pairs: Sequence[tuple[int, float]], count: int, at: str) -> TopTo
     if not best:
         raise WrongAnswer(f"{at} has no likely tokens")
     return best
-
-
-def _targets(answer: Json, targets: NDArray[np.int64] | None) -> NDArray[np.float32] | None:
-    """Returns the logprobs of the requested targets, 0 where none was requested."""
-    if targets is None:
-        return None
-    text = answer.get("prompt_token_id_logprobs")
-    if not isinstance(text, str):
-        raise WrongAnswer("it has no prompt_token_id_logprobs")
-    found = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
-    if found.shape != targets.shape:
-        raise WrongAnswer(
-            f"target logprobs have the shape {list(found.shape)}, and {list(targets.shape)} was "
-            "requested"
-        )
-    if not np.isfinite(found[targets >= 0]).all():
-        raise WrongAnswer("a target logprob is not finite")
-    return np.where(targets < 0, np.float32(0), found.astype(np.float32))
 
 
 def _logprob(value: Any, at: str) -> float:

@@ -232,8 +232,6 @@ def _advice(body: bytes) -> str:
         )
     if b"max allowed" in body or b"max_logprobs" in body:
         return " (start vLLM with a larger --max-logprobs; -1 allows all)"
-    if b"V2 model runner" in body:
-        return " (this vLLM cannot score target_prompt_logprobs; its GPU releases can)"
     return ""
 
 

@@ -8,21 +8,14 @@ from typing import Any
 
 from tinkex_server.engine.interface import InvalidRequest, ModelInfo, SampleSpec
 
-NO_ALTERNATIVES = (
-    "prompt_alt_tokens_k cannot be answered by vLLM, which does not draw alternatives of prompt "
-    "tokens; ask for topk_prompt_logprobs, or use a server that samples by torch"
-)
-
 
 def generate_body(model: str, spec: SampleSpec, max_tokens: int, *, stream: bool) -> dict[str, Any]:
-    """Returns the body of a request. Raises `InvalidRequest` for what vLLM cannot do.
+    """Returns the body of a request, without the scores of the prompt that it may ask for.
 
     Args:
         model: the name that vLLM has for the base model or the adapter.
         max_tokens: the most tokens of one sample.
     """
-    if spec.prompt_alt_tokens_k:
-        raise InvalidRequest(NO_ALTERNATIVES)
     body: dict[str, Any] = {
         "model": model,
         "token_ids": list(spec.prompt),
@@ -35,7 +28,6 @@ def generate_body(model: str, spec: SampleSpec, max_tokens: int, *, stream: bool
             # one more than asked: the sampled token takes a place, too
             "logprobs": spec.topk_sample_logprobs + 1 if spec.topk_sample_logprobs else 0,
             **_stops(spec),
-            **_scores(spec),
             **({} if spec.seed is None else {"seed": mixed_seed(spec.seed)}),
         },
     }
@@ -86,13 +78,3 @@ def _stops(spec: SampleSpec) -> dict[str, Any]:
         "detokenize": bool(strings),
         **({"stop": list(strings), "skip_special_tokens": False} if strings else {}),
     }
-
-
-def _scores(spec: SampleSpec) -> dict[str, Any]:
-    """Returns the requested scores of the prompt; 0 top tokens is the prompt's tokens alone."""
-    scores: dict[str, Any] = {}
-    if spec.prompt_logprobs or spec.topk_prompt_logprobs:
-        scores["prompt_logprobs"] = spec.topk_prompt_logprobs
-    if spec.target_prompt_tokens is not None:
-        scores["prompt_logprob_token_ids"] = spec.target_prompt_tokens.tolist()
-    return scores

@@ -9,7 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,13 +33,14 @@ from tinkex_server.engine.vllm.settings import VllmSettings
 
 logger = logging.getLogger("tinkex.local.vllm")
 T = TypeVar("T")
+_CLOSED = "the engine was closed"
 
 
 @frozen(kw_only=True)
 class Patience:
     """How long, and how often, the sampler tries."""
 
-    attempts: int = 4
+    attempts: int = 3
     """The number of times that a sample is asked for."""
     down: float = 300.0
     """The seconds to wait for a vLLM that somebody else runs. One that the server starts is waited
@@ -82,7 +83,8 @@ class VllmSampler:
         self._training_ready = training_ready
         self._patience = patience or Patience()
         self._folders = AdapterFolders(settings.adapters)
-        self._lock = threading.Lock()  # guards the next
+        self._lock = threading.Lock()  # guards the next two
+        self._closed = False
         self._samplers: dict[str, _Sampler] = {}
         # the rest is used on the loop's thread alone
         self._replicas: dict[str, list[Replica]] = {name: [] for name in self._models}
@@ -106,6 +108,8 @@ class VllmSampler:
         if adapter:
             try:
                 self._call(self._load(base_model, adapter)).result()
+            except CancelledError as error:
+                raise SamplerFailed(_CLOSED) from error
             except BaseException:
                 self._folders.remove(adapter)
                 raise
@@ -131,19 +135,31 @@ class VllmSampler:
         return self._call(self._sample(sampler, spec, on_token))
 
     def close(self) -> None:
-        """Ends samples under way, and the vLLMs that this sampler has started."""
-        self._call(self._stop()).result()
+        """Ends samples under way, and the vLLMs that this sampler has started. A second call does
+        nothing.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            stopped = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        stopped.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         self._folders.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise SamplerFailed(_CLOSED)
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _retire(self, sampler: _Sampler | None) -> None:
-        if sampler and sampler.adapter:
-            self._loop.call_soon_threadsafe(self._retire_adapter, sampler.adapter)
+        with self._lock:
+            if sampler and sampler.adapter and not self._closed:
+                self._loop.call_soon_threadsafe(self._retire_adapter, sampler.adapter)
 
     def _retire_adapter(self, adapter: Adapter) -> None:
         """Has vLLM forget the adapter, once running samples have ended."""
@@ -159,6 +175,9 @@ class VllmSampler:
     async def _start(self) -> None:
         try:
             runs_on = await asyncio.wrap_future(self._training_ready)
+        except asyncio.CancelledError:
+            self.ready.set_exception(SamplerFailed(_CLOSED))
+            raise
         except Exception as error:  # noqa: BLE001  handed on to whoever waits for this sampler
             self.ready.set_exception(error)
             return
@@ -170,6 +189,9 @@ class VllmSampler:
             await self._await_first_lives()
         except SamplerFailed as error:
             self.ready.set_exception(error)
+        except asyncio.CancelledError:
+            self.ready.set_exception(SamplerFailed(_CLOSED))
+            raise
         else:
             self.ready.set_result(self._describe())
 
