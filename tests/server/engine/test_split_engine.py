@@ -114,6 +114,8 @@ def test_a_client_trains_and_samples_many_adapters_while_few_are_kept(tmp_path: 
         tinkex.ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
     ):
         engine.ready.result(20)
+        capabilities = service.get_server_capabilities()
+        assert "vLLM 0.32.0, logprobs differ by at most 0" in (capabilities.runs_on or "")
         trainer = service.create_lora_training_client(BASE, rank=4)
         prompt = tinkex.ModelInput.from_ints([5, 6, 7])
         datum = tinkex.Datum(prompt, {"target_tokens": [6, 7, 8]})
