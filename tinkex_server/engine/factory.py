@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
+from tinkex_server.engine.agreement import check_agreement
 from tinkex_server.engine.fake import FakeEngine
-from tinkex_server.engine.interface import Engine
-from tinkex_server.engine.model_info import check_names, describe
+from tinkex_server.engine.interface import Engine, InvalidRequest
+from tinkex_server.engine.model_info import check_names, describe, loadable_name, name_and_source
 from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.split import SplitEngine
+from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.optional_dependencies import require
 
 logger = logging.getLogger("tinkex.local")
@@ -22,16 +25,25 @@ once by simple arithmetic, for tests of clients.
 
 
 def create_engine(
-    name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
+    name: EngineName,
+    models: Sequence[str],
+    device: str | None = None,
+    dtype: str | None = None,
+    vllm: VllmSettings | None = None,
 ) -> Engine:
     """Creates an engine with these base models, which may still be starting. `device` and `dtype`
-    apply to torch.
+    apply to torch. With `vllm` samples come from there, and the engine trains.
 
     Raises `ImportError`, with the packages to install, or `InvalidRequest` for a model that cannot
     be found or is not supported.
     """
     check_names(models)
     if name == "fake":
+        if vllm:
+            raise InvalidRequest(
+                "the fake engine makes up its weights, which vLLM cannot load: use --engine torch "
+                "with --sampler vllm"
+            )
         return FakeEngine(models)
     require("torch", "transformers", "safetensors")
     described = [describe(model) for model in models]
@@ -43,7 +55,19 @@ def create_engine(
                 model.max_context_length,
                 model.context_note,
             )
-    return ProcessEngine(partial(create_torch_engine, models, device, dtype), described)
+    training = ProcessEngine(partial(create_torch_engine, models, device, dtype), described)
+    return with_vllm(training, models, vllm) if vllm else training
+
+
+def with_vllm(training: Engine, models: Sequence[str], settings: VllmSettings) -> Engine:
+    """Returns an engine that trains by `training` and samples by vLLM."""
+    # imported here, since the HTTP client takes longest
+    from tinkex_server.engine.vllm.sampler import VllmSampler
+
+    sources = {name_and_source(model)[0]: loadable_name(model) for model in models}
+    sampler = VllmSampler(training.base_models, sources, settings, training.ready)
+    check = partial(check_agreement, max_difference=settings.max_difference)
+    return SplitEngine(training, sampler, check)
 
 
 def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
