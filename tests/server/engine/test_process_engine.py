@@ -42,7 +42,6 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.child import EngineError
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import (
