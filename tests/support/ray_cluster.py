@@ -1,26 +1,26 @@
-"""Ray clusters of several nodes on this machine. Importing this module imports ray."""
+"""Ray clusters of several nodes on this machine. Importing this module imports ray, which reads the
+variables that tests/server/engine/ray/conftest.py sets.
+"""
 
 # ray types its functions only in part
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-# before ray is imported
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # listen on the loopback alone
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 import ray
 from attrs import frozen
 from ray.cluster_utils import Cluster
 
+import tinkex.local
+from tinkex import ServiceClient
+from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.ray.crew import Crew
 from tinkex_server.engine.ray.engine import RayEngine
+from tinkex_server.engine.ray.settings import RaySettings
 
 # A node that does not answer is dead after seconds rather than after a minute. A crowded machine
 # makes a living one late, so they are not fewer.
@@ -30,6 +30,7 @@ _SYSTEM = {
     "prestart_worker_first_driver": False,  # processes that no actor needs
 }
 _STORE = 100 << 20  # bytes of each node's object store
+START = 240  # seconds; a crowded machine takes long to import torch in several processes
 
 
 class LocalCluster:
@@ -80,7 +81,7 @@ def local_cluster(workers: int = 2, cpus: int = 4) -> Iterator[LocalCluster]:
 
 @frozen
 class Place:
-    """Where an actor runs."""
+    """The process of an actor, and the node that it is on."""
 
     pid: int
     node: str  # the id of the node
@@ -101,3 +102,22 @@ def samplers_of(engine: RayEngine, base: str) -> list[Crew]:
     """Returns the samplers that have started."""
     pool = engine._pools[base]  # pyright: ignore[reportPrivateUsage]
     return [part.crew for part in pool.supervisors if part.crew.ready.done()]
+
+
+@frozen
+class OnRay:
+    """A server whose engine is on a cluster, and a client of it."""
+
+    engine: RayEngine
+    service: Any
+
+
+@contextmanager
+def serving(cluster: LocalCluster, name: EngineName, base: str, **settings: Any) -> Iterator[OnRay]:
+    chosen = RaySettings(address=cluster.address, **settings)
+    engine = cast("RayEngine", create_engine(name, [base], ray=chosen))
+    with ExitStack() as stack:
+        stack.callback(engine.close)
+        server = stack.enter_context(tinkex.local.serve(engine=engine))
+        server.ready.result(START)
+        yield OnRay(engine, stack.enter_context(ServiceClient(server.base_url, "tml-test")))

@@ -105,7 +105,7 @@ class EngineActor:
         return await self._in_thread(partial(_in_folder, load))
 
     async def sample(self, name: str, spec: SampleSpec) -> Outcome[SampleResult]:
-        """Samples. Cancelling the call ends the sample."""
+        """Returns a sample. Cancelling the call ends it."""
         return await _outcome(self._engine.sample(name, _own_targets(spec)))
 
     async def stream(

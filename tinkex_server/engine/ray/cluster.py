@@ -1,7 +1,4 @@
-"""The connection of this process to a Ray cluster."""
-
-# ray types its functions only in part
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+"""The connection of this process to a Ray cluster. Importing this module does not import Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 _CHOICES = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
@@ -43,7 +39,7 @@ def connect(address: str | None) -> Callable[[], None]:
         os.environ.setdefault(name, value)
     if address is None and "ray" not in sys.modules:  # it is read by the import
         os.environ.setdefault(_OTHER_MACHINES, "0")
-    import ray
+    from tinkex_server.engine.ray.library import ray
 
     if ray.is_initialized():
         return lambda: None
@@ -59,14 +55,18 @@ def connect(address: str | None) -> Callable[[], None]:
     return ray.shutdown
 
 
-def describe_cluster(ray: ModuleType) -> str:
+def describe_cluster() -> str:
     """Returns the cluster's size, for people."""
+    from tinkex_server.engine.ray.library import ray
+
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
     return f"Ray with {nodes} node{'' if nodes == 1 else 's'}"
 
 
-def free_resources(ray: ModuleType) -> str:
+def free_resources() -> str:
     """Returns what the cluster has, and what is free of it, for people."""
+    from tinkex_server.engine.ray.library import ray
+
     has, free = ray.cluster_resources(), ray.available_resources()
     names = [name for name in ("CPU", "GPU") if name in has]
     return ", ".join(f"{free.get(name, 0):g} of {has[name]:g} {name} free" for name in names)

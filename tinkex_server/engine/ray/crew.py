@@ -3,9 +3,6 @@
 Everything here runs on one event loop.
 """
 
-# ray types its functions only in part
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import asyncio
@@ -14,15 +11,14 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import ray
 from attrs import define
-from ray.exceptions import ActorUnavailableError, RayError
 
 from tinkex_server.engine.interface import EngineDied
 from tinkex_server.engine.process.hang_detector import Activity, HangDetector, HangTimeouts
 from tinkex_server.engine.process.heartbeat import PERIOD
 from tinkex_server.engine.ray.actor import EngineActor
 from tinkex_server.engine.ray.cluster import free_resources
+from tinkex_server.engine.ray.library import ActorUnavailableError, RayError, ray
 from tinkex_server.engine.remote_errors import RemoteError, startup_error
 
 logger = logging.getLogger("tinkex.local")
@@ -231,7 +227,7 @@ class Crew:
                 self.name,
                 waited,
                 self._demand,
-                free_resources(ray),
+                free_resources(),
             )
 
     async def _watch(self, member: _Member) -> None:

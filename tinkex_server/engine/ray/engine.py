@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray
-
 from tinkex_server.engine.interface import (
     ADAPTER_FILES,
     CustomLoss,
@@ -35,6 +33,7 @@ from tinkex_server.engine.process.restart import PAUSES
 from tinkex_server.engine.ray.cluster import connect, describe_cluster
 from tinkex_server.engine.ray.crew import REMOTE_ACTOR, Crew, actor_options
 from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
+from tinkex_server.engine.ray.library import ray
 from tinkex_server.engine.ray.sampler_pool import SamplerPool
 from tinkex_server.engine.ray.settings import RaySettings
 from tinkex_server.engine.ray.supervisor import Supervisor
@@ -291,7 +290,7 @@ class RayEngine:
             raise
         number = self._settings.samplers
         self.ready.set_result(
-            f"{describe_cluster(ray)}, {number} sampler{'' if number == 1 else 's'} for each "
+            f"{describe_cluster()}, {number} sampler{'' if number == 1 else 's'} for each "
             f"model, {' and '.join(sorted(runs_on))}"
         )
 
@@ -318,4 +317,4 @@ class RayEngine:
 
 
 def _put(files: Files) -> Any:
-    return ray.put(files)  # pyright: ignore[reportUnknownMemberType]
+    return ray.put(files)
