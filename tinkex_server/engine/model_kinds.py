@@ -9,10 +9,16 @@ from typing import Any, cast
 
 from tinkex_server.engine.interface import InvalidRequest
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 """The kinds of layers, by transformers' names, whose only state is the keys and values of each
 token.
 """
+RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
+"""The kinds that keep a state of all tokens together, alone or besides keys and values."""
+STATELESS = frozenset(("mlp", "moe"))
+"""The kinds that keep nothing, since each token passes through them alone."""
+_OLDER_NAMES = frozenset(("attention", "mamba"))
+"""What older files call full and linear attention."""
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names that transformers' configurations use for the context length."""
@@ -29,15 +35,15 @@ def check_kind(name: str, config: Mapping[str, Any]) -> None:
     if unknown := unsupported_layers(text_config(config).get("layer_types")):
         raise InvalidRequest(
             f"the model {name!r} has {', '.join(unknown)} layers, which are not supported: "
-            "every layer must use full or sliding-window attention, because sampling "
-            "relies on a KV cache"
+            "sampling relies on caches, and only those of full, sliding-window and chunked "
+            "attention, of linear attention and of state spaces such as Mamba are known here"
         )
 
 
 def unsupported_layers(kinds: object) -> list[str]:
     """Returns the kinds of layers in a configuration's `layer_types` that cannot be sampled."""
     listed = cast("list[str]", kinds) if isinstance(kinds, list) else []
-    return sorted(set(listed) - {FULL, SLIDING})
+    return sorted(set(listed) - {FULL, SLIDING, CHUNKED} - RECURRENT - STATELESS - _OLDER_NAMES)
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
