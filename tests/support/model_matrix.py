@@ -28,6 +28,7 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.torch.adapter import Adapter
+from tinkex_server.engine.torch.adapter_files import read_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
@@ -130,6 +131,9 @@ class Finding:
     """Why it is not served; "": it is, exactly."""
     trains: tuple[str, ...] = ()
     """The switches of a LoRA adapter that it takes."""
+    targets: tuple[str, ...] = ()
+    """The last names of the layers that they train."""
+    notes: str = ""
 
 
 def find_all() -> dict[str, Finding]:
@@ -183,9 +187,31 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         [base] = engine._bases.values()
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
+        targets = _targets(base, trains)
     finally:
         engine.close()
-    return Finding(arch, trains=trains)
+    return Finding(arch, "", trains, targets, _notes(base, trains, own))
+
+
+def _targets(base: LoadedBaseModel, trains: Sequence[str]) -> tuple[str, ...]:
+    if not trains:
+        return ()
+    shape = LoraShape(2, **{switch: switch in trains for switch in SWITCHES})
+    names = base.adapted_model.expert_tensors
+    found = [names.get(name, name).split(".") for name in base.new_adapter(shape).layers]
+    short = (".".join(name[-2:] if "experts" in name[-2:] else name[-1:]) for name in found)
+    return tuple(dict.fromkeys(short))
+
+
+def _notes(base: LoadedBaseModel, trains: Sequence[str], own: Any) -> str:
+    fused = [name for name, one in own.named_parameters() if one.ndim == 3 and "experts" in name]
+    notes = [
+        "an adapter for each expert" * bool(fused and "train_mlp" in trains),
+        "experts are not trained" * bool(fused and "train_mlp" not in trains),
+        "a recurrent state: no prompt reuses the beginning of another" * base.layout.recurrent,
+        "prompts are read one by one" * base.layout.alone,
+    ]
+    return "; ".join(note for note in notes if note)
 
 
 _DETAILS = re.compile(
@@ -227,9 +253,8 @@ def _check_training(
     )
     if not trains:
         return trains
-    engine.create_model(
-        "m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
-    )
+    shape = LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
+    engine.create_model("m", str(folder), shape)
     before = _trained(engine, ROWS)
     for row, together in zip(ROWS, before, strict=True):
         _same("trained together", together, _own_logprobs(own, row))
@@ -254,6 +279,13 @@ def _check_training(
     ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
+    engine.create_model("again", str(folder), shape)
+    engine.load_model("again", saved, optimizer=False)
+    for mine, loaded in zip(after, _trained(engine, ROWS, "again"), strict=True):
+        _same("loaded again", loaded, mine)
+    engine.import_adapter(str(folder), shape, saved, folder / "imported")
+    for name, weight in read_adapter(folder / "imported").named_weights().items():
+        assert torch.equal(weight, engine._models["m"].parameters[name]), f"imported: {name}"
     _check_mixed(base, adapter, own)
     in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved), is_trainable=True).eval()
     for row, mine in zip(ROWS, after, strict=True):
@@ -319,8 +351,10 @@ def _examples(rows: Iterable[Sequence[int]]) -> list[Example]:
     return [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
 
 
-def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray[np.float32]]:
-    result = engine.forward_backward("m", _examples(rows), "cross_entropy", {}, backward=False)
+def _trained(
+    engine: TorchEngine, rows: Iterable[Sequence[int]], model: str = "m"
+) -> list[NDArray[np.float32]]:
+    result = engine.forward_backward(model, _examples(rows), "cross_entropy", {}, backward=False)
     return [np.asarray(output["logprobs"], np.float32) for output in result.loss_fn_outputs]
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tinkex_server.engine.torch.adapter import Adapter, LayerShape, LayerWeights
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, CurrentPlan, MixedAdapters
 
-_DOWN, _GATE_UP, _UP = "down_proj", "gate_up_proj", "up_proj"
+FIRST_TENSORS, LAST_TENSOR = ("up_proj", "gate_up_proj"), "down_proj"
+"""The names of the two tensors that a module of experts has."""
 _INTERFACE = ("has_gate", "has_bias", "is_transposed", "num_experts")
 """What transformers sets in modules of experts that it computes through its `ExpertsInterface`."""
 
@@ -65,7 +66,7 @@ def expert_layers(model: nn.Module) -> dict[str, ExpertLayer]:
 def _is_adaptable(module: Any) -> bool:
     if not all(hasattr(module, name) for name in _INTERFACE):
         return False
-    tensors = [getattr(module, name, None) for name in (_first_of(module), _DOWN)]
+    tensors = [getattr(module, name, None) for name in (_first_of(module), LAST_TENSOR)]
     # peft would take a single expert for a plain layer
     return module.num_experts > 1 and all(
         isinstance(one, nn.Parameter) and one.ndim == _DIMENSIONS for one in tensors
@@ -73,13 +74,13 @@ def _is_adaptable(module: Any) -> bool:
 
 
 def _first_of(module: Any) -> str:
-    return _GATE_UP if module.has_gate else _UP
+    return FIRST_TENSORS[module.has_gate]
 
 
 def _layers_of(module: Any, place: str) -> Iterator[tuple[str, ExpertLayer]]:
     first = _first_of(module)
     yield f"{place}.base_layer", ExpertLayer(module, first, f"{place}.{first}")
-    yield place, ExpertLayer(module, _DOWN, f"{place}.{_DOWN}")
+    yield place, ExpertLayer(module, LAST_TENSOR, f"{place}.{LAST_TENSOR}")
 
 
 def wrap_experts(layers: Mapping[str, ExpertLayer], current: CurrentPlan) -> None:
@@ -115,7 +116,7 @@ class _LoraExperts:
         pairs = _Pairs(experts, module.num_experts, _adapted_pairs(plan, tokens, hidden_states))
         states = self._project(self._first, _first_of(module), hidden_states[tokens], pairs)
         states = module._apply_gate(states) if module.has_gate else module.act_fn(states)
-        states = self._project(self._down, _DOWN, states, pairs)
+        states = self._project(self._down, LAST_TENSOR, states, pairs)
         if getattr(module, "has_post_expert_norm", False):
             states = module.post_expert_norm(states)
         weighted = states * top_k_weights.reshape(-1)[order, None]

@@ -156,7 +156,8 @@ def _prefill(
     tokens, mask = left_padded(prompts)
     cache, half = layout.new_cache(), tokens.shape[1] // 2
     parts: list[Tensor] = []
-    for columns in (slice(0, half), slice(half, tokens.shape[1])):
+    # a prompt of one token has no first half
+    for columns in (slice(0, half), slice(half, tokens.shape[1]))[half == 0 :]:
         how = {"input_ids": tokens[:, columns], **padding_arguments(mask, columns)}
         how = {name: tensor.to(model.device) for name, tensor in how.items()}
         parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)

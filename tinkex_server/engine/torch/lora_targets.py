@@ -34,11 +34,16 @@ _PLACES: Mapping[str, re.Pattern[str]] = {
     ),
 }
 _CLASSES: Mapping[str, re.Pattern[str]] = {
-    "train_attn": re.compile("Attention|Mamba|DeltaNet|ShortConv"),
+    "train_attn": re.compile("Attention|Mamba|Mixer|DeltaNet|ShortConv"),
     "train_mlp": re.compile("MLP|MoE|Moe|Experts"),
 }
 """Of a module whose name does not say what it is, such as `mixer`, the class does."""
 _ROUTER = re.compile(r"\.(gate|router)(\.\w+)*$")
+_BYPASSED: Mapping[str, frozenset[str]] = {
+    "out_proj": frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"))
+}
+"""Layers whose weights the kernels of these kinds use directly, so that peft refuses them; by their
+last names."""
 _NOT_A_LAYER = "A_log"  # the decay of a state space, a matrix in some kinds
 _UNEMBED = "train_unembed"
 _MATRIX = 2  # dimensions; merged experts have more
@@ -57,11 +62,11 @@ def choose_layers(
     layers.
     """
     head = model.get_output_embeddings()
-    routers = _routers(layers)
+    left_out = _routers(layers) | _bypassed(model, layers)
     switches = {
         name: _UNEMBED if layer is head else _switch(model, name)
         for name, layer in layers.items()
-        if name not in routers
+        if name not in left_out
     }
     on = [switch for switch in (*_PLACES, _UNEMBED) if getattr(shape, switch)]
     if not on:
@@ -106,6 +111,11 @@ def _routers(layers: Mapping[str, LoraLinear | ExpertLayer]) -> Set[str]:
         if (found := _ROUTER.search(name))
         and layer.shape.outputs == experts.get(name[: found.start()])
     }
+
+
+def _bypassed(model: Any, layers: Mapping[str, LoraLinear | ExpertLayer]) -> Set[str]:
+    kind = model.config.get_text_config(decoder=True).model_type
+    return {name for name in layers if kind in _BYPASSED.get(_last(name), ())}
 
 
 def _experts_beside(layers: Mapping[str, LoraLinear | ExpertLayer]) -> Mapping[str, int]:

@@ -1,5 +1,5 @@
-"""`RecurrentStates`: the states of layers such as Mamba and linear attention, for rows that come and
-go.
+"""`RecurrentStates`: the states of layers such as Mamba and linear attention, for rows that come
+and go.
 """
 
 # transformers ships few types
