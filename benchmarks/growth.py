@@ -5,6 +5,7 @@ table and a plot (docs/images/growth.svg). `python -m benchmarks growth`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 from matplotlib.figure import Figure
@@ -55,7 +56,8 @@ def draw(costs: Sequence[Point]) -> None:
         axes.set_xlabel("samples at once")
         axes.grid(alpha=0.3)
     _PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(_PLOT, metadata={"Date": None})
+    save: Any = figure.savefig  # its types are incomplete
+    save(_PLOT, metadata={"Date": None})
 
 
 def main() -> None:
