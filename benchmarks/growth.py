@@ -2,10 +2,12 @@
 table and a plot (docs/images/growth.svg). `python -m benchmarks growth`.
 """
 
+# the types of matplotlib are incomplete
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from attrs import frozen
 from matplotlib.figure import Figure
@@ -56,8 +58,7 @@ def draw(costs: Sequence[Point]) -> None:
         axes.set_xlabel("samples at once")
         axes.grid(alpha=0.3)
     _PLOT.parent.mkdir(exist_ok=True)
-    save: Any = figure.savefig  # its types are incomplete
-    save(_PLOT, metadata={"Date": None})
+    figure.savefig(_PLOT, metadata={"Date": None})
 
 
 def main() -> None:
