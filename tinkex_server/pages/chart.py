@@ -47,7 +47,7 @@ class Chart:
     """Some of the values, from the first to the newest, with their steps."""
     newest: float
     note: str
-    """Where the value axis begins, if that is not zero."""
+    """A text that says where the value axis begins, if that is not at zero."""
 
 
 def draw(values: Sequence[tuple[int, float | None]]) -> Chart | None:

@@ -1,4 +1,4 @@
-"""What the status page says of the server itself."""
+"""The facts that the status page tells of the server itself."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def metadata_of(run: ListedRun) -> Mapping[str, str]:
 
 @frozen
 class Subject:
-    """What a request is about: the name of a run, a session or weights, with the run's page."""
+    """The subject of a request: the name of a run, a session or weights, with the run's page."""
 
     title: str
     href: str | None = None
