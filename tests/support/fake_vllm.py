@@ -106,6 +106,8 @@ class FakeVllm:
         return web.Response(text=text.replace("1050.0", f"{1050 + moved}.0"))
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.faults["no vllm"]:
+            return web.json_response({"detail": "no such page"}, status=422)
         answer = json.loads(RECORDED["models with adapter"]["answer"])
         base, adapter = answer["data"]
         base |= {"root": self.root, "max_model_len": 32_768}

@@ -32,7 +32,7 @@ logger = logging.getLogger("tinkex.local")
 
 
 class Sampler(Protocol):
-    """What samples adapters that an engine has saved; a part of `Engine`, with the same methods."""
+    """The part of `Engine` that samples adapters which an engine has saved."""
 
     @property
     def ready(self) -> Future[str]: ...

@@ -26,12 +26,13 @@ from tinkex_server.engine.vllm.replica import Replica
 logger = logging.getLogger("tinkex.local.vllm")
 
 _LOOK = 0.25  # seconds between two looks at a vLLM that is not up
+_PAUSE = 1.0  # seconds after the death of one that somebody else runs
 _TELL = 15.0  # seconds between two log lines about it
 
 
 @frozen(kw_only=True)
 class Start:
-    """How one vLLM is started."""
+    """The command that starts one vLLM, and the pauses between its restarts."""
 
     python: str
     arguments: Sequence[str]
@@ -44,7 +45,7 @@ class Start:
 
 @frozen(kw_only=True)
 class BaseArguments:
-    """What the arguments of a vLLM that the server starts depend on."""
+    """The facts on which the arguments of a vLLM that the server starts depend."""
 
     source: str
     """The folder or hub id of the base model."""
@@ -117,7 +118,7 @@ async def keep_running(replica: Replica, url: str) -> None:
                 return
         replica.note_down(reason)
         logger.error("%s %s; samples wait for it, or go to another one", replica.label, reason)
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_PAUSE)
 
 
 async def _one_life(replica: Replica, process: VllmProcess, url: str) -> tuple[str, float]:

@@ -38,7 +38,7 @@ _CLOSED = "the engine was closed"
 
 @frozen(kw_only=True)
 class Patience:
-    """How long, and how often, the sampler tries."""
+    """The bounds on how long, and how often, the sampler tries."""
 
     attempts: int = 3
     """The number of times that a sample is asked for."""
@@ -47,7 +47,7 @@ class Patience:
     for until it runs or is given up.
     """
     pauses: Sequence[float] = PAUSES
-    """As `Start.pauses`."""
+    """The pauses before restarts, as in `Start`."""
     hang_timeouts: HangTimeouts = HangTimeouts()
 
 
@@ -184,7 +184,7 @@ class VllmSampler:
         for info in self._models.values():
             for replica, keeper in self._new_replicas(info, runs_on):
                 self._replicas[info.name].append(replica)
-                self._begin(keeper)
+                self._begin(self._keep(replica, keeper))
         try:
             await self._await_first_lives()
         except SamplerFailed as error:
@@ -194,6 +194,14 @@ class VllmSampler:
             raise
         else:
             self.ready.set_result(self._describe())
+
+    async def _keep(self, replica: Replica, keeper: Coroutine[Any, Any, None]) -> None:
+        """Runs a keeper. Whatever ends it, nobody waits for the replica in vain."""
+        try:
+            await keeper
+        except Exception as error:
+            logger.exception("%s is not watched any more", replica.label)
+            replica.fail(SamplerFailed(f"{replica.label} was given up: {error}"))
 
     def _new_replicas(
         self, info: ModelInfo, runs_on: str

@@ -19,8 +19,8 @@ depend on the engine rather than on the policy. Equal precisions differ by about
 
 @frozen(kw_only=True)
 class VllmSettings:
-    """Where vLLM is. Either `python` is set, and the server starts one vLLM for each base model, or
-    `urls`, and it uses the ones that are running there.
+    """The place of vLLM. Either `python` is set, and the server starts one vLLM for each base
+    model, or `urls`, and it uses the ones that are running there.
     """
 
     python: str | None = None

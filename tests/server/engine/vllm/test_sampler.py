@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.engine.vllm.conftest import MakeSampler
+from tests.server.engine.vllm.conftest import PATIENCE, MakeSampler
 from tests.support.fake_vllm import BASE, FakeVllm, PeftNamedEngine, running_vllm
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import InvalidRequest, SampleSpec
@@ -249,6 +249,42 @@ def test_several_vllms_share_the_samples_and_stand_in_for_each_other(
             assert len(one.adapters) == len(two.adapters) == 1
             samples = [sampler.sample("s", SPEC) for _ in range(20)]
         assert [sample.result(20) for sample in samples] == [expected] * 20
+
+
+def test_each_of_several_base_models_is_sampled_where_it_is_served() -> None:
+    both = PeftNamedEngine([BASE, "other"])
+    with (
+        running_vllm(FakeVllm(root="/models/other")) as other,
+        running_vllm(FakeVllm(root="/models/base")) as one,
+    ):
+        settings = VllmSettings(urls=[other.url, one.url])
+        sources = {BASE: "/models/base", "other": "/models/other"}
+        sampler = VllmSampler(both.base_models, sources, settings, both.ready, PATIENCE)
+        try:
+            sampler.ready.result(10)
+            for name in sources:
+                sampler.load_sampler(name, name, None)
+                sampler.sample(name, SPEC).result(10)
+            sampler.sample("other", SPEC).result(10)
+            assert (len(one.bodies), len(other.bodies)) == (1, 2)
+        finally:
+            sampler.close()
+        missing = {BASE: "/models/base", "other": "/models/third"}
+        sampler = VllmSampler(both.base_models, missing, settings, both.ready, PATIENCE)
+        try:
+            with pytest.raises(SamplerFailed, match=r"none of the vLLMs at .* serves other"):
+                sampler.ready.result(10)
+        finally:
+            sampler.close()
+
+
+def test_a_server_that_is_no_vllm_fails_the_start_by_name(make_sampler: MakeSampler) -> None:
+    fake = FakeVllm()
+    fake.faults["no vllm"] = 1
+    with running_vllm(fake):
+        sampler = make_sampler(VllmSettings(urls=[fake.url]))
+        with pytest.raises(SamplerFailed, match=r"does not answer as vLLM does: .*no such page"):
+            sampler.ready.result(10)
 
 
 def test_an_address_where_nobody_answers_fails_the_start_by_name(
