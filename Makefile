@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers test-vllm demo-vllm tiny-model bench docs models-doc
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers test-vllm demo-vllm test-ray demo-ray tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -78,6 +78,12 @@ test-vllm: setup
 
 demo-vllm: setup
 	$(BIN)/python scripts/demo_vllm.py
+
+test-ray: setup
+	$(BIN)/python scripts/test_ray.py
+
+demo-ray: setup
+	$(BIN)/python scripts/demo_ray.py
 
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)

@@ -21,7 +21,10 @@ from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, os_error,
 if TYPE_CHECKING:
     from tinkex.local import Server
     from tinkex_server.engine.factory import EngineName
+    from tinkex_server.engine.ray.settings import RaySettings
     from tinkex_server.engine.vllm.settings import VllmSettings
+
+_OWN_CLUSTER = "local"
 
 
 @click.command("serve", help="Run the embedded server until Ctrl-C.")
@@ -123,6 +126,32 @@ if TYPE_CHECKING:
     ),
 )
 @click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value=_OWN_CLUSTER,
+    metavar="[ADDRESS]",
+    help=(
+        "Train and sample on a Ray cluster: the one at this address, or one on this machine that "
+        "ends with the server."
+    ),
+)
+@click.option(
+    "--train-gpus",
+    type=click.FloatRange(0),
+    help="With --ray: GPUs of each trainer and of each sampler.  [default: 0]",
+)
+@click.option(
+    "--train-cpus",
+    type=click.FloatRange(0, min_open=True),
+    help="With --ray: CPU cores of each trainer.  [default: 1]",
+)
+@click.option(
+    "--samplers",
+    type=click.IntRange(1),
+    help="With --ray: samplers of each base model.  [default: 1]",
+)
+@click.option(
     "--profile",
     default="tinkex",
     show_default=True,
@@ -155,6 +184,10 @@ def command(
     vllm_urls: tuple[str, ...],
     vllm_adapters: Path | None,
     vllm_max_difference: float | None,
+    ray_address: str | None,
+    train_gpus: float | None,
+    train_cpus: float | None,
+    samplers: int | None,
     profile: str,
     collect: bool,
     yes: bool,
@@ -193,6 +226,9 @@ def command(
             profile=profile,
             access_log=verbose,
             allow_hosts=allow_hosts,
+            ray=_ray_settings(
+                ray_address, train_gpus=train_gpus, train_cpus=train_cpus, samplers=samplers
+            ),
         ) as server:
             collect_rarely()
             _announce(server, profile, with_key=bool(api_keys))
@@ -245,6 +281,19 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         ApiKeyRequired,
     ) as error:
         raise click.ClickException(_one_line(error)) from error
+
+
+def _ray_settings(address: str | None, **numbers: float | None) -> RaySettings | None:
+    """Returns what was chosen with --ray. Raises `click.UsageError` for an option that needs it."""
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if address is None:
+        if given:
+            raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --ray")
+        return None
+    from tinkex_server.engine.ray.settings import RaySettings
+
+    chosen: Any = {"address": None if address == _OWN_CLUSTER else address, **given}
+    return RaySettings(**chosen)
 
 
 def _collect(data_dir: Path, *, ask: bool) -> None:
