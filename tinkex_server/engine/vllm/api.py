@@ -20,6 +20,7 @@ from tinkex_server.engine.vllm.errors import (
 )
 
 _CONNECTING = 10.0  # seconds
+_KEEP_ALIVE = 4.0  # seconds; vLLM closes a connection that is idle for 5
 _SHORT = aiohttp.ClientTimeout(total=10.0)
 # a large adapter from a slow disk
 _LOADING = aiohttp.ClientTimeout(total=600.0, sock_connect=_CONNECTING)
@@ -55,7 +56,8 @@ class VllmApi:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
+        self._session = aiohttp.ClientSession(connector=connector)
 
     async def __aenter__(self) -> Self:
         return self

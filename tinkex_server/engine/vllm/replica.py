@@ -196,11 +196,14 @@ class Replica:
                     return f"has not answered GET /health for {now - healthy_at:.0f} s"
                 continue
             healthy_at = now
+            if not self.running:
+                moved_at = now
+                continue
             try:
                 before, progress = progress, await api.progress()
-            except (CallLost, SamplerFailed):
+            except (CallLost, SamplerFailed, InvalidRequest):
                 continue  # the next look at /health tells more
-            if progress != before or not self.running:
+            if progress != before:
                 moved_at = now
             elif now - moved_at >= self._hang_timeouts.idle:
                 return f"has computed nothing for {now - moved_at:.0f} s while samples waited"

@@ -83,13 +83,13 @@ class VllmSampler:
         self._training_ready = training_ready
         self._patience = patience or Patience()
         self._folders = AdapterFolders(settings.adapters)
-        self._lock = threading.Lock()  # guards the next two
+        self._lock = threading.Lock()  # guards the next four
         self._closed = False
         self._samplers: dict[str, _Sampler] = {}
+        self._using: Counter[Adapter] = Counter()  # the samples that are not complete
+        self._retired: set[Adapter] = set()  # to be dropped after their samples
         # the rest is used on the loop's thread alone
         self._replicas: dict[str, list[Replica]] = {name: [] for name in self._models}
-        self._using: Counter[Adapter] = Counter()
-        self._retired: set[Adapter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
@@ -128,11 +128,17 @@ class VllmSampler:
     ) -> Future[SampleResult]:
         with self._lock:
             sampler = self._samplers.get(sampler_id)
+            adapter = sampler.adapter if sampler else None
+            if adapter:  # at once, so that it is not dropped before the sample begins
+                self._using[adapter] += 1
         if sampler is None:
             unknown: Future[SampleResult] = Future()
             unknown.set_exception(InvalidRequest(f"unknown sampler {sampler_id!r}"))
             return unknown
-        return self._call(self._sample(sampler, spec, on_token))
+        sample = self._call(self._persistently(sampler, spec, on_token))
+        if adapter:
+            sample.add_done_callback(lambda _: self._release(adapter))
+        return sample
 
     def close(self) -> None:
         """Ends samples under way, and the vLLMs that this sampler has started. A second call does
@@ -157,15 +163,25 @@ class VllmSampler:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _retire(self, sampler: _Sampler | None) -> None:
-        with self._lock:
-            if sampler and sampler.adapter and not self._closed:
-                self._loop.call_soon_threadsafe(self._retire_adapter, sampler.adapter)
+        """Has vLLM forget the adapter of a sampler, once its samples have ended."""
+        if sampler and sampler.adapter:
+            with self._lock:
+                self._retired.add(sampler.adapter)
+                self._drop_if_unused(sampler.adapter)
 
-    def _retire_adapter(self, adapter: Adapter) -> None:
-        """Has vLLM forget the adapter, once running samples have ended."""
-        self._retired.add(adapter)
-        if not self._using[adapter]:
-            self._begin(self._drop(adapter))
+    def _release(self, adapter: Adapter) -> None:
+        with self._lock:
+            self._using[adapter] -= 1
+            self._drop_if_unused(adapter)
+
+    def _drop_if_unused(self, adapter: Adapter) -> None:
+        """Drops a retired adapter without samples. The caller holds the lock."""
+        if self._using[adapter]:
+            return
+        del self._using[adapter]
+        if adapter in self._retired and not self._closed:
+            self._retired.discard(adapter)
+            asyncio.run_coroutine_threadsafe(self._drop(adapter), self._loop)
 
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)
@@ -290,22 +306,6 @@ class VllmSampler:
                 await self._pause_after(life)
         raise SamplerFailed(f"vLLM did not load an adapter: {lost}")
 
-    async def _sample(
-        self, sampler: _Sampler, spec: SampleSpec, on_token: OnToken | None
-    ) -> SampleResult:
-        adapter = sampler.adapter
-        if adapter:
-            self._using[adapter] += 1
-        try:
-            return await self._persistently(sampler, spec, on_token)
-        finally:
-            if adapter:
-                self._using[adapter] -= 1
-                if not self._using[adapter]:
-                    del self._using[adapter]
-                    if adapter in self._retired:
-                        self._begin(self._drop(adapter))
-
     async def _persistently(
         self, sampler: _Sampler, spec: SampleSpec, on_token: OnToken | None
     ) -> SampleResult:
@@ -360,7 +360,6 @@ class VllmSampler:
         await self._changed.wait()
 
     async def _drop(self, adapter: Adapter) -> None:
-        self._retired.discard(adapter)
         for replica in self._all():
             if replica.life:
                 try:

@@ -5,6 +5,7 @@ fault, and fails by name rather than hang or return a wrong result.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -91,6 +92,27 @@ def test_an_adapter_in_use_is_unloaded_after_its_samples(
     wait_until(lambda: not fake.adapters)
     with pytest.raises(InvalidRequest, match="unknown sampler 's'"):
         sampler.sample("s", SPEC).result(10)
+
+
+def test_a_sample_that_was_asked_for_before_the_unload_is_given(
+    sampler: VllmSampler, save_adapter: Save
+) -> None:
+    sampler.load_sampler("s", BASE, save_adapter(1))
+    busy, go_on = threading.Event(), threading.Event()
+
+    def keep_busy(token: int, logprob: float) -> None:
+        busy.set()
+        go_on.wait(5)
+
+    # while the sampler's thread is busy, both calls wait for it
+    sampler.load_sampler("base", BASE, None)
+    streamed = sampler.sample("base", SampleSpec([5], max_tokens=1), keep_busy)
+    assert busy.wait(10)
+    sample = sampler.sample("s", SPEC)
+    sampler.unload_sampler("s")
+    go_on.set()
+    assert sample.result(10)
+    assert streamed.result(10)
 
 
 def test_a_cancelled_sample_is_ended_in_vllm(sampler: VllmSampler, fake: FakeVllm) -> None:
