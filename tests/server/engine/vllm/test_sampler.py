@@ -95,9 +95,10 @@ def test_an_adapter_in_use_is_unloaded_after_its_samples(
 
 
 def test_a_sample_that_was_asked_for_before_the_unload_is_given(
-    sampler: VllmSampler, save_adapter: Save
+    sampler: VllmSampler, fake: FakeVllm, save_adapter: Save
 ) -> None:
     sampler.load_sampler("s", BASE, save_adapter(1))
+    fake.delay = 0.3
     busy, go_on = threading.Event(), threading.Event()
 
     def keep_busy(token: int, logprob: float) -> None:
