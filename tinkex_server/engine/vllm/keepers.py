@@ -51,6 +51,7 @@ class BaseArguments:
     """The folder or hub id of the base model."""
     context: int
     """The tokens of its context."""
+    max_lora_rank: int
     precision: str
     """The precision of the training engine, "float32" or "bfloat16"."""
 
@@ -59,7 +60,7 @@ class BaseArguments:
         return [
             *("--model", self.source, "--served-model-name", "base"),
             *("--dtype", self.precision, "--max-model-len", str(self.context)),
-            *("--enable-lora", "--max-lora-rank", "64", "--max-loras", "4"),
+            *("--enable-lora", "--max-lora-rank", str(self.max_lora_rank), "--max-loras", "4"),
             *("--max-cpu-loras", "32", "--max-logprobs", "-1", "--logprobs-mode", "raw_logprobs"),
             *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
             # tokens in, tokens out; and on this machine alone, since there is no key

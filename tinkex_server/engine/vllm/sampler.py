@@ -18,6 +18,7 @@ from attrs import frozen
 
 from tinkex_server.engine.interface import (
     InvalidRequest,
+    LoraShape,
     ModelInfo,
     OnToken,
     SampleResult,
@@ -29,7 +30,7 @@ from tinkex_server.engine.vllm.adapters import Adapter, AdapterFolders
 from tinkex_server.engine.vllm.errors import CallLost, SamplerFailed, WrongAnswer
 from tinkex_server.engine.vllm.keepers import BaseArguments, Start, keep_running, keep_started
 from tinkex_server.engine.vllm.replica import Life, Replica, choose
-from tinkex_server.engine.vllm.settings import VllmSettings
+from tinkex_server.engine.vllm.settings import RANKS, VllmSettings
 
 logger = logging.getLogger("tinkex.local.vllm")
 T = TypeVar("T")
@@ -98,6 +99,17 @@ class VllmSampler:
         )
         self._thread.start()
         self._call(self._start())
+
+    def warnings(self, lora: LoraShape) -> Sequence[str]:
+        most = self._settings.max_lora_rank
+        if most is None or lora.rank <= most:
+            return []
+        needed = next((rank for rank in RANKS if rank >= lora.rank), RANKS[-1])
+        return [
+            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be trained, "
+            "but sampled only after a restart of the server with "
+            f'--vllm-args "--max-lora-rank {needed}"'
+        ]
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         if base_model not in self._models:
@@ -232,6 +244,7 @@ class VllmSampler:
         base = BaseArguments(
             source=self._sources[info.name],
             context=info.max_context_length,
+            max_lora_rank=self._settings.max_lora_rank or 0,
             precision=precision_of(runs_on),
         )
         start = Start(
