@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers test-ray demo-ray tiny-model bench docs models-doc
+.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers test-vllm demo-vllm test-ray demo-ray tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -71,6 +71,13 @@ test-bridge: setup
 
 test-servers: setup
 	$(BIN)/python scripts/test_servers.py
+
+# The first run installs vLLM for the CPU into .cache/vllm; VLLM_PYTHON=… takes another environment.
+test-vllm: setup
+	$(BIN)/python scripts/test_vllm.py
+
+demo-vllm: setup
+	$(BIN)/python scripts/demo_vllm.py
 
 test-ray: setup
 	$(BIN)/python scripts/test_ray.py

@@ -13,6 +13,7 @@ from tinkex_server.app.listening import listen
 from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.ray.settings import RaySettings
+from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
 from tinkex_server.profiles.warped_engine import WarpedEngine
@@ -32,6 +33,7 @@ def serve(
     engine: EngineName | Engine = "torch",
     device: str | None = None,
     dtype: str | None = None,
+    vllm: VllmSettings | None = None,
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
@@ -66,6 +68,7 @@ def serve(
             available.
         dtype: the precision of the base models, "float32" or "bfloat16". By default it depends on
             the device.
+        vllm: where vLLM is, if it is to sample in place of torch, which then trains only.
         hold: the seconds that a poll waits for a result before it is answered "not yet". By default
             the profile decides.
         profile: the kind of Tinker server to imitate, as a name in
@@ -102,7 +105,12 @@ def serve(
         owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = create_engine(
-                engine, [model] if isinstance(model, str) else list(model), device, dtype, ray
+                engine,
+                [model] if isinstance(model, str) else list(model),
+                device,
+                dtype,
+                vllm=vllm,
+                ray=ray,
             )
             on_failure.callback(engine.close)
         # imported here since it takes longest, and the engine process starts meanwhile

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
+from tinkex_server.engine.agreement import check_agreement
 from tinkex_server.engine.fake import FakeEngine
-from tinkex_server.engine.interface import Engine, ModelInfo
-from tinkex_server.engine.model_info import check_names, describe
+from tinkex_server.engine.interface import Engine, InvalidRequest, ModelInfo
+from tinkex_server.engine.model_info import check_names, describe, loadable_name, name_and_source
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.ray.cluster import require_ray
 from tinkex_server.engine.ray.settings import RaySettings
+from tinkex_server.engine.split import SplitEngine
+from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.optional_dependencies import require
 
 logger = logging.getLogger("tinkex.local")
@@ -28,10 +31,12 @@ def create_engine(
     models: Sequence[str],
     device: str | None = None,
     dtype: str | None = None,
+    vllm: VllmSettings | None = None,
     ray: RaySettings | None = None,
 ) -> Engine:
     """Creates an engine with these base models, which may still be starting. `device` and `dtype`
-    apply to torch. With `ray` it runs on a Ray cluster.
+    apply to torch. With `ray` it runs on a Ray cluster; with `vllm` samples come from there, and
+    the engine trains.
 
     Raises `ImportError`, with the packages to install, or `InvalidRequest` for a model that cannot
     be found or is not supported.
@@ -40,6 +45,11 @@ def create_engine(
     if ray:
         require_ray()
     if name == "fake":
+        if vllm:
+            raise InvalidRequest(
+                "the fake engine makes up its weights, which vLLM cannot load: use --engine torch "
+                "with --sampler vllm"
+            )
         fake = FakeEngine(models)
         return _on_ray(FakeEngine, models, fake.base_models, ray) if ray else fake
     require("torch", "transformers", "safetensors")
@@ -53,9 +63,23 @@ def create_engine(
                 model.context_note,
             )
     create = partial(create_torch_engine, device=device, dtype=dtype)
-    if ray:
-        return _on_ray(create, models, described, ray)
-    return ProcessEngine(partial(create, models), described)
+    training = (
+        _on_ray(create, models, described, ray)
+        if ray
+        else ProcessEngine(partial(create, models), described)
+    )
+    return with_vllm(training, models, vllm) if vllm else training
+
+
+def with_vllm(training: Engine, models: Sequence[str], settings: VllmSettings) -> Engine:
+    """Returns an engine that trains by `training` and samples by vLLM."""
+    # imported here, since the HTTP client takes longest
+    from tinkex_server.engine.vllm.sampler import VllmSampler
+
+    sources = {name_and_source(model)[0]: loadable_name(model) for model in models}
+    sampler = VllmSampler(training.base_models, sources, settings, training.ready)
+    check = partial(check_agreement, max_difference=settings.max_difference)
+    return SplitEngine(training, sampler, check)
 
 
 def _on_ray(

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
-from tinkex_server.errors import Refused, bad_request
+from tinkex_server.errors import Reason, Refused, bad_request
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
 from tinkex_server.pages.status import Disk, describe_engine, measure_disk, status
@@ -23,6 +23,7 @@ from tinkex_server.pages.templates import render
 from tinkex_server.profiles import Profile
 from tinkex_server.rules.checkpoint_urls import archive_url
 from tinkex_server.state import ServerState
+from tinkex_server.wire.refusals import refusal_response
 from tinkex_server.wire.responses import json_response, refuse_route
 
 _DISK_SECONDS = 60.0
@@ -100,7 +101,9 @@ class _Site:
         """Answers the steps of a run after the one that `?after=` names, as JSON."""
         access = self._access(request)
         if access is None:
-            return json_response(401, {"detail": "X-API-Key is missing or wrong"}, _HEADERS)
+            return refusal_response(
+                Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong"), _HEADERS
+            )
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
             raise bad_request(f"after must be the number of a step, not {after!r}")
@@ -161,7 +164,7 @@ class _Site:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return json_response(error.status, {"detail": error.detail})
+    return refusal_response(error)
 
 
 def _reference() -> object:
