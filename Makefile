@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers tiny-model bench docs models-doc
+.PHONY: setup demo test test-lowest test-models gpu-check check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,8 +27,12 @@ $(LOWEST_READY): pyproject.toml $(READY)
 	touch $@
 
 test-lowest: $(LOWEST_READY)
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -m "models or not models" -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
+
+# Serves one tiny model of every kind that transformers has, and compares it with docs/models.md: it takes minutes.
+test-models: setup
+	$(BIN)/pytest -n auto --dist worksteal -m models tests/server/engine/test_models.py
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
