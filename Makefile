@@ -79,6 +79,10 @@ test-servers: setup
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)
 
+# On a machine without a CUDA device, says so and succeeds.
+gpu-check: setup
+	$(BIN)/python -m benchmarks.gpu_check
+
 bench: setup
 	$(BIN)/python -m benchmarks
 

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,34 @@ ROWS = (
 )
 _NEW = 12  # tokens sampled: past the sliding window, and past a buffer's growth
 _FEW = 3
-_CLOSE = 1e-5
-_ROUNDING = 2e-6  # of a logprob's own size: some times what float32 tells apart
 _STEPS = 3
-_GRADIENTS_CLOSE = 2e-4  # of the largest element
+
+
+@frozen
+class Precision:
+    """Where a model is served, in which precision, and how close to others its values must be."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    nats: float = 1e-5
+    of_logprob: float = 2e-6
+    """Of a logprob's own size, in addition: some times what float32 tells apart."""
+    of_gradient: float = 2e-4
+    """Of the largest element of a gradient."""
+
+    @classmethod
+    def of(cls, device: str, dtype: str) -> Precision:
+        if dtype != "float32":
+            return cls(device, dtype, 0.3, 0.03, 0.3)
+        if device != "cpu":
+            return cls(device, dtype, 1e-4, 2e-5, 2e-3)  # not measured
+        return cls()
+
+    def place(self, model: Any) -> Any:
+        return model.to(self.device, getattr(torch, self.dtype))
+
+
+_precision: ContextVar[Precision] = ContextVar("precision", default=Precision())  # noqa: B039  it is frozen
 
 IN_USE: Mapping[str, str] = {
     "llama": "Llama 3",
@@ -224,16 +249,23 @@ def _short(switches: Iterable[str]) -> str:
     return ", ".join(switch.removeprefix("train_") for switch in switches)
 
 
-def find(config: PreTrainedConfig, folder: Path, *, generates: bool = False) -> Finding:
+def find(
+    config: PreTrainedConfig,
+    folder: Path,
+    *,
+    generates: bool = False,
+    precision: Precision = Precision(),
+) -> Finding:
     """Serves a model of this configuration; with `generates`, compares samples with those of
     transformers' `generate`, too.
 
     Raises `AssertionError` when it is served and not exact, or is refused in a library's words.
     """
-    own: Any = make_model(config, folder)
+    _precision.set(precision)
+    own: Any = precision.place(make_model(config, folder))
     arch = type(own).__name__
     try:
-        engine = TorchEngine([str(folder)], "cpu", "float32")
+        engine = TorchEngine([str(folder)], precision.device, precision.dtype)
     except InvalidRequest as error:
         refusal = str(error)
         assert "not supported" in refusal or "encoder-decoder" in refusal, refusal
@@ -380,8 +412,9 @@ def _check_gradients(engine: TorchEngine, in_peft: Any) -> None:
     """
     engine.forward_backward("m", _examples(ROWS), "cross_entropy", {}, backward=True)
     for row in ROWS:
-        logits = in_peft(input_ids=torch.tensor([row]), use_cache=False).logits[0, :-1].float()
-        torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum").backward()
+        tokens = torch.tensor([row], device=in_peft.device)
+        logits = in_peft(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum").backward()
     theirs = {
         name.replace(".default", ""): weight.grad
         for name, weight in in_peft.named_parameters()
@@ -391,7 +424,7 @@ def _check_gradients(engine: TorchEngine, in_peft: Any) -> None:
     assert theirs.keys() == mine.keys()
     for name, gradient in theirs.items():
         apart, largest = float((gradient - mine[name]).abs().max()), float(gradient.abs().max())
-        assert apart <= _GRADIENTS_CLOSE * largest, (
+        assert apart <= _precision.get().of_gradient * largest, (
             f"the gradient of {name}, at most {largest:.2g}, is {apart:.2g} apart"
         )
 
@@ -402,13 +435,11 @@ def _check_greedy(engine: TorchEngine, folder: Path) -> None:
     engine.load_sampler("adapted", str(folder), folder / "adapter")
     specs = [SampleSpec(row, max_tokens=_NEW, temperature=0.0, stop_tokens=[]) for row in ROWS]
     futures = {way: [engine.sample(way, one) for one in specs] for way in ("bare", "adapted")}
-    in_peft: Any = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        str(folder / "adapter"),
-    ).eval()
+    bare = _precision.get().place(AutoModelForCausalLM.from_pretrained(folder))
+    in_peft: Any = peft.PeftModel.from_pretrained(bare, str(folder / "adapter")).eval()
     for way, samples in futures.items():
         for row, sample in zip(ROWS, samples, strict=True):
-            tokens = torch.tensor([row])
+            tokens = torch.tensor([row], device=in_peft.device)
             with in_peft.disable_adapter() if way == "bare" else nullcontext():
                 expected = in_peft.generate(
                     input_ids=tokens,
@@ -470,15 +501,14 @@ def _sampled(
 @torch.inference_mode()
 def _own_logprobs(model: Any, row: Sequence[int]) -> NDArray[np.float32]:
     """Returns the logprobs of all tokens but the first, by transformers."""
-    logprobs = (
-        model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
-    )
-    return logprobs[:-1].gather(-1, torch.tensor(row[1:])[:, None])[:, 0].numpy()
+    tokens = torch.tensor([row], device=model.device)
+    logprobs = model(input_ids=tokens, use_cache=False).logits[0].float().log_softmax(-1)
+    return logprobs[:-1].gather(-1, tokens[0, 1:, None])[:, 0].cpu().numpy()
 
 
 def _same(way: str, some: Any, others: Any) -> None:
     mine, theirs = np.asarray(some, np.float32), np.asarray(others, np.float32)
-    apart = np.abs(mine - theirs)
-    assert (apart <= _CLOSE + _ROUNDING * np.abs(theirs)).all(), (
+    apart, allowed = np.abs(mine - theirs), _precision.get()
+    assert (apart <= allowed.nats + allowed.of_logprob * np.abs(theirs)).all(), (
         f"{way}: {apart.max():.2g} nats apart"
     )
