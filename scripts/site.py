@@ -42,7 +42,7 @@ PYTHON_PAGES = {
     ),
     "types": ("Types", ("types", "tokenizer")),
     "data": ("Data and recipes", ("data", "recipes")),
-    "progress": ("Progress and plots", ("plot", "progress_lines")),
+    "progress": ("Progress and plots", ("plot", "display")),
     "losses": ("Losses and regularizers", ("losses", "regularizers")),
     "configuration": ("Configuration", ("config", "dialects", "credentials", "auth")),
     "events": ("Events and telemetry", ("events", "telemetry")),

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# no test stores its keys in the keyring of whoever runs it
+os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 import gc
 import sys
 from collections.abc import Callable, Iterator

@@ -27,6 +27,8 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
 )
+from tinkex_server.engine.torch.adapter import Adapter
+from tinkex_server.engine.torch.adapter_files import read_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
@@ -43,9 +45,11 @@ ROWS = (
     (60, 61, 62, 63, 64, 65, 66, 67, 68),
 )
 _NEW = 12  # tokens sampled: past the sliding window, and past a buffer's growth
+_FEW = 3
 _CLOSE = 1e-5
 _ROUNDING = 2e-6  # of a logprob's own size: some times what float32 tells apart
 _STEPS = 3
+_GRADIENTS_CLOSE = 2e-4  # of the largest element
 
 
 NOT_TRIED: Mapping[str, str] = {
@@ -127,6 +131,9 @@ class Finding:
     """Why it is not served; "": it is, exactly."""
     trains: tuple[str, ...] = ()
     """The switches of a LoRA adapter that it takes."""
+    targets: tuple[str, ...] = ()
+    """The last names of the layers that they train."""
+    notes: str = ""
 
 
 def find_all() -> dict[str, Finding]:
@@ -180,9 +187,31 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         [base] = engine._bases.values()
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
+        targets = _targets(base, trains)
     finally:
         engine.close()
-    return Finding(arch, trains=trains)
+    return Finding(arch, "", trains, targets, _notes(base, trains, own))
+
+
+def _targets(base: LoadedBaseModel, trains: Sequence[str]) -> tuple[str, ...]:
+    if not trains:
+        return ()
+    shape = LoraShape(2, **{switch: switch in trains for switch in SWITCHES})
+    names = base.adapted_model.expert_tensors
+    found = [names.get(name, name).split(".") for name in base.new_adapter(shape).layers]
+    short = (".".join(name[-2:] if "experts" in name[-2:] else name[-1:]) for name in found)
+    return tuple(dict.fromkeys(short))
+
+
+def _notes(base: LoadedBaseModel, trains: Sequence[str], own: Any) -> str:
+    fused = [name for name, one in own.named_parameters() if one.ndim == 3 and "experts" in name]
+    notes = [
+        "an adapter for each expert" * bool(fused and "train_mlp" in trains),
+        "experts are not trained" * bool(fused and "train_mlp" not in trains),
+        "a recurrent state: no prompt reuses the beginning of another" * base.layout.recurrent,
+        "prompts are read one by one" * base.layout.alone,
+    ]
+    return "; ".join(note for note in notes if note)
 
 
 _DETAILS = re.compile(
@@ -224,9 +253,8 @@ def _check_training(
     )
     if not trains:
         return trains
-    engine.create_model(
-        "m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
-    )
+    shape = LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
+    engine.create_model("m", str(folder), shape)
     before = _trained(engine, ROWS)
     for row, together in zip(ROWS, before, strict=True):
         _same("trained together", together, _own_logprobs(own, row))
@@ -244,14 +272,71 @@ def _check_training(
     untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
     assert not untouched, f"layers that training does not reach: {untouched}"
     for row, mine, scored in zip(
-        ROWS, after, _sampled(base, ROWS, tokens=10_000, new=1, adapter=adapter), strict=True
+        ROWS,
+        after,
+        _sampled(base, ROWS, tokens=10_000, new=1, adapters=[adapter] * len(ROWS)),
+        strict=True,
     ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
-    in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved)).eval()
+    engine.create_model("again", str(folder), shape)
+    engine.load_model("again", saved, optimizer=False)
+    for mine, loaded in zip(after, _trained(engine, ROWS, "again"), strict=True):
+        _same("loaded again", loaded, mine)
+    engine.import_adapter(str(folder), shape, saved, folder / "imported")
+    for name, weight in read_adapter(folder / "imported").named_weights().items():
+        assert torch.equal(weight, engine._models["m"].parameters[name]), f"imported: {name}"
+    _check_mixed(base, adapter, own)
+    in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved), is_trainable=True).eval()
     for row, mine in zip(ROWS, after, strict=True):
         _same("in peft", _own_logprobs(in_peft, row), mine)
+    _check_gradients(engine, in_peft)
     return trains
+
+
+def _check_mixed(base: LoadedBaseModel, adapter: Adapter, own: Any) -> None:
+    """Compares samples of one batch, with an adapter, with another and with none, with those of
+    each alone.
+    """
+    other = Adapter(adapter.rank, -adapter.alpha, adapter.layers)
+    adapters = [adapter, None, other]
+    mixed = _sampled(base, ROWS, tokens=10_000, new=_FEW, adapters=adapters)
+    for row, one, result in zip(ROWS, adapters, mixed, strict=True):
+        [alone] = _sampled(base, [row], tokens=10_000, new=1, adapters=[one])
+        assert result.prompt_logprobs is not None
+        assert alone.prompt_logprobs is not None
+        _same("scored in a mixed batch", result.prompt_logprobs[1:], alone.prompt_logprobs[1:])
+        new = result.sequences[0]
+        if one is None:
+            whole = _own_logprobs(own, (*row, *new.tokens))
+            _same("sampled in a mixed batch", new.logprobs, whole[len(row) - 1 :])
+        else:
+            again = _sampled(base, [(*row, *new.tokens)], tokens=10_000, new=1, adapters=[one])
+            scored = again[0].prompt_logprobs
+            assert scored is not None
+            _same("sampled in a mixed batch", new.logprobs, scored[len(row) :])
+
+
+def _check_gradients(engine: TorchEngine, in_peft: Any) -> None:
+    """Compares the gradients of rows of several lengths, computed together, with those that torch
+    and peft compute for each row alone.
+    """
+    engine.forward_backward("m", _examples(ROWS), "cross_entropy", {}, backward=True)
+    for row in ROWS:
+        logits = in_peft(input_ids=torch.tensor([row]), use_cache=False).logits[0, :-1].float()
+        torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="sum").backward()
+    theirs = {
+        name.replace(".default", ""): weight.grad
+        for name, weight in in_peft.named_parameters()
+        if weight.requires_grad
+    }
+    mine = {name: weight.grad for name, weight in engine._models["m"].parameters.items()}
+    assert theirs.keys() == mine.keys()
+    for name, gradient in theirs.items():
+        apart, largest = float((gradient - mine[name]).abs().max()), float(gradient.abs().max())
+        assert apart <= _GRADIENTS_CLOSE * largest, (
+            f"the gradient of {name}, at most {largest:.2g}, is {apart:.2g} apart"
+        )
 
 
 def _takes(base: LoadedBaseModel, shape: LoraShape) -> bool:
@@ -266,8 +351,10 @@ def _examples(rows: Iterable[Sequence[int]]) -> list[Example]:
     return [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
 
 
-def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray[np.float32]]:
-    result = engine.forward_backward("m", _examples(rows), "cross_entropy", {}, backward=False)
+def _trained(
+    engine: TorchEngine, rows: Iterable[Sequence[int]], model: str = "m"
+) -> list[NDArray[np.float32]]:
+    result = engine.forward_backward(model, _examples(rows), "cross_entropy", {}, backward=False)
     return [np.asarray(output["logprobs"], np.float32) for output in result.loss_fn_outputs]
 
 
@@ -277,11 +364,11 @@ def _sampled(
     *,
     tokens: int,
     new: int = _NEW,
-    adapter: Any = None,
+    adapters: Sequence[Adapter | None] = (None,) * len(ROWS),
 ) -> list[SampleResult]:
     """Reads the rows together, `tokens` a pass, and samples `new` ones from each, scoring all."""
     requests: list[SampleRequest] = []
-    for seed, row in enumerate(rows):
+    for seed, (row, adapter) in enumerate(zip(rows, adapters, strict=False)):
         spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
         requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
     planner = AdapterPlanner(base.device)

@@ -21,6 +21,7 @@ from tinkex_server.errors import Reason, Refused
 from tinkex_server.routes.support.checkpoints import describe_checkpoint, path_of
 from tinkex_server.routes.support.endpoint import Call, delete, get, post, post_nothing, put
 from tinkex_server.routes.support.query import page
+from tinkex_server.rules import deletion
 from tinkex_server.rules.checkpoint_urls import CHECKPOINT
 from tinkex_server.rules.saving import check_ttl, expiry
 from tinkex_server.state import CommonState
@@ -84,13 +85,7 @@ async def set_ttl(state: CommonState, call: Call[SetCheckpointTtlRequest]) -> Ma
 
 
 async def delete_checkpoint(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
-    row = call.access.own_checkpoint(path_of(call))
-    manifests.remove(state.folders.path(row.folder))
-    state.store.checkpoints.delete(row.path)
-    state.store.audit.add(
-        row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
-    )
-    await state.folders.remove_unused(state.store.folders)
+    await deletion.delete_checkpoint(state, call.access.own_checkpoint(path_of(call)))
     return {}
 
 

@@ -25,6 +25,7 @@ from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Reason, Refused, bad_request
 from tinkex_server.jobs.poll_answers import PollAnswer
 from tinkex_server.jobs.requests import RequestIdentity
+from tinkex_server.routes.support.refusals import note_refusal
 from tinkex_server.state import CommonState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
@@ -216,9 +217,15 @@ class Endpoint:
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        body, fingerprint = await self._read_body(state, access, headers, receive)
-        call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
-        result = await self._handler(state, call)
+        body: Any = None
+        try:
+            body, fingerprint = await self._read_body(state, access, headers, receive)
+            call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
+            result = await self._handler(state, call)
+        except (Refused, InvalidRequest) as error:
+            if scope["method"] != "GET":
+                note_refusal(state, access, scope["path"], body, error)
+            raise
         await state.store.flush()
         return _response(result)
 
