@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,16 +57,6 @@ def pytest_xdist_auto_num_workers() -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (cores or 1) + 1
-
-
-def pytest_collection(session: pytest.Session) -> None:
-    """Imports transformers without what an engine never uses, as engine processes do, if all tests
-    are collected: these import it in any case.
-    """
-    if [Path(argument).resolve() for argument in session.config.args] == [Path(__file__).parent]:
-        from tinkex_server.engine.torch.lean_imports import import_lean
-
-        import_lean()
 
 
 def pytest_collection_finish() -> None:

@@ -17,18 +17,27 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from tests.support.forking_process import Request
 from tests.support.programs import SECONDS
 from tinkex_server.engine.process.child import _with_short_spin
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@frozen
+class Request:
+    """A request for a fork that becomes an engine process, or runs a program."""
+
+    folder: str
+    environment: Mapping[str, str]
+    program: str | None = None
+    arguments: Sequence[str] = ()
 
 
 @define

@@ -17,27 +17,18 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from attrs import define, field, frozen
+from attrs import define, field
 
+from tests.support.engine_forks import Request
 from tinkex_server.engine.process import worker
 from tinkex_server.engine.torch.lean_imports import import_lean
 
 TINY = Path(__file__).resolve().parents[2] / "tinkex" / "tiny"
-
-
-@frozen
-class Request:
-    """A request for a fork that becomes an engine process, or runs a program."""
-
-    folder: str
-    environment: Mapping[str, str]
-    program: str | None = None
-    arguments: Sequence[str] = ()
 
 
 @define

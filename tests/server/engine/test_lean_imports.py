@@ -76,6 +76,15 @@ print(len(engine.sample("base", SampleSpec([1, 2, 3], max_tokens=2)).result().se
     ]
 
 
+def test_a_look_at_all_modules_imports_no_compiler(run: Callable[[str], str]) -> None:
+    script = """
+import inspect
+inspect.getmodule(compile("", "<no module's>", "exec"))
+print("torch._dynamo" in sys.modules, "torch._dynamo.eval_frame" in sys.modules)
+"""
+    assert run(f"{_START}{script}") == "True False\n"
+
+
 def test_masks_that_need_the_compiler_get_it(run: Callable[[str], str]) -> None:
     script = """
 import torch

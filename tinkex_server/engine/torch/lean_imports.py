@@ -40,6 +40,9 @@ class _DeferredCompiler(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        # `inspect` asks all modules for their files, and the import system for what is in a package
+        if name.startswith("__") and name != "__path__":
+            raise AttributeError(name)
         return _WITHOUT_COMPILER.get(name) or getattr(_compiler(), name)
 
 
