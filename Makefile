@@ -2,7 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-browser pictures test-servers tiny-model bench docs models-doc
+.PHONY: setup demo demo-vllm demo-ray bench gpu-check docs pictures notebooks
+.PHONY: test test-lowest test-models test-browser test-vllm test-ray
+.PHONY: test-clients test-dropin test-bridge test-servers
+.PHONY: check format generate contract-diff tiny-model models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,8 +30,12 @@ $(LOWEST_READY): pyproject.toml $(READY)
 	touch $@
 
 test-lowest: $(LOWEST_READY)
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -m "models or not models" -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
+
+# Serves one tiny model of every kind that transformers has, and compares it with docs/models.md: it takes minutes.
+test-models: setup
+	$(BIN)/pytest -n auto --dist worksteal -m models tests/server/engine/test_models.py
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
@@ -87,8 +94,25 @@ pictures: $(BROWSER_READY)
 test-servers: setup
 	$(BIN)/python scripts/test_servers.py
 
+# The first run installs vLLM for the CPU into .cache/vllm; VLLM_PYTHON=… takes another environment.
+test-vllm: setup
+	$(BIN)/python scripts/test_vllm.py
+
+demo-vllm: setup
+	$(BIN)/python scripts/demo_vllm.py
+
+test-ray: setup
+	$(BIN)/python scripts/test_ray.py
+
+demo-ray: setup
+	$(BIN)/python scripts/demo_ray.py
+
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)
+
+# On a machine without a CUDA device, says so and succeeds.
+gpu-check: setup
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench: setup
 	$(BIN)/python -m benchmarks

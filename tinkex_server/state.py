@@ -205,7 +205,7 @@ def common_parts(
         "folders": Folders(data_dir),
         "downloads": Downloads(),
         "lanes": lanes,
-        "futures": Futures(store, lanes, hold, ids, seq_ids.conflict_status, limits.pending, ready),
+        "futures": Futures(store, lanes, hold, ids, seq_ids.conflict, limits.pending, ready),
         "step_order": StepOrder(seq_ids),
         "refused_seq_ids": RefusedSeqIds(lanes, store),
         "activity": SessionActivity(store, started_at),

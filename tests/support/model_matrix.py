@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 import transformers
 from attrs import frozen
 from numpy.typing import NDArray
-from transformers import PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from tests.support.model_zoo import kinds, make_model, tiny_config
 from tinkex_server.engine.interface import (
@@ -27,6 +29,8 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
 )
+from tinkex_server.engine.torch.adapter import Adapter
+from tinkex_server.engine.torch.adapter_files import read_adapter
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.decoding import Batch
 from tinkex_server.engine.torch.engine import TorchEngine
@@ -43,11 +47,55 @@ ROWS = (
     (60, 61, 62, 63, 64, 65, 66, 67, 68),
 )
 _NEW = 12  # tokens sampled: past the sliding window, and past a buffer's growth
-_CLOSE = 1e-5
-_ROUNDING = 2e-6  # of a logprob's own size: some times what float32 tells apart
+_FEW = 3
 _STEPS = 3
 
 
+@frozen
+class Precision:
+    """Where a model is served, in which precision, and how close to others its values must be."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    nats: float = 1e-5
+    of_logprob: float = 2e-6
+    """Of a logprob's own size, in addition: some times what float32 tells apart."""
+    of_gradient: float = 2e-4
+    """Of the largest element of a gradient."""
+
+    @classmethod
+    def of(cls, device: str, dtype: str) -> Precision:
+        if dtype != "float32":
+            return cls(device, dtype, 0.3, 0.03, 0.3)
+        if device != "cpu":
+            return cls(device, dtype, 1e-4, 2e-5, 2e-3)  # not measured
+        return cls()
+
+    def place(self, model: Any) -> Any:
+        return model.to(self.device, getattr(torch, self.dtype))
+
+
+_precision: ContextVar[Precision] = ContextVar("precision", default=Precision())  # noqa: B039  it is frozen
+
+IN_USE: Mapping[str, str] = {
+    "llama": "Llama 3",
+    "llama4_text": "Llama 4 (text)",
+    "qwen2": "Qwen2.5",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3 MoE",
+    "gpt_oss": "gpt-oss",
+    "gemma3_text": "Gemma 3 (text)",
+    "phi3": "Phi-4",
+    "mistral": "Mistral",
+    "glm4_moe": "GLM-4.5",
+    "deepseek_v3": "DeepSeek V3",
+    "qwen3_next": "Qwen3-Next",
+    "qwen3_5_text": "Qwen3.5",
+    "qwen3_5_moe_text": "Qwen3.5 MoE",
+    "nemotron_h": "Nemotron-H",
+    "granitemoehybrid": "Granite 4",
+}
+"""The names of models that many people use now, by kind."""
 NOT_TRIED: Mapping[str, str] = {
     **dict.fromkeys(
         ("blt", "longcat_flash", "phi4_multimodal"), "its configuration allows no tiny model"
@@ -80,29 +128,53 @@ The tables list one tiny random model of every kind that transformers {release} 
 language model; {served} of {tried} are supported. For each of these, training, scoring and
 sampling, alone and in batches, give the logprobs of transformers' own forward pass in float32,
 within 0.00001 nats plus 0.000002 of the logprob. Training changes all layers of the adapter, which
-then gives the same logprobs in the sampler and in peft. The tests repeat this for each row. With
-this release of transformers they fail if a row is no longer true; with other releases, if a model
-is neither exact nor refused.
+then gives the same logprobs in the sampler, in peft, and when it is loaded again. The gradients of
+a batch of several lengths are those that torch and peft compute for each text alone, within 0.0002
+of the largest. `make test-models` repeats this for each row, and `make test` for the models of the
+first table. With this release of transformers they fail if a row is no longer true; with other
+releases, if a model is neither exact nor refused.
 
 Models with longrope, such as Phi-3.5 and Phi-4-mini, are served up to the context length at which
 their position embeddings change, `original_max_position_embeddings`. Beyond it, the logprobs of the
 whole text change, so that those from sampling and training would differ.
 
+A mixture of experts has an adapter of the whole rank for each expert, on the fused tensors in which
+transformers keeps them, as `target_parameters` in peft does. Routers are not trained. What takes
+the place of the attention in hybrids, such as Mamba, is trained with `train_attn`; in kinds whose
+kernels use the weights of `out_proj` directly, that layer is left out, as peft demands.
+
+The state of a recurrent layer, such as Mamba or linear attention, stands for all tokens that it has
+read. It cannot be cut after a common beginning, so no prompt reuses that of another, and prompts
+are read one by one, so that no padding reaches it.
+
+Quantized models (MXFP4, FP8, GPTQ, bitsandbytes and others) are refused before they are loaded; the
+error says how to make or find a copy that is not quantized.
+
+Not run on CUDA: everything here was computed on a CPU, in float32. `make gpu-check` runs the tests
+on a machine with a GPU.
+
+## Models that many people use
+
+| model | kind | trains | samples | peft file loads back | LoRA targets | notes |
+|---|---|---|---|---|---|---|
+{in_use}
+
 ## Supported
 
 `train_attn` trains all linear layers of the attention, `train_mlp` those of the MLP, and
 `train_unembed` the output layer. A switch marked `-` must be false: either the model has no such
-linear layers, or some of these layers cannot be trained here, such as experts (MoE).
+linear layers, or some of these layers cannot be trained here.
 
-| kind | class | train_attn | train_mlp | train_unembed |
-|---|---|---|---|---|
+| kind | class | train_attn | train_mlp | train_unembed | notes |
+|---|---|---|---|---|---|
 {exact}
 
 ## Refused
 
-Sampling relies on a KV cache, so every layer must use full or sliding-window attention. A model
-whose config.json states no context length keeps a recurrent state (Mamba, RWKV, xLSTM), or limits
-its texts in another way (BLOOM, Whisper).
+Sampling relies on caches: of full, sliding-window and chunked attention, of linear attention, and
+of state spaces that transformers continues from any state. A model whose config.json states no
+context length keeps a recurrent state alone (Mamba, RWKV, xLSTM), or limits its texts in another
+way (BLOOM, Whisper).
 
 | kind | class | reason |
 |---|---|---|
@@ -127,6 +199,9 @@ class Finding:
     """Why it is not served; "": it is, exactly."""
     trains: tuple[str, ...] = ()
     """The switches of a LoRA adapter that it takes."""
+    targets: tuple[str, ...] = ()
+    """The last names of the layers that they train."""
+    notes: str = ""
 
 
 def find_all() -> dict[str, Finding]:
@@ -148,13 +223,20 @@ def page(findings: Mapping[str, Finding]) -> str:
     exact = [
         f"| {kind} | {found.arch} | "
         + " | ".join("yes" if switch in found.trains else "-" for switch in SWITCHES)
-        + " |"
+        + f" | {found.notes} |"
         for kind, found in served.items()
+    ]
+    in_use = [
+        f"| {IN_USE[kind]} | {kind} | {_short(found.trains)} | yes | yes "
+        f"| {', '.join(found.targets)} | {found.notes} |"
+        for kind, found in served.items()
+        if kind in IN_USE
     ]
     return _PAGE.format(
         release=transformers.__version__,
         tried=len(findings),
         served=len(served),
+        in_use="\n".join(in_use),
         exact="\n".join(exact),
         reasons="\n".join(
             f"| {kind} | {found.arch} | {found.refusal} |" for kind, found in refused.items()
@@ -163,15 +245,27 @@ def page(findings: Mapping[str, Finding]) -> str:
     )
 
 
-def find(config: PreTrainedConfig, folder: Path) -> Finding:
-    """Serves a model of this configuration.
+def _short(switches: Iterable[str]) -> str:
+    return ", ".join(switch.removeprefix("train_") for switch in switches)
+
+
+def find(
+    config: PreTrainedConfig,
+    folder: Path,
+    *,
+    generates: bool = False,
+    precision: Precision = Precision(),
+) -> Finding:
+    """Serves a model of this configuration; with `generates`, compares samples with those of
+    transformers' `generate`, too.
 
     Raises `AssertionError` when it is served and not exact, or is refused in a library's words.
     """
-    own: Any = make_model(config, folder)
+    _precision.set(precision)
+    own: Any = precision.place(make_model(config, folder))
     arch = type(own).__name__
     try:
-        engine = TorchEngine([str(folder)], "cpu", "float32")
+        engine = TorchEngine([str(folder)], precision.device, precision.dtype)
     except InvalidRequest as error:
         refusal = str(error)
         assert "not supported" in refusal or "encoder-decoder" in refusal, refusal
@@ -180,9 +274,33 @@ def find(config: PreTrainedConfig, folder: Path) -> Finding:
         [base] = engine._bases.values()
         _check_sampling(base, own)
         trains = _check_training(engine, base, own, folder)
+        targets = _targets(base, trains)
+        if generates:
+            _check_greedy(engine, folder)
     finally:
         engine.close()
-    return Finding(arch, trains=trains)
+    return Finding(arch, "", trains, targets, _notes(base, trains, own))
+
+
+def _targets(base: LoadedBaseModel, trains: Sequence[str]) -> tuple[str, ...]:
+    if not trains:
+        return ()
+    shape = LoraShape(2, **{switch: switch in trains for switch in SWITCHES})
+    names = base.adapted_model.expert_tensors
+    found = [names.get(name, name).split(".") for name in base.new_adapter(shape).layers]
+    short = (".".join(name[-2:] if "experts" in name[-2:] else name[-1:]) for name in found)
+    return tuple(dict.fromkeys(short))
+
+
+def _notes(base: LoadedBaseModel, trains: Sequence[str], own: Any) -> str:
+    fused = [name for name, one in own.named_parameters() if one.ndim == 3 and "experts" in name]
+    notes = [
+        "an adapter for each expert" * bool(fused and "train_mlp" in trains),
+        "experts are not trained" * bool(fused and "train_mlp" not in trains),
+        "a recurrent state: no prompt reuses the beginning of another" * base.layout.recurrent,
+        "prompts are read one by one" * base.layout.alone,
+    ]
+    return "; ".join(note for note in notes if note)
 
 
 _DETAILS = re.compile(
@@ -224,9 +342,8 @@ def _check_training(
     )
     if not trains:
         return trains
-    engine.create_model(
-        "m", str(folder), LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
-    )
+    shape = LoraShape(4, seed=0, **{**off, **dict.fromkeys(trains, True)})
+    engine.create_model("m", str(folder), shape)
     before = _trained(engine, ROWS)
     for row, together in zip(ROWS, before, strict=True):
         _same("trained together", together, _own_logprobs(own, row))
@@ -244,14 +361,96 @@ def _check_training(
     untouched = [name for name, (_, b) in adapter.layers.items() if not b.any()]
     assert not untouched, f"layers that training does not reach: {untouched}"
     for row, mine, scored in zip(
-        ROWS, after, _sampled(base, ROWS, tokens=10_000, new=1, adapter=adapter), strict=True
+        ROWS,
+        after,
+        _sampled(base, ROWS, tokens=10_000, new=1, adapters=[adapter] * len(ROWS)),
+        strict=True,
     ):
         assert scored.prompt_logprobs is not None
         _same(f"scored after training {row}", scored.prompt_logprobs[1:], mine)
-    in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved)).eval()
+    engine.create_model("again", str(folder), shape)
+    engine.load_model("again", saved, optimizer=False)
+    for mine, loaded in zip(after, _trained(engine, ROWS, "again"), strict=True):
+        _same("loaded again", loaded, mine)
+    engine.import_adapter(str(folder), shape, saved, folder / "imported")
+    for name, weight in read_adapter(folder / "imported").named_weights().items():
+        assert torch.equal(weight, engine._models["m"].parameters[name]), f"imported: {name}"
+    _check_mixed(base, adapter, own)
+    in_peft: Any = peft.PeftModel.from_pretrained(own, str(saved), is_trainable=True).eval()
     for row, mine in zip(ROWS, after, strict=True):
         _same("in peft", _own_logprobs(in_peft, row), mine)
+    _check_gradients(engine, in_peft)
     return trains
+
+
+def _check_mixed(base: LoadedBaseModel, adapter: Adapter, own: Any) -> None:
+    """Compares samples of one batch, with an adapter, with another and with none, with those of
+    each alone.
+    """
+    other = Adapter(adapter.rank, -adapter.alpha, adapter.layers)
+    adapters = [adapter, None, other]
+    mixed = _sampled(base, ROWS, tokens=10_000, new=_FEW, adapters=adapters)
+    for row, one, result in zip(ROWS, adapters, mixed, strict=True):
+        [alone] = _sampled(base, [row], tokens=10_000, new=1, adapters=[one])
+        assert result.prompt_logprobs is not None
+        assert alone.prompt_logprobs is not None
+        _same("scored in a mixed batch", result.prompt_logprobs[1:], alone.prompt_logprobs[1:])
+        new = result.sequences[0]
+        if one is None:
+            whole = _own_logprobs(own, (*row, *new.tokens))
+            _same("sampled in a mixed batch", new.logprobs, whole[len(row) - 1 :])
+        else:
+            again = _sampled(base, [(*row, *new.tokens)], tokens=10_000, new=1, adapters=[one])
+            scored = again[0].prompt_logprobs
+            assert scored is not None
+            _same("sampled in a mixed batch", new.logprobs, scored[len(row) :])
+
+
+def _check_gradients(engine: TorchEngine, in_peft: Any) -> None:
+    """Compares the gradients of rows of several lengths, computed together, with those that torch
+    and peft compute for each row alone.
+    """
+    engine.forward_backward("m", _examples(ROWS), "cross_entropy", {}, backward=True)
+    for row in ROWS:
+        tokens = torch.tensor([row], device=in_peft.device)
+        logits = in_peft(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum").backward()
+    theirs = {
+        name.replace(".default", ""): weight.grad
+        for name, weight in in_peft.named_parameters()
+        if weight.requires_grad
+    }
+    mine = {name: weight.grad for name, weight in engine._models["m"].parameters.items()}
+    assert theirs.keys() == mine.keys()
+    for name, gradient in theirs.items():
+        apart, largest = float((gradient - mine[name]).abs().max()), float(gradient.abs().max())
+        assert apart <= _precision.get().of_gradient * largest, (
+            f"the gradient of {name}, at most {largest:.2g}, is {apart:.2g} apart"
+        )
+
+
+def _check_greedy(engine: TorchEngine, folder: Path) -> None:
+    """Compares greedy samples of a batch, half of them with an adapter, with `generate`."""
+    engine.load_sampler("bare", str(folder), None)
+    engine.load_sampler("adapted", str(folder), folder / "adapter")
+    specs = [SampleSpec(row, max_tokens=_NEW, temperature=0.0, stop_tokens=[]) for row in ROWS]
+    futures = {way: [engine.sample(way, one) for one in specs] for way in ("bare", "adapted")}
+    bare = _precision.get().place(AutoModelForCausalLM.from_pretrained(folder))
+    in_peft: Any = peft.PeftModel.from_pretrained(bare, str(folder / "adapter")).eval()
+    for way, samples in futures.items():
+        for row, sample in zip(ROWS, samples, strict=True):
+            tokens = torch.tensor([row], device=in_peft.device)
+            with in_peft.disable_adapter() if way == "bare" else nullcontext():
+                expected = in_peft.generate(
+                    input_ids=tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    do_sample=False,
+                    max_new_tokens=_NEW,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )
+            mine = sample.result(60).sequences[0].tokens
+            assert list(mine) == expected[0, len(row) :].tolist(), f"{way} {row}"
 
 
 def _takes(base: LoadedBaseModel, shape: LoraShape) -> bool:
@@ -266,8 +465,10 @@ def _examples(rows: Iterable[Sequence[int]]) -> list[Example]:
     return [Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in rows]
 
 
-def _trained(engine: TorchEngine, rows: Iterable[Sequence[int]]) -> list[NDArray[np.float32]]:
-    result = engine.forward_backward("m", _examples(rows), "cross_entropy", {}, backward=False)
+def _trained(
+    engine: TorchEngine, rows: Iterable[Sequence[int]], model: str = "m"
+) -> list[NDArray[np.float32]]:
+    result = engine.forward_backward(model, _examples(rows), "cross_entropy", {}, backward=False)
     return [np.asarray(output["logprobs"], np.float32) for output in result.loss_fn_outputs]
 
 
@@ -277,11 +478,11 @@ def _sampled(
     *,
     tokens: int,
     new: int = _NEW,
-    adapter: Any = None,
+    adapters: Sequence[Adapter | None] = (None,) * len(ROWS),
 ) -> list[SampleResult]:
     """Reads the rows together, `tokens` a pass, and samples `new` ones from each, scoring all."""
     requests: list[SampleRequest] = []
-    for seed, row in enumerate(rows):
+    for seed, (row, adapter) in enumerate(zip(rows, adapters, strict=False)):
         spec = SampleSpec(row, max_tokens=new, seed=seed, stop_tokens=[], prompt_logprobs=True)
         requests.append(SampleRequest(adapter, spec, new, StopRule(spec, frozenset(), str)))
     planner = AdapterPlanner(base.device)
@@ -300,15 +501,14 @@ def _sampled(
 @torch.inference_mode()
 def _own_logprobs(model: Any, row: Sequence[int]) -> NDArray[np.float32]:
     """Returns the logprobs of all tokens but the first, by transformers."""
-    logprobs = (
-        model(input_ids=torch.tensor([row]), use_cache=False).logits[0].float().log_softmax(-1)
-    )
-    return logprobs[:-1].gather(-1, torch.tensor(row[1:])[:, None])[:, 0].numpy()
+    tokens = torch.tensor([row], device=model.device)
+    logprobs = model(input_ids=tokens, use_cache=False).logits[0].float().log_softmax(-1)
+    return logprobs[:-1].gather(-1, tokens[0, 1:, None])[:, 0].cpu().numpy()
 
 
 def _same(way: str, some: Any, others: Any) -> None:
     mine, theirs = np.asarray(some, np.float32), np.asarray(others, np.float32)
-    apart = np.abs(mine - theirs)
-    assert (apart <= _CLOSE + _ROUNDING * np.abs(theirs)).all(), (
+    apart, allowed = np.abs(mine - theirs), _precision.get()
+    assert (apart <= allowed.nats + allowed.of_logprob * np.abs(theirs)).all(), (
         f"{way}: {apart.max():.2g} nats apart"
     )

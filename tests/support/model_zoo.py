@@ -80,7 +80,48 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
             _LATENT,
         ),
         ("sarvam_mla youtu kimi_linear dots3_note_text", _LATENT),
-        ("bamba granitemoehybrid", {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1}),
+        (
+            "granitemoehybrid",
+            {
+                "mamba_n_heads": 4,
+                "mamba_d_head": 16,
+                "mamba_n_groups": 1,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        ),
+        (
+            "bamba",
+            {
+                "mamba_n_heads": 4,
+                "mamba_d_head": 16,
+                "mamba_n_groups": 1,
+                "attn_layer_indices": [1],
+            },
+        ),
+        (
+            "nemotron_h",
+            {
+                "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+                "mamba_num_heads": 4,
+                "mamba_head_dim": 16,
+                "n_groups": 1,
+                "ssm_state_size": 16,
+                "moe_shared_expert_intermediate_size": 16,
+            },
+        ),
+        (
+            "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid qwen4_exp_text",
+            {
+                "layer_types": ["linear_attention", "full_attention"],
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+                "linear_num_key_heads": 2,
+                "linear_num_value_heads": 4,
+            },
+        ),
+        ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1}),
+        ("kimi_linear minimax", {"layer_types": ["linear_attention", "full_attention"]}),
+        ("llama4_text", {"attention_chunk_size": 6, "no_rope_layers": [1, 0]}),
         ("mamba2", {"num_heads": 4, "head_dim": 16, "n_groups": 1}),
         ("codegen gptj", {"rotary_dim": 8}),
         (

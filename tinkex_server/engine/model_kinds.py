@@ -9,14 +9,33 @@ from typing import Any, cast
 
 from tinkex_server.engine.interface import InvalidRequest
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 """The kinds of layers, by transformers' names, whose only state is the keys and values of each
 token.
 """
+RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
+"""The kinds that keep a state of all tokens together, alone or besides keys and values."""
+STATELESS = frozenset(("mlp", "moe"))
+"""The kinds that keep nothing, since each token passes through them alone."""
+_OLDER_NAMES = frozenset(("attention", "mamba"))
+"""What older files call full and linear attention."""
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names that transformers' configurations use for the context length."""
 _LENGTH_DEPENDENT_ROPES = ("longrope", "su")  # "su" is Phi-3's older name
+
+_ORIGINAL = "Use the model that it was made from, in bfloat16 or float32"
+_BY_TRANSFORMERS = (
+    "Use a copy in bfloat16, which these lines make: from transformers import "
+    "AutoModelForCausalLM, {config}; AutoModelForCausalLM.from_pretrained(NAME, "
+    'dtype="bfloat16", quantization_config={config}(dequantize=True)).save_pretrained(FOLDER). '
+    "Copy the tokenizer's files there, too"
+)
+_DEQUANTIZED: Mapping[str, str] = {
+    "mxfp4": _BY_TRANSFORMERS.format(config="Mxfp4Config"),
+    "fp8": _BY_TRANSFORMERS.format(config="FineGrainedFP8Config"),
+}
+"""What to do about a model, by the method of quantization, where transformers can undo it."""
 
 
 def check_kind(name: str, config: Mapping[str, Any]) -> None:
@@ -26,18 +45,33 @@ def check_kind(name: str, config: Mapping[str, Any]) -> None:
             f"the model {name!r} is an encoder-decoder model, as used for translation; "
             "only decoder-only language models can be trained and sampled here"
         )
+    if method := _quantization(config):
+        raise InvalidRequest(
+            f"the model {name!r} is quantized ({method}), and only weights of 16 or 32 bits can be "
+            f"trained and sampled here. {_DEQUANTIZED.get(method, _ORIGINAL)}"
+        )
     if unknown := unsupported_layers(text_config(config).get("layer_types")):
         raise InvalidRequest(
             f"the model {name!r} has {', '.join(unknown)} layers, which are not supported: "
-            "every layer must use full or sliding-window attention, because sampling "
-            "relies on a KV cache"
+            "sampling relies on caches, and only those of full, sliding-window and chunked "
+            "attention, of linear attention and of state spaces such as Mamba are known here"
         )
+
+
+def _quantization(config: Mapping[str, Any]) -> str | None:
+    """Returns the method by which a model is quantized."""
+    found = config.get("quantization_config") or text_config(config).get("quantization_config")
+    if not found:
+        return None
+    bits = next((n for n in (4, 8) if found.get(f"load_in_{n}bit")), None)
+    known = "bitsandbytes" if bits else "by an unknown method"
+    return str(found.get("quant_method") or known)
 
 
 def unsupported_layers(kinds: object) -> list[str]:
     """Returns the kinds of layers in a configuration's `layer_types` that cannot be sampled."""
     listed = cast("list[str]", kinds) if isinstance(kinds, list) else []
-    return sorted(set(listed) - {FULL, SLIDING})
+    return sorted(set(listed) - {FULL, SLIDING, CHUNKED} - RECURRENT - STATELESS - _OLDER_NAMES)
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:

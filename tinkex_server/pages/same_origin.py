@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 
 
 def check_same_origin(request: Request) -> None:
-    """Raises `Refused` (403) for a request that another site's page has sent.
+    """Raises `Refused` for a request that another site's page has sent.
 
     Browsers say in every such request which page sent it. A program that sends its key in a header
     needs no Origin: no page can add that header.
@@ -23,7 +23,7 @@ def check_same_origin(request: Request) -> None:
     host = request.headers.get("host", "")
     if origin is None or origin.partition("://")[2] != host:
         raise Refused(
-            403,
+            Reason.FORBIDDEN,
             f"this server takes such requests from its own pages only, not from {origin or 'none'}"
             "; a program uses the API instead",
         )

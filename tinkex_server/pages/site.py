@@ -29,7 +29,7 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.errors import Refused, bad_request
+from tinkex_server.errors import Reason, Refused, bad_request
 from tinkex_server.pages import playground, step_metrics
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.facts import DiskGauge, describe_engine
@@ -56,6 +56,7 @@ from tinkex_server.state import ServerState
 from tinkex_server.store import SessionRow
 from tinkex_server.wire.bodies import parse_object
 from tinkex_server.wire.raw_body import read_body
+from tinkex_server.wire.refusals import refusal_response, status_of
 from tinkex_server.wire.responses import json_response, refuse_route
 
 _QUEUE = 20  # requests
@@ -246,7 +247,9 @@ class _Site:
         """Answers the steps of a run after the one that `?after=` names, as JSON."""
         access = self._access(request)
         if access is None:
-            return json_response(401, {"detail": "X-API-Key is missing or wrong"}, _HEADERS)
+            return refusal_response(
+                Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong"), _HEADERS
+            )
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
             raise bad_request(f"after must be the number of a step, not {after!r}")
@@ -291,13 +294,12 @@ class _Site:
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answers a refusal: as a page where a browser asked for one, and otherwise as JSON."""
-        status, detail = (
-            (error.status, error.detail) if isinstance(error, Refused) else (400, str(error))
-        )
+        refused = error if isinstance(error, Refused) else bad_request(str(error))
         if "text/html" in request.headers.get("accept", ""):
-            values = {"detail": detail, "status": status}
+            status = status_of(refused)
+            values = {"detail": refused.detail, "status": status}
             return self._page(request, "refused.html", values, code=status)
-        return json_response(status, {"detail": detail}, _HEADERS)
+        return refusal_response(refused, _HEADERS)
 
     async def _show(self, request: Request, page: _Page) -> Response:
         """Answers with a page, or with its regions whenever they change."""
@@ -332,7 +334,7 @@ class _Site:
         """
         access = self._access(request)
         if access is None:
-            raise Refused(401, "X-API-Key is missing or wrong")
+            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
         if self._logins:
             check_same_origin(request)  # without keys, the origin of every request is checked
         return access

@@ -121,7 +121,8 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     try:
         settings = _settings(row, body)
     except Refused as refusal:
-        raise refusal.adding(_NOT_APPLIED) from None
+        refusal.append(_NOT_APPLIED)
+        raise
 
     async def work() -> bytes:
         begun = time.monotonic()

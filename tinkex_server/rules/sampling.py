@@ -14,7 +14,7 @@ from tinkex_api.models import SampleRequest
 from tinkex_server import checkpoint_path
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
-from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.errors import Reason, Refused, bad_request, malformed
 from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
 from tinkex_server.loop_calls import call_on_loop
@@ -104,7 +104,7 @@ async def prepare_stream(
     try:
         await state.samplers.load(sampler)
     except EngineDied as error:
-        raise Refused(503, str(error)) from error
+        raise Refused(Reason.UNAVAILABLE, str(error)) from error
     loop = asyncio.get_running_loop()
 
     def begin(on_token: OnToken) -> Future[SampleResult]:

@@ -69,8 +69,24 @@ def test_configurations_of_other_shapes(config: dict[str, Any], tmp_path: Path) 
         ({**CONFIG, "vocab_size": 0}, "lacks vocab_size"),
         ({**CONFIG, "is_encoder_decoder": True}, "is an encoder-decoder"),
         (
-            {**CONFIG, "layer_types": ["mamba", "full_attention"]},
-            "has mamba layers, which are not supported",
+            {**CONFIG, "layer_types": ["indexed_attention", "full_attention"]},
+            "has indexed_attention layers, which are not supported",
+        ),
+        (
+            {**CONFIG, "quantization_config": {"quant_method": "mxfp4"}},
+            r"is quantized .mxfp4., .*=Mxfp4Config.dequantize=True.*save_pretrained.FOLDER.",
+        ),
+        (
+            {**CONFIG, "quantization_config": {"quant_method": "fp8"}},
+            r"is quantized .fp8., .*=FineGrainedFP8Config.dequantize=True",
+        ),
+        (
+            {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"is quantized .gptq., .* Use the model that it was made from",
+        ),
+        (
+            {**CONFIG, "text_config": {"quantization_config": {"load_in_4bit": True}}},
+            "is quantized .bitsandbytes.,",
         ),
         (
             {**CONFIG, "rope_scaling": {"type": "longrope"}},

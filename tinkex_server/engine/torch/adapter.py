@@ -25,6 +25,19 @@ class LayerWeights(NamedTuple):
         return functional.linear(functional.linear(input.to(self.a.dtype), self.a), self.b)
 
 
+@frozen
+class LayerShape:
+    """The shape of what an adapter adds to: a linear layer, or the same layer of several experts,
+    each of which has an adapter of its own.
+    """
+
+    inputs: int
+    outputs: int
+    experts: int
+    """1: a linear layer."""
+    device: torch.device
+
+
 @frozen(eq=False)
 class Adapter:
     """The weights of one adapter, by the full names of its layers."""
@@ -38,9 +51,18 @@ class Adapter:
         return self.alpha / self.rank
 
     @cached_property
+    def linear_layers(self) -> Mapping[str, LayerWeights]:
+        """The layers that are not those of experts, whose weights are `experts` times as large:
+        A `(experts * rank, in)` and B `(out, rank * experts)`, as in peft.
+        """
+        return {name: pair for name, pair in self.layers.items() if len(pair.a) == self.rank}
+
+    @cached_property
     def bytes_per_rank(self) -> int:
-        """The bytes of all weights, divided by the rank."""
-        return sum((a.shape[1] + b.shape[0]) * a.element_size() for a, b in self.layers.values())
+        """The bytes of the weights of linear layers, divided by the rank."""
+        return sum(
+            (a.shape[1] + b.shape[0]) * a.element_size() for a, b in self.linear_layers.values()
+        )
 
     def named_weights(self) -> dict[str, Tensor]:
         """Returns the weights by peft's names, in the same order for all adapters of one shape."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -44,6 +44,8 @@ class AdaptedModel:
     """The full names of all its modules."""
     expert_names: Set[str] = frozenset()
     """The names, such as gate_proj, that peft treats as experts in models of this kind."""
+    expert_tensors: Mapping[str, str] = field(factory=dict[str, str])
+    """The full names of the fused tensors of experts, by the names of their layers."""
     tied_head: str | None = None
     """The full name of the output layer, if it shares its matrix with the input embeddings."""
 
@@ -149,8 +151,13 @@ def check_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None
 
 def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
     """Returns the fields of peft's LoraConfig that differ from its defaults."""
-    # peft finds these layers by the names of their weights
-    hidden = {name for name in adapter.layers if _last(name) in model.expert_names}
+    linear = adapter.layers.keys() - model.expert_tensors.keys()
+    # peft finds these layers by the names of their weights, as it does the tensors of experts
+    hidden = {name for name in linear if _last(name) in model.expert_names}
+    tensors = [
+        *(f"{name}.weight" for name in hidden),
+        *(tensor for name, tensor in model.expert_tensors.items() if name in adapter.layers),
+    ]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -159,8 +166,8 @@ def _config(adapter: Adapter, model: AdaptedModel) -> Mapping[str, Any]:
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _targets(adapter.layers.keys() - hidden, model.modules),
-        **({"target_parameters": [f"{name}.weight" for name in sorted(hidden)]} if hidden else {}),
+        "target_modules": _targets(linear - hidden, model.modules),
+        **({"target_parameters": sorted(tensors)} if tensors else {}),
     }
 
 

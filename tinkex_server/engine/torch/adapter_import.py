@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tinkex_server.engine.interface import ADAPTER_FILES, InvalidRequest
 from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
+from tinkex_server.engine.torch.experts import FIRST_TENSORS, LAST_TENSOR
 from tinkex_server.engine.torch.finite_checks import check_finite
 
 _LARGEST_CONFIG = 1 << 20  # bytes
@@ -32,7 +33,6 @@ _UNSUPPORTED: Mapping[str, Sequence[Any]] = {
     "modules_to_save": (None, []),
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
-    "target_parameters": (None, []),
     "trainable_token_indices": (None, [], {}),
     "layer_replication": (None, []),
     "alora_invocation_tokens": (None, []),
@@ -91,12 +91,25 @@ def _scaling(config: Mapping[str, Any], rank: int) -> float:
                 f"{_CONFIG_FILE}: {field} is {config[field]!r}, which this server does not "
                 "support. Merge the adapter with peft, and train from the merged model"
             )
+    _check_tensors(config.get("target_parameters") or [])
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, int | float) or not math.isfinite(alpha) or not alpha:
         raise InvalidRequest(
             f"{_CONFIG_FILE}: lora_alpha is {alpha!r}; it must be a number other than 0"
         )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _check_tensors(names: object) -> None:
+    """Raises `InvalidRequest` for an adapter on the first of the experts' tensors alone, which peft
+    saves under the name that otherwise is that of the last.
+    """
+    last = {str(name).rpartition(".")[2] for name in cast("list[object]", names)}
+    if last & set(FIRST_TENSORS) and LAST_TENSOR not in last:
+        raise InvalidRequest(
+            f"{_CONFIG_FILE}: target_parameters has {', '.join(sorted(last))} without "
+            f"{LAST_TENSOR}, which this server does not support. Make the adapter with both"
+        )
 
 
 def _layers(file: Path) -> Mapping[str, Mapping[str, Tensor]]:

@@ -1,5 +1,5 @@
-"""Loaded base models, whose linear layers can take adapters: the only module that loads models by
-transformers, which has few types.
+"""Loaded base models, whose linear layers and experts can take adapters: the only module that loads
+models by transformers, which has few types.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -25,15 +25,12 @@ from tinkex_server.engine.interface import InvalidRequest, LoraShape, ModelInfo
 from tinkex_server.engine.model_info import describe, loadable_name
 from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import AdaptedModel, check_fit, read_adapter
-from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs
-from tinkex_server.engine.torch.lora import (
-    CurrentPlan,
-    LoraLinear,
-    new_adapter,
-    wrap_linears,
-)
+from tinkex_server.engine.torch.experts import ExpertLayer, expert_layers, wrap_experts
+from tinkex_server.engine.torch.kv_cache import CacheLayout
+from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs, refusal
+from tinkex_server.engine.torch.lora import LoraLinear, new_adapter, wrap_linears
 from tinkex_server.engine.torch.lora_targets import choose_layers
-from tinkex_server.engine.torch.mixed_adapters import AdapterPlan
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, CurrentPlan
 
 logging.disable_progress_bar()
 
@@ -51,11 +48,15 @@ class LoadedBaseModel:
     info: ModelInfo
     model: Any
     tokenizer: Any
-    linears: Mapping[str, LoraLinear]
+    layers: Mapping[str, LoraLinear | ExpertLayer]
+    """All layers that can take adapters, by name."""
     end_of_text: frozenset[int]
     """The tokens that end a sample if no stop is given."""
+    layout: CacheLayout
     bytes_per_token: int
     """The size of the KV cache for one token, over all layers."""
+    bytes_per_row: int
+    """The size of the states of recurrent layers for one sample."""
     _source: str  # the name or folder that transformers loads it from
     _current: CurrentPlan
 
@@ -70,7 +71,7 @@ class LoadedBaseModel:
         cannot be loaded, or not be served exactly.
         """
         info, source = describe(spec), loadable_name(spec)
-        place = _device(device)
+        place = device_of(device)
         precision = _dtype(dtype, place)
         try:
             # only safetensors: unpickling would run foreign code
@@ -80,17 +81,22 @@ class LoadedBaseModel:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model: Any = loaded.eval().requires_grad_(False)
             model.to(place)
+            layout = _layout(model, info)
             found = reference_logprobs(model, info)
             current = CurrentPlan()
+            experts = expert_layers(model)
             linears = wrap_linears(model, _text_modules(model), current)
-            bytes_per_token = check_logprobs(model, info, found)
+            wrap_experts(experts, current)
+            bytes_per_token, bytes_per_row = check_logprobs(model, layout, info, found)
             return cls(
                 info,
                 model,
                 tokenizer,
-                linears,
+                {**linears, **experts},
                 ends(model, tokenizer),
+                layout,
                 bytes_per_token,
+                bytes_per_row,
                 source,
                 current,
             )
@@ -117,7 +123,12 @@ class LoadedBaseModel:
             self._source,
             modules,
             _expert_names(self.model.config.model_type),
-            next((name for name, layer in self.linears.items() if layer is head), None),
+            {
+                name: layer.full_name
+                for name, layer in self.layers.items()
+                if isinstance(layer, ExpertLayer)
+            },
+            next((name for name, layer in self.layers.items() if layer is head), None),
         )
 
     @property
@@ -143,7 +154,7 @@ class LoadedBaseModel:
         """Returns a trainable adapter in float32. Raises `InvalidRequest` for a shape that this
         model cannot be trained with.
         """
-        layers = choose_layers(self.model, _text_modules(self.model), self.linears, shape)
+        layers = choose_layers(self.model, _text_modules(self.model), self.layers, shape)
         return new_adapter(layers, shape.rank, _ALPHA, shape.seed)
 
     def load_adapter(self, folder: Path, *, like: Adapter | None = None) -> Adapter:
@@ -163,6 +174,13 @@ class LoadedBaseModel:
             saved.alpha,
             {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()},
         )
+
+
+def _layout(model: Any, info: ModelInfo) -> CacheLayout:
+    try:
+        return CacheLayout.of(model)
+    except InvalidRequest as error:
+        raise refusal(info, str(error)) from error
 
 
 def ends(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -197,7 +215,10 @@ def _expert_names(kind: str) -> frozenset[str]:
     return frozenset(found[1] for found in map(_EXPERT.search, merged) if found)
 
 
-def _device(asked: str | None) -> str:
+def device_of(asked: str | None) -> str:
+    """Returns the device that is asked for, or else the best that this machine has. Raises
+    `InvalidRequest` if it lacks that.
+    """
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

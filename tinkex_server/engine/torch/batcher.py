@@ -45,8 +45,10 @@ class BatchBudget:
     def of(cls, base: LoadedBaseModel) -> BatchBudget:
         """Returns the budget that bounds memory for this model."""
         scored = _LOGITS_AT_ONCE // base.info.vocab_size
+        of_rows = _CACHE_BYTES // base.bytes_per_row if base.bytes_per_row else cls().samples
         return cls(
-            cached_tokens=_CACHE_BYTES // base.bytes_per_token,
+            samples=max(1, min(cls().samples, of_rows)),
+            cached_tokens=_CACHE_BYTES // max(1, base.bytes_per_token),
             scored_prefill_tokens=min(cls().prefill_tokens, scored),
             prefix_bytes=min(_CACHE_BYTES, int(memory_of(base.device) * _PREFIXES_SHARE)),
         )
@@ -116,7 +118,9 @@ class Batcher:
         self._compute = compute
         self._budget = BatchBudget.of(base)
         self._planner = AdapterPlanner(base.device)
-        self._prefixes = PrefixCache(self._budget.prefix_bytes)
+        # a state of all tokens together cannot be cut after those of a prefix
+        most = 0 if base.layout.recurrent else self._budget.prefix_bytes
+        self._prefixes = PrefixCache(most)
         self._waiting: deque[SampleRequest] = deque()
         self._lock = threading.Lock()  # guards what is waiting and the next two
         self._queued = False  # whether a round is queued or runs
@@ -165,7 +169,8 @@ class Batcher:
         for _ in range(_PASSES_BEFORE_A_STEP):
             if not (requests := self._admit()):
                 break
-            self._start_prefill(requests)
+            for group in self._read_together(requests):
+                self._start_prefill(group)
         if self._prefills:
             self._advance_prefill(self._prefills[0])
         self._decode()
@@ -227,6 +232,14 @@ class Batcher:
                 len(request.prompt),
                 request.prompt_key,
             )
+
+    def _read_together(self, requests: Sequence[SampleRequest]) -> Iterable[list[SampleRequest]]:
+        """Returns the requests in groups that are prefilled at once."""
+        groups: dict[Hashable, list[SampleRequest]] = {}
+        for request in requests:
+            key = request.prompt_key if self._base.layout.alone else None
+            groups.setdefault(key, []).append(request)
+        return groups.values()
 
     def _start_prefill(self, requests: Sequence[SampleRequest]) -> None:
         scored = any(request.scores_prompt for request in requests)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
-from tinkex_server.engine.torch.kv_cache import KVCache, attention_windows
+from tinkex_server.engine.torch.kv_cache import KVCache
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, AdapterPlanner
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.sample_request import GenerationState
@@ -26,7 +26,7 @@ class Batch:
         self._base = base
         self._planner = planner
         self._vocab_size = base.info.vocab_size
-        self._cache = KVCache(attention_windows(base.model.config.get_text_config(decoder=True)))
+        self._cache = KVCache(base.layout)
         # valid while the set of samples is unchanged
         self._settings: tuple[AdapterPlan, SamplingSettings] | None = None
 

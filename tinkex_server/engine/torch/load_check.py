@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from tinkex_server.engine.interface import Example, InvalidRequest, ModelInfo
-from tinkex_server.engine.torch.kv_cache import KVCache, attention_windows, cache_arguments
+from tinkex_server.engine.torch.kv_cache import CacheLayout, KVCache, cache_arguments
 from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.scoring import target_logprobs
 
@@ -64,13 +63,13 @@ def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
         rows = _rows(info)
         found, again = ([_alone(model, row) for row in rows] for _ in range(2))
     if _difference(found, again) > _tolerance(model):
-        raise _refusal(
+        raise refusal(
             info,
             "it is not deterministic: the same tokens get different logprobs in each forward pass",
         )
     short = len(rows[1]) - 1
     if _difference([found[0][:short]], [found[1]]) > _tolerance(model):
-        raise _refusal(
+        raise refusal(
             info,
             "its attention is bidirectional, as in an encoder: the logprob of a token "
             "depends on the tokens after it",
@@ -79,8 +78,11 @@ def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
 
 
 @torch.inference_mode()
-def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int:
-    """Returns the bytes of the KV cache for each token, over all layers.
+def check_logprobs(
+    model: Any, layout: CacheLayout, info: ModelInfo, found: ReferenceLogprobs
+) -> tuple[int, int]:
+    """Returns the bytes of the KV cache for each token, and those of other states for each row,
+    over all layers.
 
     Raises `InvalidRequest` if a code path of the engine, without an adapter, differs from the
     reference.
@@ -94,10 +96,9 @@ def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int
     allowed = _tolerance(model, _difference(trained, found.logprobs))
     with _refusing(
         info,
-        "it cannot continue from a standard KV cache: it keeps a recurrent state, as "
-        "Mamba and linear attention do, or a cache of its own format",
+        "it cannot continue from a standard cache: it keeps a state in a format of its own",
     ):
-        read, size = _engine_logprobs(model, found.rows)
+        read, sizes = _engine_logprobs(model, layout, found.rows)
     for way, tokens in (("scoring", slice(0, 1 - _CACHED)), ("sampling", slice(1 - _CACHED, None))):
         _check(
             info,
@@ -106,7 +107,7 @@ def check_logprobs(model: Any, info: ModelInfo, found: ReferenceLogprobs) -> int
             [row[tokens] for row in found.logprobs],
             allowed,
         )
-    return size
+    return sizes
 
 
 def _rows(info: ModelInfo) -> list[list[int]]:
@@ -128,31 +129,41 @@ def _of_next(logits: Tensor, row: Sequence[int]) -> Tensor:
     return logprobs.gather(-1, torch.tensor(row[1:], device=logits.device)[:, None])[:, 0].cpu()
 
 
-def _engine_logprobs(model: Any, rows: Sequence[Sequence[int]]) -> tuple[list[Tensor], int]:
+def _engine_logprobs(
+    model: Any, layout: CacheLayout, rows: Sequence[Sequence[int]]
+) -> tuple[list[Tensor], tuple[int, int]]:
     """Returns the rows' logprobs as the engine computes them, by prefill in two passes and then
-    token by token, and the bytes of a token in the KV cache.
+    token by token, and the bytes that the caches take for a token and for a row.
     """
-    prompts = [row[:-_CACHED] for row in rows]
-    tokens, mask = left_padded(prompts)
-    cache, half = DynamicCache(), tokens.shape[1] // 2
-    parts: list[Tensor] = []
-    for columns in (slice(0, half), slice(half, tokens.shape[1])):
-        how = {"input_ids": tokens[:, columns], **padding_arguments(mask, columns)}
-        how = {name: tensor.to(model.device) for name, tensor in how.items()}
-        parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)
-    together = torch.cat(parts, dim=1)
-    logits = [[together[row, -len(prompt) :]] for row, prompt in enumerate(prompts)]
-    samples = KVCache(attention_windows(model.config.get_text_config(decoder=True)))
-    samples.add_rows(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])
+    samples = KVCache(layout)
+    logits: list[list[Tensor]] = []
+    for together in [[row] for row in rows] if layout.alone else [rows]:
+        logits += _prefill(model, layout, [row[:-_CACHED] for row in together], samples)
     for place in range(-_CACHED, 0):
         latest = torch.tensor([[row[place]] for row in rows], device=model.device)
         step = model(input_ids=latest, **samples.prepare(model)).logits
         samples.advance()
         for row, own in enumerate(logits):
             own.append(step[row])
-    return [
-        _of_next(torch.cat(own), row) for own, row in zip(logits, rows, strict=True)
-    ], samples.bytes_per_token
+    sizes = samples.bytes_per_token, samples.bytes_per_row
+    return [_of_next(torch.cat(own), row) for own, row in zip(logits, rows, strict=True)], sizes
+
+
+def _prefill(
+    model: Any, layout: CacheLayout, prompts: Sequence[Sequence[int]], samples: KVCache
+) -> list[list[Tensor]]:
+    """Reads prompts in two passes and adds them to `samples`; returns the logits of each."""
+    tokens, mask = left_padded(prompts)
+    cache, half = layout.new_cache(), tokens.shape[1] // 2
+    parts: list[Tensor] = []
+    # a prompt of one token has no first half
+    for columns in (slice(0, half), slice(half, tokens.shape[1]))[half == 0 :]:
+        how = {"input_ids": tokens[:, columns], **padding_arguments(mask, columns)}
+        how = {name: tensor.to(model.device) for name, tensor in how.items()}
+        parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)
+    together = torch.cat(parts, dim=1)
+    samples.add_rows(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])
+    return [[together[row, -len(prompt) :]] for row, prompt in enumerate(prompts)]
 
 
 def _check(
@@ -164,7 +175,7 @@ def _check(
 ) -> None:
     apart = _difference(read, alone)
     if not apart <= allowed:  # also true for NaN
-        raise _refusal(
+        raise refusal(
             info,
             f"{way} in a batch gives other logprobs than the model's own forward pass: "
             f"they differ by {apart:.2g} nats per token on average",
@@ -185,7 +196,8 @@ def _tolerance(model: Any, rounding: float = _FLOAT32) -> float:
     return min(_FLOAT32, max(_FLOAT32_AT_LEAST, _TIMES_ROUNDING * rounding))
 
 
-def _refusal(info: ModelInfo, why: str) -> InvalidRequest:
+def refusal(info: ModelInfo, why: str) -> InvalidRequest:
+    """Returns the error for a model that cannot be served, with the reason."""
     return InvalidRequest(f"the model {info.name!r} ({info.arch}) is not supported: {why}")
 
 
@@ -199,6 +211,6 @@ def _refusing(info: ModelInfo, why: str) -> Generator[None, None, None]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model's own code may raise anything
-        raise _refusal(
+        raise refusal(
             info, f"{why}. transformers raised {type(error).__name__}: {error}"
         ) from error

@@ -1,5 +1,5 @@
 """LoRA on the linear layers of a frozen model, with several adapters in one batch, each on its own
-rows.
+rows; new adapters for these and for experts.
 """
 
 # torch types some of its methods only in part
@@ -12,19 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
-from tinkex_server.engine.torch.mixed_adapters import AdapterPlan
-
-
-@define(eq=False)
-class CurrentPlan:
-    """The plan of the current forward pass, shared by all layers of a model."""
-
-    plan: AdapterPlan = None
+from tinkex_server.engine.torch.adapter import Adapter, LayerShape, LayerWeights
+from tinkex_server.engine.torch.mixed_adapters import CurrentPlan
 
 
 class LoraLinear(nn.Linear):
@@ -37,6 +29,10 @@ class LoraLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self._name, self._current = name, current
+
+    @property
+    def shape(self) -> LayerShape:
+        return LayerShape(self.in_features, self.out_features, 1, self.weight.device)
 
     def forward(self, input: Tensor) -> Tensor:
         plan = self._current.plan
@@ -128,10 +124,10 @@ def wrap_linears(
 
 
 def new_adapter(
-    layers: Mapping[str, nn.Linear], rank: int, alpha: float, seed: int | None
+    layers: Mapping[str, LayerShape], rank: int, alpha: float, seed: int | None
 ) -> Adapter:
     """Returns a trainable adapter that has no effect yet. With a seed, its initial weights are
-    those of peft.
+    those of peft, which draws them for linear layers before those of experts.
     """
     random = torch.Generator()
     if seed is None:
@@ -142,13 +138,14 @@ def new_adapter(
     def drawn(*shape: int) -> Tensor:
         return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=random)
 
-    def weights(layer: nn.Linear) -> LayerWeights:
-        shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
+    def weights(layer: LayerShape) -> LayerWeights:
+        ranks = rank * layer.experts
+        shape_a, shape_b = (ranks, layer.inputs), (layer.outputs, ranks)
         # peft initializes both matrices, and A a second time
         _unused = drawn(*shape_a), drawn(*shape_b)
         return LayerWeights(
             *(
-                nn.Parameter(weight.to(layer.weight.device))
+                nn.Parameter(weight.to(layer.device))
                 for weight in (drawn(*shape_a), torch.zeros(shape_b))
             )
         )

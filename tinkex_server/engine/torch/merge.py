@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.model_info import loadable_name
 from tinkex_server.engine.torch.adapter_files import base_model_of, read_adapter
+from tinkex_server.engine.torch.experts import expert_layers
 
 
 @torch.no_grad()
@@ -40,14 +41,21 @@ def merge(adapter: Path, output: Path, base_model: str | None = None) -> None:
         )
     source = loadable_name(name)
     model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
+    experts = expert_layers(model)
     for layer_name, weights in saved.layers.items():
+        if layer_name in experts:
+            _add(experts[layer_name].weight, saved.scaling * experts[layer_name].change(weights))
+            continue
         layer = model.get_submodule(layer_name)
         if layer is model.get_output_embeddings():
             _untie(model)
-        added = saved.scaling * (weights.b.float() @ weights.a.float())
-        layer.weight.copy_((layer.weight.float() + added).to(layer.weight.dtype))
+        _add(layer.weight, saved.scaling * (weights.b.float() @ weights.a.float()))
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(source).save_pretrained(output)
+
+
+def _add(weight: Tensor, change: Tensor) -> None:
+    weight.copy_((weight.float() + change).to(weight.dtype))
 
 
 def _untie(model: Any) -> None:

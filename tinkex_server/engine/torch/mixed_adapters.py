@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
-from attrs import field, frozen
+from attrs import define, field, frozen
 from torch import Tensor
 
 from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
@@ -40,7 +40,7 @@ class _Stack:
     def of(cls, adapters: Sequence[Adapter]) -> _Stack:
         rank = max(adapter.rank for adapter in adapters)
         # in a fixed order, each once
-        names = dict.fromkeys(name for adapter in adapters for name in adapter.layers)
+        names = dict.fromkeys(name for adapter in adapters for name in adapter.linear_layers)
         return cls(adapters, {name: _stacked(name, adapters, rank) for name in names})
 
 
@@ -77,6 +77,9 @@ class _SingleRows:
 class MixedAdapters:
     """The plan of a batch whose rows have different adapters, or of which some have none."""
 
+    adapters: Sequence[Adapter]
+    adapter_of_row: Tensor
+    """The index of each row's adapter in `adapters`, -1 for a row without one."""
     _parts: Sequence[_StackedRows | _SingleRows]
     _places: Tensor
     """The place of each row in the outputs of all parts, one after another; a row without an
@@ -85,8 +88,13 @@ class MixedAdapters:
 
     def added_output(self, name: str, input: Tensor) -> Tensor | None:
         """Returns what the adapters add to the output of the layer `name`, for each row of `input`
-        `(rows, ..., in)`; None if that layer has no adapter.
+        `(rows, ..., in)`; None if that layer has no adapter. Some layers, such as experts that all
+        tokens share, get the tokens of all rows as `(rows * tokens, in)`.
         """
+        if len(input) != len(self.adapter_of_row):
+            by_row = input.view(len(self.adapter_of_row), -1, input.shape[-1])
+            added = self.added_output(name, by_row)
+            return None if added is None else added.flatten(0, 1)
         outputs = [part.added_output(name, input) for part in self._parts]
         like = next((output for output in outputs if output is not None), None)
         if like is None:
@@ -102,6 +110,13 @@ class MixedAdapters:
 
 AdapterPlan: TypeAlias = Adapter | MixedAdapters | None
 """The adapters of a batch: one for all rows, one for each row, or none at all."""
+
+
+@define(eq=False)
+class CurrentPlan:
+    """The plan of the current forward pass, shared by all layers of a model."""
+
+    plan: AdapterPlan = None
 
 
 @frozen(eq=False)
@@ -148,7 +163,13 @@ class AdapterPlanner:
             end += len(gathered)
         without = -1 in places
         order = torch.tensor([end if place < 0 else place for place in places], device=self._device)
-        return MixedAdapters(parts, order, without)
+        adapters = list(rows)
+        of_row = [-1] * count
+        for place, adapter in enumerate(adapters):
+            for row in rows[adapter]:
+                of_row[row] = place
+        of_rows = torch.tensor(of_row, device=self._device)
+        return MixedAdapters(adapters, of_rows, parts, order, without)
 
     def _stack(self, adapters: Sequence[Adapter]) -> _Stack:
         """Returns a stack of these adapters, and of at most as many others."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
@@ -28,7 +27,7 @@ class Prefill:
     used on one thread.
 
     After the last pass, each request has the scores that it asked for, and `prefixes` has the
-    prompts.
+    prompts. A model that reads prompts alone takes requests of one prompt only.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Prefill:
         self.requests = requests
         self.rows = [rows[request.prompt_key] for request in requests]
         """The row of each request's prompt."""
-        self.cache = DynamicCache()
+        self.cache = base.layout.new_cache()
         self.logits = torch.empty(0)
         """The logits of each row's last position, `(rows, V)`, after the last pass."""
         self._base = base

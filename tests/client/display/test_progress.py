@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 import tinkex
-from tinkex import progress_lines
+from tinkex.display import progress as progress_module
 
 
 def lines_in_a_pipe(total: int | None, items: int) -> list[str]:
@@ -39,7 +39,7 @@ def test_without_a_total_the_count_is_shown_at_the_end() -> None:
 
 def test_time_makes_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(0, 10_000, 6))
-    monkeypatch.setattr(progress_lines.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(seconds)))
     assert len(lines_in_a_pipe(None, 6)) > 2
 
 

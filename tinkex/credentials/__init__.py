@@ -1,4 +1,8 @@
-"""The stored API keys of `~/.tinker/credentials.json`, in the format of the official SDK."""
+"""The stored API keys of `~/.tinker/credentials.json`, in the format of the official SDK.
+
+The file says where the key is that programs use: in the file itself, or in the keyring of the
+operating system.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from attrs import evolve, field, frozen
 from tinkex.errors import ConfigError
 
 _VERSION = 1
+_KEYRING = "keyring"  # a field of the file that tinkex alone knows
 
 
 @frozen
@@ -27,6 +32,10 @@ class Credentials:
     default: str | None = None
     """The id of the key that a client uses if no other key is configured."""
     keys: Mapping[str, Mapping[str, Any]] = field(factory=dict[str, Mapping[str, Any]], repr=False)
+    in_keyring: Mapping[str, str] | None = None
+    """The `id` and `name` of the key that a client uses if the system's keyring keeps it. Then the
+    file has no default.
+    """
     _others: Mapping[str, Any] = field(factory=dict[str, Any], repr=False)
     """Other fields of the file, which are kept when it is written."""
 
@@ -47,12 +56,19 @@ class Credentials:
         """Returns a copy with a key added or replaced, which becomes the default."""
         entry = {"type": "manual", "key": key, "name": name, "note": note, "details": details}
         kept = {field: value for field, value in entry.items() if value is not None}
-        return evolve(self, default=key_id, keys={**self.keys, key_id: kept})
+        return evolve(self, default=key_id, keys={**self.keys, key_id: kept}, in_keyring=None)
+
+    def with_key_in_keyring(self, key_id: str, name: str) -> Credentials:
+        """Returns a copy whose default key is one of the system's keyring."""
+        without = self.without_key(key_id)
+        return evolve(without, default=None, in_keyring={"id": key_id, "name": name})
 
     def without_key(self, key_id: str) -> Credentials:
         """Returns a copy without a key. If the key was the default, the copy has no default."""
         keys = {other: entry for other, entry in self.keys.items() if other != key_id}
-        return evolve(self, default=None if self.default == key_id else self.default, keys=keys)
+        kept = self.in_keyring if self.in_keyring and self.in_keyring["id"] != key_id else None
+        default = None if self.default == key_id else self.default
+        return evolve(self, default=default, keys=keys, in_keyring=kept)
 
 
 def default_path() -> Path | None:
@@ -94,12 +110,14 @@ def save(credentials: Credentials, path: Path | None = None) -> Path:
             "there is no home directory to store keys in", advice="Set HOME or TINKER_API_KEY."
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    content = {
+    content: dict[str, Any] = {
         **credentials._others,  # pyright: ignore[reportPrivateUsage]
         "version": _VERSION,
         "default": credentials.default,
         "keys": credentials.keys,
     }
+    if credentials.in_keyring is not None:
+        content[_KEYRING] = dict(credentials.in_keyring)
     # mkstemp creates a file that only its owner can read.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
@@ -120,7 +138,8 @@ def _parse(content: Any) -> Credentials:
     }
     if not all(isinstance(entry["key"], str) for entry in keys.values()):
         raise TypeError("a key is not a string")
-    others = {
-        name: value for name, value in content.items() if name not in ("version", "default", "keys")
-    }
-    return Credentials(content.get("default"), keys, others)
+    known = ("version", "default", "keys", _KEYRING)
+    others = {name: value for name, value in content.items() if name not in known}
+    kept = content.get(_KEYRING)
+    in_keyring = {name: str(kept[name]) for name in ("id", "name")} if kept else None
+    return Credentials(content.get("default"), keys, in_keyring, others)

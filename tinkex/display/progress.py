@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from attrs import define, field
 
+from tinkex.display.due import DueLines
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
 
-_LINE_SECONDS = 10.0  # between two plain lines
-_LINE_SHARE = 0.1  # of the loop, between two plain lines
 _REDRAW_SECONDS = 0.25  # between two changes of a line in a notebook
 
 
@@ -168,26 +168,22 @@ class _Bar:
 
 
 class _PlainLines:
-    """Lines in a pipe or a file: one each 10 % or 10 s, and one at the end."""
+    """Lines in a pipe or a file, whenever one is due, and one at the end."""
 
     def __init__(self, state: State, console: Console) -> None:
         self._state, self._console = state, console
-        self._written_at, self._written = state.began, 0
+        self._due = DueLines(state.total)
 
     def redraw(self) -> None:
-        state = self._state
-        share = (state.total or 0) * _LINE_SHARE
-        is_far = bool(share) and state.done - self._written >= share
-        if is_far or time.monotonic() - self._written_at >= _LINE_SECONDS:
+        if self._due.take(self._state.done):
             self._write()
 
     def end(self) -> None:
-        if self._state.done > self._written:
+        if self._state.done > self._due.done:
             self._write()
 
     def _write(self) -> None:
         state = self._state
-        self._written_at, self._written = time.monotonic(), state.done
         left = state.seconds_left
         parts = (
             f"{state.label}={state.count}",
