@@ -123,13 +123,13 @@ def main(folder: Path, *, every: bool) -> None:
             "docs": "/docs",
         }
         shown = (
-            [(name, way) for name in pages for way in _WAYS]
+            {f"{name}_{way}": (name, way) for name in pages for way in _WAYS}
             if every
-            else [("status", "light"), ("run", "dark"), ("playground", "light")]
+            else {"status": ("status", "light"), "run_dark": ("run", "dark")}
         )
-        for name, way in shown:
+        for file, (name, way) in shown.items():
             page = browser.new_page(**_WAYS[way])
-            photograph(page, base_url + pages[name], folder / f"{name}_{way}.png")
+            photograph(page, base_url + pages[name], folder / f"{file}.png")
 
 
 if __name__ == "__main__":

@@ -57,22 +57,34 @@ def test_the_examples_of_tests_pass(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_found_by_the_next_server_with_the_same_folder(tmp_path: Path) -> None:
-    example, _ = examples("docs/embedded_server.md")
+    example, _, _ = examples("docs/embedded_server.md")
+    assert float(printed(example, tmp_path)) > 0
+
+
+def test_a_program_adds_a_metric_of_its_own_to_its_run(tmp_path: Path) -> None:
+    _, example, _ = examples("docs/embedded_server.md")
+    loss, reward = printed(example, tmp_path).split()
+    assert float(loss) > 0
+    assert float(reward) == 0.7
+
+
+def printed(example: str, folder: Path) -> str:
+    """Returns what an example prints in a process of its own, where a warning is an error."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0
+    return done.stdout
 
 
 def test_an_adapter_trained_elsewhere_is_uploaded_and_used(
     torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, example = examples("docs/embedded_server.md")
+    _, _, example = examples("docs/embedded_server.md")
     monkeypatch.chdir(tmp_path)
     with tinkex.ServiceClient(torch_server.base_url, "tml-test") as service:
         saved = (

@@ -63,6 +63,7 @@ def test_tokens_show_what_else_was_likely(torch_server: Server, open_page: OpenP
     page.locator("#start:not([disabled])").wait_for()
     page.locator("#answer-1 .tokens").focus()
     page.keyboard.press("ArrowRight")
+    assert page.locator("#announcer").inner_text().endswith(" %")
     rows = page.locator("#answer-1 .likeliest tr")
     assert rows.count() in (5, 6)
     assert page.locator("#answer-1 .likeliest tr.drawn").count() == 1

@@ -14,6 +14,10 @@ SILENT_SECONDS = 60.0
 """The seconds without a heartbeat or a request after which a client counts as gone. Clients send a
 heartbeat every ten.
 """
+_TRAINING_SECONDS = 10.0
+"""The seconds after a request for which a run counts as training: programs compute, too, between
+their requests.
+"""
 _NAMES = ("name", "run_name", "title", "experiment")
 """The keys of metadata that name a run whose session has no name."""
 
@@ -38,12 +42,16 @@ _STATUSES: Mapping[RunStatus, StatusWords] = {
     "failed": StatusWords("failed", "bad", "The model could not be created, or was lost."),
     "lost": StatusWords("lost", "bad", "The server was restarted while the model was in memory."),
 }
-_TRAINING = StatusWords("training", "accent", "Requests of the run are being worked on.")
+_TRAINING = StatusWords(
+    "training", "accent", "Requests of the run are computed now, or were a moment ago."
+)
 
 
-def status_words(run: ListedRun, pending: int) -> StatusWords:
+def status_words(run: ListedRun, pending: int, now: float) -> StatusWords:
     """Returns the state of a run that has this many pending requests."""
-    return _TRAINING if pending and run.status == "ready" else _STATUSES[run.status]
+    was_active = run.steps > 0 and run.model.last_request_at > now - _TRAINING_SECONDS
+    is_training = run.status == "ready" and (pending > 0 or was_active)
+    return _TRAINING if is_training else _STATUSES[run.status]
 
 
 def session_words(session: SessionRow, now: float) -> StatusWords:
@@ -60,15 +68,32 @@ def session_words(session: SessionRow, now: float) -> StatusWords:
 
 def title_of(model: ModelRow, session: SessionRow | None) -> str:
     """Returns the name of a run: that of its session, one in its metadata, or else its id."""
-    if session and session.display_name:
-        return session.display_name
-    metadata = {**(session.user_metadata if session else {}), **model.user_metadata}
-    return next((metadata[key] for key in _NAMES if metadata.get(key)), model.model_id)
+    named = _name_in(model.user_metadata)
+    return (session and session.display_name) or named or _session_name(session) or model.model_id
+
+
+def session_title(session: SessionRow) -> str:
+    """Returns the name of a session, or else its id."""
+    return _session_name(session) or session.session_id
+
+
+def _session_name(session: SessionRow | None) -> str | None:
+    return session and (session.display_name or _name_in(session.user_metadata))
+
+
+def _name_in(metadata: Mapping[str, str]) -> str | None:
+    return next((metadata[key] for key in _NAMES if metadata.get(key)), None)
 
 
 def metadata_of(run: ListedRun) -> Mapping[str, str]:
-    """Returns the metadata of a run and of its session."""
-    return {**run.session.user_metadata, **run.model.user_metadata}
+    """Returns the metadata of a run and of its session, without what is its title."""
+    title = title_of(run.model, run.session)
+    return without_title({**run.session.user_metadata, **run.model.user_metadata}, title)
+
+
+def without_title(metadata: Mapping[str, str], title: str) -> Mapping[str, str]:
+    """Returns the metadata without the name that is shown as a title."""
+    return {key: value for key, value in metadata.items() if key not in _NAMES or value != title}
 
 
 @frozen
@@ -88,7 +113,7 @@ def subject_of(state: CommonState, scope: str) -> Subject:
     sampler = state.store.samplers.get(scope)
     session = state.store.sessions.get(sampler.session_id if sampler else scope)
     weights = (sampler.model_path or sampler.base_model) if sampler else ""
-    name = (session.display_name if session else None) or (session.session_id if session else "")
+    name = session_title(session) if session else ""
     return Subject(", ".join(part for part in (name, weights) if part) or scope or "no run")
 
 

@@ -75,7 +75,7 @@ def one_run(
         run,
         title_of(run.model, run.session),
         run_url(model_id),
-        status_words(run, pending),
+        status_words(run, pending, now),
         metadata_of(run),
         _metrics(state.store.steps.curve(model_id, _POINTS), query.get("metric", "loss")),
         state.store.checkpoints.of_run(model_id)[here.offset : here.offset + here.size],

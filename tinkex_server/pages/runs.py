@@ -111,7 +111,7 @@ def run_page(state: CommonState, access: Access, query: Mapping[str, str], now: 
     pending = Counter(request.identity.scope for request in state.futures.pending(access))
     found = state.store.run_list.page(search, here.size, here.offset)
     return RunPage(
-        lines=[_line(state, run, pending[run.model.model_id]) for run in found],
+        lines=[_line(state, run, pending[run.model.model_id], now) for run in found],
         groups=_groups(asked, counts),
         columns={name: _column(asked, name, search) for name in _COLUMNS},
         pages=here,
@@ -132,13 +132,13 @@ def _known(query: Mapping[str, str]) -> dict[str, str]:
     return asked
 
 
-def _line(state: CommonState, run: ListedRun, pending: int) -> RunLine:
+def _line(state: CommonState, run: ListedRun, pending: int, now: float) -> RunLine:
     steps = state.store.steps.curve(run.model.model_id, _POINTS)
     return RunLine(
         run,
         title_of(run.model, run.session),
         run_url(run.model.model_id),
-        status_words(run, pending),
+        status_words(run, pending, now),
         metadata_of(run),
         draw([(step.number, step.loss) for step in steps]),
         state.store.checkpoints.count_of_run(run.model.model_id),

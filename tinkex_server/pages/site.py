@@ -36,7 +36,12 @@ from tinkex_server.pages.facts import DiskGauge, describe_engine
 from tinkex_server.pages.failures import count_failures, failures
 from tinkex_server.pages.live import MEDIA_TYPE, live_regions
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
-from tinkex_server.pages.names import session_words, subject_of
+from tinkex_server.pages.names import (
+    session_title,
+    session_words,
+    subject_of,
+    without_title,
+)
 from tinkex_server.pages.one_run import one_run
 from tinkex_server.pages.paging import pages
 from tinkex_server.pages.queue import queue
@@ -48,6 +53,7 @@ from tinkex_server.profiles import Profile
 from tinkex_server.rules.checkpoint_urls import archive_url
 from tinkex_server.rules.deletion import delete_checkpoint
 from tinkex_server.state import ServerState
+from tinkex_server.store import SessionRow
 from tinkex_server.wire.bodies import parse_object
 from tinkex_server.wire.raw_body import read_body
 from tinkex_server.wire.refusals import refusal_response, status_of
@@ -184,7 +190,7 @@ class _Site:
             here = pages(request.query_params.get("page", ""), _ON_PAGE, total)
             rows = sessions.page(access.owner, here.size, here.offset)
             return {
-                "sessions": [(row, session_words(row, time.time())) for row in rows],
+                "sessions": [_session_line(row) for row in rows],
                 "pages": here,
             }
 
@@ -351,6 +357,16 @@ class _Site:
     ) -> HTMLResponse:
         shown = {"now": time.time(), **self._common(request), **(values or {})}
         return HTMLResponse(render(template, **shown), code, headers=_HEADERS)
+
+
+def _session_line(session: SessionRow) -> Mapping[str, object]:
+    title = session_title(session)
+    return {
+        "row": session,
+        "title": title,
+        "status": session_words(session, time.time()),
+        "metadata": without_title(session.user_metadata, title),
+    }
 
 
 def _reference() -> object:

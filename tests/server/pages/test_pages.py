@@ -48,7 +48,7 @@ def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
             "optim_step", model_id=model_id, seq_id=number + 1, adam_params={"learning_rate": 1.0}
         )
     api.result(api.ok("save_weights", model_id=model_id, seq_id=7, path="first"))
-    assert f"{model_id} fake/base, rank 4 ready 50 3 1 0 s ago" in text(api.http.get("/").text)
+    assert f"{model_id} fake/base, rank 4 training 50 3 1 0 s ago" in text(api.http.get("/").text)
     page = api.http.get(f"/runs/{model_id}").text
     assert "From 10 at step 1 to 50 at step 3" in page
     assert 'd="M0,240L500,120L1000,0"' in page  # the losses rise from 10 to 50, the axis from 0

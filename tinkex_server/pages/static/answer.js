@@ -1,5 +1,7 @@
 // One answer of the playground: its tokens coloured by probability, and the likeliest tokens of the
 // place that is pointed at.
+import { announce } from "./announce.js";
+
 const LEVELS = [0.1, 0.3, 0.6, 0.9];
 
 export class Answer {
@@ -13,7 +15,7 @@ export class Answer {
       role: "group",
       "aria-label": `Tokens of ${label}; the arrow keys move`,
     });
-    this.likeliest = build("div", { class: "likeliest", role: "status" });
+    this.likeliest = build("div", { class: "likeliest" });
     section.replaceChildren(this.title, this.facts, this.tokens, this.likeliest);
     this.seen = [];
     this.chosen = -1;
@@ -44,7 +46,7 @@ export class Answer {
     this.reason = stop_reason === "length" ? "cut at the limit" : "ended by itself";
     this.seen.forEach((token, index) => (token.likeliest = likeliest[index]));
     this.facts.textContent = this.words();
-    if (this.chosen >= 0) this.choose(this.chosen);
+    if (this.seen.length) this.choose(Math.max(0, this.chosen));
   }
 
   fail(reason) {
@@ -73,6 +75,8 @@ export class Answer {
     if (index === null || last < 0) return;
     event.preventDefault();
     this.choose(index);
+    const { text, probability } = this.seen[index];
+    announce(`${JSON.stringify(text)}, ${percentOf(probability)}`);
   }
 
   choose(index) {
@@ -89,9 +93,11 @@ export class Answer {
   }
 }
 
+const percentOf = (probability) => `${(100 * probability).toFixed(1)} %`;
+
 function row({ token, text, logprob }, drawn) {
   const probability = Math.exp(logprob);
-  const percent = `${(100 * probability).toFixed(1)} %`;
+  const percent = percentOf(probability);
   const meter = build("meter", { min: "0", max: "1", value: probability, "aria-label": percent });
   return build(
     "tr",
