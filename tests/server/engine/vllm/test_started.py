@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,30 @@ def test_a_killed_vllm_comes_back_with_its_adapters_and_samples_go_on(
     assert pid() != killed
     sampler.close()
     wait_until(lambda: not is_running(pid()))
+
+
+def test_a_sampler_that_is_closed_while_vllm_starts_ends_it(
+    make_sampler: MakeSampler, tmp_path: Path
+) -> None:
+    python, pid = with_pid(tmp_path)
+    for pause in (0.0, 0.01, 0.05, 0.2, 0.5):
+        sampler = make_sampler(VllmSettings(python=python))
+        time.sleep(pause)
+        sampler.close()
+        with pytest.raises(SamplerFailed, match="the engine was closed"):
+            sampler.ready.result(0)
+    wait_until(lambda: not is_running(pid()))
+
+
+def test_the_exit_is_noticed_though_a_grandchild_holds_the_output_open(
+    make_sampler: MakeSampler, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nsleep 60 &\necho 'ValueError: no'\nexit 4\n")
+    python.chmod(0o755)
+    sampler = make_sampler(VllmSettings(python=str(python)))
+    with pytest.raises(SamplerFailed, match="exit code 4: ValueError: no"):
+        sampler.ready.result(20)
 
 
 def test_vllm_is_started_with_the_model_the_precision_and_the_user_s_arguments(
