@@ -2,6 +2,9 @@
 table and a plot (docs/images/growth.svg). `python -m benchmarks growth`.
 """
 
+# the types of matplotlib are incomplete
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
