@@ -138,6 +138,8 @@ def explain_exit(code: int, log: Sequence[str]) -> str:
     errors = [found[0] for line in log if (found := _ERROR.search(line))]
     # the first error is the cause; those after it are of the processes that waited
     cause = errors[0] if errors else " / ".join(_PREFIX.sub("", line) for line in log[-_SHOWN:])
+    if cause.count(")") > cause.count("("):  # Python puts some errors in parentheses
+        cause = cause.removesuffix(")")
     said = f": {cause[:400]}" if cause else " and wrote nothing"
     return f"ended with exit code {code}{said}{f' ({advice})' if advice else ''}"
 
