@@ -1,5 +1,6 @@
 """Trains by torch and samples by a real vLLM through `tinkex serve --sampler vllm`: `make
-test-vllm`. Prints what was compared, and figures. Set VLLM_PYTHON to use an environment of yours.
+test-vllm`, on a random Qwen3 and on tinkex/tiny, or on the one named as argument. Prints what was
+compared, and figures. Set VLLM_PYTHON to use an environment of yours.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tinkex-vllm-") as scratch:
         folder = Path(scratch)
         random = f"{RANDOM}={make_random_qwen3(folder / 'qwen3')}"
-        for base, model in ((RANDOM, random), (TINY, TINY)):
-            fixed = ["--model", model, "--device", "cpu", "--dtype", "float32"]
+        bases = {RANDOM: random, TINY: TINY}
+        for base in sys.argv[1:] or bases:
+            fixed = ["--model", bases[base], "--device", "cpu", "--dtype", "float32"]
             by_vllm = ["--sampler", "vllm", "--vllm-python", python, "--vllm-args", FEW]
             with (
                 served(folder / base / "vllm", *fixed, *by_vllm) as vllm,

@@ -98,6 +98,8 @@ def test_the_settings_must_fit_each_other() -> None:
         VllmSettings()
     with pytest.raises(InvalidRequest, match="either --vllm-python"):
         VllmSettings(python="python", urls=["http://x"])
+    with pytest.raises(InvalidRequest, match="--vllm-python /nope is not a program"):
+        VllmSettings(python="/nope")
     with pytest.raises(InvalidRequest, match="--vllm-args are for a vLLM that the server starts"):
         VllmSettings(urls=["http://x"], args=["--x"])
     with pytest.raises(InvalidRequest, match="must be above 0"):

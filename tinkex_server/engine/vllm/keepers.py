@@ -79,9 +79,7 @@ async def keep_started(replica: Replica, start: Start) -> None:
         arguments = [*start.arguments, "--port", str(port)]
         logger.info("starting vLLM: %s %s", start.python, shlex.join(arguments))
         try:
-            process = await VllmProcess.start(
-                start.python, arguments, environment_for_vllm(start.environment)
-            )
+            process = VllmProcess(start.python, arguments, environment_for_vllm(start.environment))
         except OSError as error:
             replica.fail(SamplerFailed(_cannot_run(start.python, error)))
             return

@@ -9,9 +9,11 @@ import os
 import re
 import signal
 import socket
-import sys
+import subprocess
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 
 logger = logging.getLogger("tinkex.local.vllm")
 
@@ -55,79 +57,72 @@ _ADVICE: Sequence[tuple[str, str]] = (
 
 
 class VllmProcess:
-    """A running process, made by `start`, in a process group of its own."""
+    """A running process, in a process group of its own, since it starts others.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._log: deque[str] = deque(maxlen=_KEPT)
-        self._reader = asyncio.create_task(self._read())
+    Threads wait for it and read its log: asyncio's own processes count as running for as long as a
+    grandchild holds their output open.
+    """
 
-    @classmethod
-    async def start(
-        cls, python: str, arguments: Sequence[str], environment: Mapping[str, str]
-    ) -> VllmProcess:
+    def __init__(
+        self, python: str, arguments: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
         """Starts vLLM. Raises `OSError` if the interpreter cannot be run."""
-        process = await asyncio.create_subprocess_exec(
-            python,
-            "-c",
-            _STARTER,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            limit=1 << 20,
+        self._log: deque[str] = deque(maxlen=_KEPT)
+        self._exit: Future[int] = Future()
+        self._process = subprocess.Popen(
+            [python, "-c", _STARTER, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
             start_new_session=True,  # Ctrl-C is for the server, which then ends vLLM
         )
-        return cls(process)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        self._reader = threading.Thread(target=self._read, name="tinkex-vllm-log", daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._await_exit, name="tinkex-vllm-exit", daemon=True).start()
 
     async def wait(self) -> str:
         """Waits until the process has exited; returns the reason, as a phrase that follows "vLLM".
         Processes that it has started are ended.
         """
-        code = await self._process.wait()
-        self._signal(signal.SIGKILL)
-        # a grandchild may hold the pipe open
-        await asyncio.wait([self._reader], timeout=1.0)
+        code = await self._exit_code()
+        self.kill()
+        await asyncio.to_thread(self._reader.join, 1.0)
         return explain_exit(code, list(self._log))
 
     def kill(self) -> None:
-        """Ends the process at once; `wait` then returns."""
+        """Ends the process, and all that it has started, at once; `wait` then returns."""
         self._signal(signal.SIGKILL)
 
     async def close(self) -> None:
         """Ends the process, at first gently."""
         self._signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), _CLOSING)
+            await asyncio.wait_for(self._exit_code(), _CLOSING)
         except TimeoutError:
             logger.info("vLLM did not end in %.0f s, and is killed", _CLOSING)
-        self._signal(signal.SIGKILL)
-        await self._process.wait()
-        self._reader.cancel()
+        self.kill()
+        await self._exit_code()
+
+    async def _exit_code(self) -> int:
+        # several wait for it, and none may cancel it
+        return await asyncio.shield(asyncio.wrap_future(self._exit))
+
+    def _await_exit(self) -> None:
+        self._exit.set_result(self._process.wait())
 
     def _signal(self, number: int) -> None:
         """Sends a signal to the group, whose id is that of its first process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    async def _read(self) -> None:
+    def _read(self) -> None:
         assert self._process.stdout
-        while line := await _line(self._process.stdout):
-            text = line.decode("utf-8", "replace").rstrip()
-            self._log.append(text)
-            logger.debug("%s", text)
-
-
-async def _line(stream: asyncio.StreamReader) -> bytes:
-    try:
-        return await stream.readline()
-    except ValueError:  # longer than the limit, as no line of vLLM's is
-        return b"(a line that is too long)\n"
+        with self._process.stdout as output:
+            for line in output:
+                text = line.decode("utf-8", "replace").rstrip()
+                self._log.append(text)
+                logger.debug("%s", text)
 
 
 def explain_exit(code: int, log: Sequence[str]) -> str:
@@ -143,6 +138,8 @@ def explain_exit(code: int, log: Sequence[str]) -> str:
     errors = [found[0] for line in log if (found := _ERROR.search(line))]
     # the first error is the cause; those after it are of the processes that waited
     cause = errors[0] if errors else " / ".join(_PREFIX.sub("", line) for line in log[-_SHOWN:])
+    if cause.count(")") > cause.count("("):  # Python puts some errors in parentheses
+        cause = cause.removesuffix(")")
     said = f": {cause[:400]}" if cause else " and wrote nothing"
     return f"ended with exit code {code}{said}{f' ({advice})' if advice else ''}"
 
@@ -170,8 +167,3 @@ def environment_for_vllm(environment: Mapping[str, str]) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def supported() -> bool:
-    """Returns whether vLLM can be started on this platform."""
-    return sys.platform != "win32"

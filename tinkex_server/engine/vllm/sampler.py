@@ -106,8 +106,8 @@ class VllmSampler:
             return []
         needed = next((rank for rank in RANKS if rank >= lora.rank), RANKS[-1])
         return [
-            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be trained, "
-            "but sampled only after a restart of the server with "
+            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be "
+            "trained, but sampled only after a restart of the server with "
             f'--vllm-args "--max-lora-rank {needed}"'
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class VllmSettings:
             raise InvalidRequest(
                 "sampling by vLLM needs either --vllm-python, the interpreter of an environment "
                 "with vLLM, to start one, or --vllm-url, the address of one that is running"
+            )
+        if self.python and shutil.which(self.python) is None:
+            raise InvalidRequest(
+                f"--vllm-python {self.python} is not a program that can be run: give the path of "
+                "the Python interpreter of an environment in which vLLM is installed"
             )
         if self.args and self.urls:
             raise InvalidRequest(

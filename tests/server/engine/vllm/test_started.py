@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,30 @@ def test_a_killed_vllm_comes_back_with_its_adapters_and_samples_go_on(
     wait_until(lambda: not is_running(pid()))
 
 
+def test_a_sampler_that_is_closed_while_vllm_starts_ends_it(
+    make_sampler: MakeSampler, tmp_path: Path
+) -> None:
+    python, pid = with_pid(tmp_path)
+    for pause in (0.0, 0.01, 0.05, 0.2, 0.5):
+        sampler = make_sampler(VllmSettings(python=python))
+        time.sleep(pause)
+        sampler.close()
+        with pytest.raises(SamplerFailed, match="the engine was closed"):
+            sampler.ready.result(0)
+    wait_until(lambda: not is_running(pid()))
+
+
+def test_the_exit_is_noticed_though_a_grandchild_holds_the_output_open(
+    make_sampler: MakeSampler, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nsleep 60 &\necho 'ValueError: no'\nexit 4\n")
+    python.chmod(0o755)
+    sampler = make_sampler(VllmSettings(python=str(python)))
+    with pytest.raises(SamplerFailed, match="exit code 4: ValueError: no"):
+        sampler.ready.result(20)
+
+
 def test_vllm_is_started_with_the_model_the_precision_and_the_user_s_arguments(
     make_sampler: MakeSampler, tmp_path: Path
 ) -> None:
@@ -104,16 +129,15 @@ def test_a_vllm_that_dies_again_and_again_is_given_up_by_name(
     [
         ("#!/bin/sh\necho 'No module named vllm' >&2\nexit 1\n", "vLLM is not installed there"),
         ("#!/bin/sh\nexit 7\n", "ended with exit code 7 and wrote nothing"),
-        (None, "--vllm-python is the path of the Python interpreter"),
+        ("no program\n", "--vllm-python is the path of the Python interpreter"),
     ],
 )
 def test_a_start_that_cannot_succeed_says_why_at_once(
-    make_sampler: MakeSampler, tmp_path: Path, program: str | None, message: str
+    make_sampler: MakeSampler, tmp_path: Path, program: str, message: str
 ) -> None:
     python = tmp_path / "python"
-    if program:
-        python.write_text(program)
-        python.chmod(0o755)
+    python.write_text(program)
+    python.chmod(0o755)
     sampler = make_sampler(VllmSettings(python=str(python)))
     with pytest.raises(SamplerFailed, match=message):
         sampler.ready.result(30)
@@ -139,6 +163,11 @@ def test_a_start_that_cannot_succeed_says_why_at_once(
         (2, ["api_server.py: error: unrecognized arguments: --x"], "does not know an argument"),
         (-9, [], r"was killed by SIGKILL \(perhaps because memory ran out\)"),
         (1, ["one", "two"], "exit code 1: one / two"),
+        (
+            1,
+            ["python: Error while finding spec (ModuleNotFoundError: No module named 'vllm')"],
+            r"No module named 'vllm' \(vLLM is not installed there",
+        ),
     ],
 )
 def test_the_reason_of_an_exit_is_found_in_the_log(code: int, log: list[str], message: str) -> None:
