@@ -89,9 +89,15 @@ class Place:
 
 def place_of(crew: Crew) -> Place:
     """Returns where the only actor of a crew runs."""
-    [member] = crew._members  # pyright: ignore[reportPrivateUsage]
-    told = ray._private.state.actors(member.actor._actor_id.hex())
-    return Place(told["Pid"], told["Address"]["NodeID"])
+    [place] = places_of(crew)
+    return place
+
+
+def places_of(crew: Crew) -> list[Place]:
+    """Returns where the actors of a crew run."""
+    members = crew._members  # pyright: ignore[reportPrivateUsage]
+    told = [ray._private.state.actors(member.actor._actor_id.hex()) for member in members]
+    return [Place(each["Pid"], each["Address"]["NodeID"]) for each in told]
 
 
 def trainer_of(engine: RayEngine, base: str) -> Crew:
