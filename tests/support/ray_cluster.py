@@ -1,5 +1,5 @@
-"""Ray clusters of several nodes on this machine. Importing this module imports ray, which reads the
-variables that tests/server/engine/ray/conftest.py sets.
+"""Ray clusters of several nodes on this machine. Importing this module imports ray, before which
+`ray_variables` must be imported.
 """
 
 # ray types its functions only in part

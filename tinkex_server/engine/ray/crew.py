@@ -143,6 +143,7 @@ class Crew:
 
     async def give_up(self, reason: str) -> None:
         """Ends the crew, as if an actor was lost; raises `EngineDied` once that was handled."""
+        self._check_alive()
         self._lose(reason)
         await self._answer(self._members[0], asyncio.get_running_loop().create_future())
 
@@ -154,16 +155,19 @@ class Crew:
         done = False
         try:
             while True:
+                self._check_alive()
                 item = await self._answer(member, items.__anext__())
                 if item is None:
                     done = True
                     return
+                self._check_alive()
                 yield _value(await self._answer(member, _awaited(item)))
         finally:
             if not done:
                 ray.cancel(items)
 
     async def _call(self, member: _Member, method: str, args: Sequence[Any]) -> Any:
+        self._check_alive()
         reference = getattr(member.actor, method).remote(*args)
         try:
             return _value(await self._answer(member, _awaited(reference)))
@@ -171,10 +175,12 @@ class Crew:
             ray.cancel(reference)
             raise
 
-    async def _answer(self, member: _Member, answer: Any) -> Any:
-        """Returns what an actor answers; None at the end of a stream."""
+    def _check_alive(self) -> None:
         if self._failed:
             raise EngineDied(*self._failed.args)
+
+    async def _answer(self, member: _Member, answer: Any) -> Any:
+        """Returns what an actor answers; None at the end of a stream."""
         asked: asyncio.Future[Any] = asyncio.ensure_future(answer)
         given: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.add(given)

@@ -49,7 +49,7 @@ SQUARES = CustomLoss(
         node("call_function", "squares", "operator.mul", ref("logprobs"), ref("logprobs")),
         node("call_method", "total", "sum", ref("squares")),
         node("call_method", "average", "mean", ref("logprobs")),
-        output("total", **{"squares:sum": "total", "logprob:mean": "average"}),
+        output("total", **{"custom/squares:sum": "total", "custom/logprob:mean": "average"}),
     ],
 )
 
@@ -150,7 +150,7 @@ def test_a_custom_loss_has_its_sums_and_means_over_the_whole_batch(
         for each in batch(1)
     ]
     one, two = (forward_backward(engine, data, SQUARES) for engine in (alone, replicas))
-    assert one.metrics.keys() >= {"squares:sum", "logprob:mean", "loss:sum"}
+    assert one.metrics.keys() >= {"custom/squares:sum", "custom/logprob:mean", "loss:sum"}
     assert two.metrics == pytest.approx(dict(one.metrics), rel=TOLERANCE)
     norms = [engine.optim_step("m", ADAM)["grad_norm"] for engine in (alone, replicas)]
     assert norms[1] == pytest.approx(norms[0], rel=TOLERANCE)
@@ -161,7 +161,7 @@ def test_a_datum_that_fails_is_named_and_leaves_no_gradient_in_any_replica(
 ) -> None:
     new_model(replicas, alone)
     data = batch(2)
-    data[3].loss_inputs["weights"][1] = 3e38  # type: ignore[index]  # whose gradient overflows
+    data[3].loss_inputs["weights"][:] = 3e38  # type: ignore[index]  # a loss that overflows
     for engine in (alone, replicas):
         forward_backward(engine, batch(2))
         with pytest.raises(InvalidRequest, match=r"data\[3\].* no gradient of this batch was"):
