@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.support.ray_variables  # noqa: F401  before ray is imported
 from tests.support.programs import outcome_of
 
 pytest.importorskip("ray.data", reason="ray[data] is not installed: `make test-ray` has it")
