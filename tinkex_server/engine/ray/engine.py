@@ -223,7 +223,9 @@ class RayEngine:
         asyncio.set_event_loop(self._loop)
         disconnect: Callable[[], None] | None = None
         try:
-            disconnect = connect(self._settings.address)
+            chosen = self._settings
+            cpus = chosen.train_cpus * chosen.train_replicas + chosen.samplers
+            disconnect = connect(chosen.address, cpus * len(self._factories))
         except Exception as error:  # noqa: BLE001  each call raises it
             self._fail_start(EngineDied(f"the engine could not start: {error}"))
         try:

@@ -34,7 +34,7 @@ class SeparateGradients:
 
 
 Keep: TypeAlias = Callable[[SeparateGradients], None]
-"""What becomes of gradients that were computed without an error."""
+"""A function that takes over gradients that were computed without an error."""
 
 
 @contextmanager
