@@ -4,9 +4,9 @@ on the way, and compares the losses with those of one process: `make demo-ray`.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -24,19 +24,14 @@ TINY = "tinkex/tiny"
 ADAM = AdamParams(learning_rate=1e-3)
 SAMPLES = 64
 STEPS, SAVED_AT, KILLED_AT = 8, 4, 6
-OF_THE_CLUSTER = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback address alone
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 def main() -> int:
     if importlib.util.find_spec("ray") is None:
         command = [python_with_ray(), __file__]
-        variables = {**environment(), **OF_THE_CLUSTER, "OMP_NUM_THREADS": "1"}
+        variables = {**environment(), "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, env=variables, check=False).returncode
-    os.environ.update(OF_THE_CLUSTER)
+    importlib.import_module("tests.support.ray_variables")  # before ray is imported
     logging.basicConfig(format="    %(name)s: %(message)s", level=logging.ERROR)
     with (
         tinkex.local.serve(TINY) as server,

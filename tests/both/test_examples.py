@@ -47,7 +47,7 @@ EFFECTS: dict[str, Callable[[str], bool]] = {
     ),
     "streaming.py": lambda out: "20 tokens; the unlikeliest had" in out,
 }
-ELSEWHERE = {"survives_kill.py"}
+ELSEWHERE = {"ray_dataset.py", "survives_kill.py"}
 """Scripts that start servers of their own."""
 
 

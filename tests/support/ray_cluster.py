@@ -1,5 +1,5 @@
-"""Ray clusters of several nodes on this machine. Importing this module imports ray, which reads the
-variables that tests/server/engine/ray/conftest.py sets.
+"""Ray clusters of several nodes on this machine. Importing this module imports ray, before which
+`ray_variables` must be imported.
 """
 
 # ray types its functions only in part
@@ -89,9 +89,15 @@ class Place:
 
 def place_of(crew: Crew) -> Place:
     """Returns where the only actor of a crew runs."""
-    [member] = crew._members  # pyright: ignore[reportPrivateUsage]
-    told = ray._private.state.actors(member.actor._actor_id.hex())
-    return Place(told["Pid"], told["Address"]["NodeID"])
+    [place] = places_of(crew)
+    return place
+
+
+def places_of(crew: Crew) -> list[Place]:
+    """Returns where the actors of a crew run."""
+    members = crew._members  # pyright: ignore[reportPrivateUsage]
+    told = [ray._private.state.actors(member.actor._actor_id.hex()) for member in members]
+    return [Place(each["Pid"], each["Address"]["NodeID"]) for each in told]
 
 
 def trainer_of(engine: RayEngine, base: str) -> Crew:

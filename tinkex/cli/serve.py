@@ -147,6 +147,11 @@ _OWN_CLUSTER = "local"
     help="With --ray: CPU cores of each trainer.  [default: 1]",
 )
 @click.option(
+    "--train-replicas",
+    type=click.IntRange(1),
+    help="With --ray: trainers of each base model, which share each batch.  [default: 1]",
+)
+@click.option(
     "--samplers",
     type=click.IntRange(1),
     help="With --ray: samplers of each base model.  [default: 1]",
@@ -187,6 +192,7 @@ def command(
     ray_address: str | None,
     train_gpus: float | None,
     train_cpus: float | None,
+    train_replicas: int | None,
     samplers: int | None,
     profile: str,
     collect: bool,
@@ -227,7 +233,11 @@ def command(
             access_log=verbose,
             allow_hosts=allow_hosts,
             ray=_ray_settings(
-                ray_address, train_gpus=train_gpus, train_cpus=train_cpus, samplers=samplers
+                ray_address,
+                train_gpus=train_gpus,
+                train_cpus=train_cpus,
+                train_replicas=train_replicas,
+                samplers=samplers,
             ),
         ) as server:
             collect_rarely()

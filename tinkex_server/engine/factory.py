@@ -50,6 +50,11 @@ def create_engine(
                 "the fake engine makes up its weights, which vLLM cannot load: use --engine torch "
                 "with --sampler vllm"
             )
+        if ray and ray.train_replicas > 1:
+            raise InvalidRequest(
+                "the fake engine has no gradients that replicas could sum: use --engine torch with "
+                "--train-replicas"
+            )
         fake = FakeEngine(models)
         return _on_ray(FakeEngine, models, fake.base_models, ray) if ray else fake
     require("torch", "transformers", "safetensors")
@@ -63,8 +68,9 @@ def create_engine(
                 model.context_note,
             )
     create = partial(create_torch_engine, device=device, dtype=dtype)
+    create_replica = partial(create_torch_replica, device=device, dtype=dtype)
     training = (
-        _on_ray(create, models, described, ray)
+        _on_ray(create, models, described, ray, create_replica)
         if ray
         else ProcessEngine(partial(create, models), described)
     )
@@ -87,14 +93,21 @@ def _on_ray(
     models: Sequence[str],
     described: Sequence[ModelInfo],
     settings: RaySettings,
+    create_replica: Callable[[Sequence[str]], Engine] | None = None,
 ) -> Engine:
-    """Creates an engine whose actors call `create` with one of the models each."""
+    """Creates an engine whose actors call `create` with one of the models each; trainers that are
+    several call `create_replica`.
+    """
     from tinkex_server.engine.ray.engine import RayEngine  # it imports ray, which takes seconds
 
-    factories = {
-        model.name: partial(create, [spec]) for model, spec in zip(described, models, strict=True)
-    }
-    return RayEngine(factories, described, settings)
+    specs = {model.name: [spec] for model, spec in zip(described, models, strict=True)}
+    train = create_replica if create_replica and settings.train_replicas > 1 else create
+    return RayEngine(
+        {name: partial(create, spec) for name, spec in specs.items()},
+        described,
+        settings,
+        trainer_factories={name: partial(train, spec) for name, spec in specs.items()},
+    )
 
 
 def create_torch_engine(
@@ -107,3 +120,15 @@ def create_torch_engine(
     from tinkex_server.engine.torch.engine import TorchEngine
 
     return TorchEngine(models, device, dtype)
+
+
+def create_torch_replica(
+    models: Sequence[str], device: str | None = None, dtype: str | None = None
+) -> Engine:
+    """Creates a torch engine that trains together with others; called where torch is imported."""
+    from tinkex_server.engine.torch.lean_imports import import_lean
+
+    import_lean()
+    from tinkex_server.engine.torch.replica import ReplicaEngine
+
+    return ReplicaEngine(models, device, dtype)

@@ -72,6 +72,36 @@ class EngineActor:
 
         return await self._in_thread(compute)
 
+    async def compute_part(
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        backward: bool,
+        first: int,
+    ) -> Outcome[LossResult]:
+        """Computes a part of a batch, as `ReplicaEngine.compute_part` does."""
+
+        def compute() -> LossResult:
+            own = [_own_copy(example) for example in data]
+            engine: Any = self._engine
+            return engine.compute_part(model_id, own, loss_fn, config, backward, first)
+
+        return await self._in_thread(compute)
+
+    async def open_store(self, size: int) -> Outcome[tuple[str, int]]:
+        """Opens the store by which replicas find each other; returns its host and port."""
+
+        def open_store() -> tuple[str, int]:
+            from tinkex_server.engine.ray.library import ray
+
+            engine: Any = self._engine
+            host: str = ray.util.get_node_ip_address()
+            return host, engine.open_store(host, size)
+
+        return await self._in_thread(open_store)
+
     async def save_model(self, model_id: str, optimizer: bool) -> Outcome[Files]:
         def save(folder: Path) -> Files:
             self._engine.save_model(model_id, folder / "saved", optimizer=optimizer)

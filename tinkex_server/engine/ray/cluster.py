@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -25,9 +26,10 @@ def require_ray() -> None:
         raise ImportError("an engine on Ray needs the package ray: run `pip install 'tinkex[ray]'`")
 
 
-def connect(address: str | None) -> Callable[[], None]:
+def connect(address: str | None, cpus: float) -> Callable[[], None]:
     """Connects this process to the cluster at `address`, or to a new one on this machine (None);
-    returns a function that ends the connection, and the new cluster.
+    returns a function that ends the connection, and the new cluster. The new one has room for
+    actors that need this many CPU cores together, also where the machine has fewer.
 
     A connection that this process has already is used as it is, and stays. The thread that starts
     a cluster must live as long as the cluster: Linux ends the processes that a thread has started
@@ -47,6 +49,7 @@ def connect(address: str | None) -> Callable[[], None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local" if address is None else address,
+        num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)) if address is None else None,
         include_dashboard=False if address is None else None,
         configure_logging=False,
         log_to_driver=False,

@@ -125,15 +125,27 @@ class Crew:
         return await self._call(self._members[member], method, args)
 
     async def call_all(self, method: str, *args: Any) -> list[Any]:
-        """Calls a method of all actors; returns or raises when all have answered."""
+        """Calls a method of all actors, which are to do the same; returns their answers.
+
+        If some of them fail and others do not, the crew is given up, since its actors differ.
+        """
         await asyncio.shield(self.ready)
         answers = await asyncio.gather(
-            *(self._call(member, method, args) for member in self._members), return_exceptions=True
+            *(self._call(member, method, args) for member in self._members),
+            return_exceptions=True,
         )
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return answers
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if not errors:
+            return answers
+        if len(errors) < self.size and not isinstance(errors[0], EngineDied):
+            await self.give_up(f"was given up, since one replica failed alone: {errors[0]}")
+        raise errors[0]
+
+    async def give_up(self, reason: str) -> None:
+        """Ends the crew, as if an actor was lost; raises `EngineDied` once that was handled."""
+        self._check_alive()
+        self._lose(reason)
+        await self._answer(self._members[0], asyncio.get_running_loop().create_future())
 
     async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
         """Yields what a method of the first actor yields."""
@@ -143,16 +155,19 @@ class Crew:
         done = False
         try:
             while True:
+                self._check_alive()
                 item = await self._answer(member, items.__anext__())
                 if item is None:
                     done = True
                     return
+                self._check_alive()
                 yield _value(await self._answer(member, _awaited(item)))
         finally:
             if not done:
                 ray.cancel(items)
 
     async def _call(self, member: _Member, method: str, args: Sequence[Any]) -> Any:
+        self._check_alive()
         reference = getattr(member.actor, method).remote(*args)
         try:
             return _value(await self._answer(member, _awaited(reference)))
@@ -160,11 +175,13 @@ class Crew:
             ray.cancel(reference)
             raise
 
-    async def _answer(self, member: _Member, answer: Any) -> Any:
-        """Returns what an actor answers; None at the end of a stream."""
+    def _check_alive(self) -> None:
         if self._failed:
             raise EngineDied(*self._failed.args)
-        asked: asyncio.Task[Any] = asyncio.ensure_future(answer)
+
+    async def _answer(self, member: _Member, answer: Any) -> Any:
+        """Returns what an actor answers; None at the end of a stream."""
+        asked: asyncio.Future[Any] = asyncio.ensure_future(answer)
         given: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.add(given)
         asked.add_done_callback(lambda _: self._settle(given, asked))
@@ -177,7 +194,7 @@ class Crew:
             self._pending.discard(given)
             asked.cancel()
 
-    def _settle(self, given: asyncio.Future[Any], asked: asyncio.Task[Any]) -> None:
+    def _settle(self, given: asyncio.Future[Any], asked: asyncio.Future[Any]) -> None:
         if given.done() or asked.cancelled():
             return
         error = asked.exception()
@@ -201,12 +218,13 @@ class Crew:
             told = await asyncio.gather(
                 *(_awaited(member.actor.start.remote()) for member in self._members)
             )
+            joined = await self._join() if self.size > 1 else ()
         except RayError as error:
             self._lose(loss_reason(error))
             return
         finally:
             reminder.cancel()
-        for answer in told:
+        for answer in [*told, *joined]:
             if isinstance(answer, RemoteError):
                 error = startup_error(answer)
                 self.ready.set_exception(error)
@@ -214,6 +232,18 @@ class Crew:
                 return
         self.ready_at = asyncio.get_running_loop().time()
         self.ready.set_result(told[0])
+
+    async def _join(self) -> Sequence[Any]:
+        """Has replicas find each other; returns their answers, which may be errors."""
+        opened = await _awaited(self._members[0].actor.open_store.remote(self.size))
+        if isinstance(opened, RemoteError):
+            return [opened]
+        return await asyncio.gather(
+            *(
+                _awaited(member.actor.call.remote("join", (rank, self.size, *opened), {}))
+                for rank, member in enumerate(self._members)
+            )
+        )
 
     async def _remind(self) -> None:
         """Says ever more rarely that the actors have not started, and what may be missing."""

@@ -58,6 +58,8 @@ class RayEngine:
             pickled, and called on other machines.
         base_models: the base models.
         settings: what the user chose.
+        trainer_factories: in the place of `factories`, what creates the engines that train. Several
+            replicas need engines such as `tinkex_server.engine.torch.replica.ReplicaEngine`.
         pauses, hang_timeouts: see `tinkex_server.engine.process.engine.ProcessEngine`.
     """
 
@@ -67,6 +69,7 @@ class RayEngine:
         base_models: Sequence[ModelInfo],
         settings: RaySettings,
         *,
+        trainer_factories: Mapping[str, EngineFactory] | None = None,
         pauses: Sequence[float] = PAUSES,
         hang_timeouts: HangTimeouts | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class RayEngine:
         self.ready: Future[str] = Future()
         self.ready.set_running_or_notify_cancel()  # many wait for it, and none may cancel it
         self._factories = factories
+        self._trainer_factories = trainer_factories or factories
         self._settings = settings
         self._pauses = pauses
         self._hang_timeouts = hang_timeouts or HangTimeouts()
@@ -219,7 +223,9 @@ class RayEngine:
         asyncio.set_event_loop(self._loop)
         disconnect: Callable[[], None] | None = None
         try:
-            disconnect = connect(self._settings.address)
+            chosen = self._settings
+            cpus = chosen.train_cpus * chosen.train_replicas + chosen.samplers
+            disconnect = connect(chosen.address, cpus * len(self._factories))
         except Exception as error:  # noqa: BLE001  each call raises it
             self._fail_start(EngineDied(f"the engine could not start: {error}"))
         try:
@@ -231,10 +237,13 @@ class RayEngine:
 
     async def _main(self) -> None:
         """Keeps the actors alive until the engine is closed."""
-        work: list[asyncio.Task[None]] = []
         if not self._unusable:
-            self._create_actors()
-            work = [asyncio.create_task(part.run()) for part in self._supervisors()]
+            try:
+                self._create_actors()
+            except Exception as error:  # noqa: BLE001  each call raises it
+                self._fail_start(EngineDied(f"the engine could not start: {error}"))
+        work = [asyncio.create_task(part.run()) for part in self._supervisors()]
+        if not self._unusable:
             work.append(asyncio.create_task(self._report_ready()))
         self._connected.set()
         await self._closing.wait()
@@ -245,29 +254,30 @@ class RayEngine:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _create_actors(self) -> None:
-        for base in self._factories:
-            chosen, loss = self._settings, partial(self._report_loss, base)
-            self._trainers[base] = Trainer(
-                partial(
-                    self._new_crew,
-                    f"the trainer of {base}",
-                    base,
-                    chosen.train_cpus,
-                    chosen.train_gpus,
-                ),
-                loss,
-                self._pauses,
+        chosen = self._settings
+        for base, factory in self._factories.items():
+            trainer = partial(
+                self._new_crew,
+                f"the trainer of {base}",
+                self._trainer_factories[base],
+                chosen.train_cpus,
+                chosen.train_replicas,
             )
-            makers = [
-                partial(self._new_crew, f"sampler {number} of {base}", base, 1.0, chosen.train_gpus)
+            self._trainers[base] = Trainer(trainer, partial(self._report_loss, base), self._pauses)
+            samplers = [
+                partial(self._new_crew, f"sampler {number} of {base}", factory, 1.0)
                 for number in range(1, chosen.samplers + 1)
             ]
-            self._pools[base] = SamplerPool(base, makers, self._pauses)
+            self._pools[base] = SamplerPool(base, samplers, self._pauses)
 
-    def _new_crew(self, name: str, base: str, cpus: float, gpus: float) -> Crew:
-        actor = REMOTE_ACTOR.options(**actor_options(cpus, gpus)).remote(self._factories[base])
+    def _new_crew(self, name: str, factory: EngineFactory, cpus: float, size: int = 1) -> Crew:
+        gpus = self._settings.train_gpus
+        options = actor_options(cpus, gpus)
+        actors = [REMOTE_ACTOR.options(**options).remote(factory) for _ in range(size)]
         demand = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-        return Crew(name, [actor], demand, self._hang_timeouts)
+        if size > 1:
+            demand = f"{size} times {demand}"
+        return Crew(name, actors, demand, self._hang_timeouts)
 
     def _supervisors(self) -> Sequence[Supervisor]:
         return [

@@ -20,5 +20,7 @@ class RaySettings:
     """The GPUs of each trainer, and of each sampler, which holds the same base model."""
     train_cpus: float = field(default=1.0, validator=validators.gt(0))
     """The CPU cores of each trainer; a sampler has one."""
+    train_replicas: int = field(default=1, validator=validators.ge(1))
+    """The number of trainers of each base model, which share each batch."""
     samplers: int = field(default=1, validator=validators.ge(1))
     """The number of samplers of each base model."""

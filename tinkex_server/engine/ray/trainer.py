@@ -1,9 +1,13 @@
-"""`Trainer`: the training of one base model's adapters, by an actor."""
+"""`Trainer`: the training of one base model's adapters, by one actor or by several replicas."""
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from attrs import evolve
 
 from tinkex_server.engine.interface import (
     CustomLoss,
@@ -16,27 +20,37 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.process.restart import PAUSES
 from tinkex_server.engine.ray.crew import Crew
 from tinkex_server.engine.ray.folders import Files
+from tinkex_server.engine.ray.shards import combine, divide
 from tinkex_server.engine.ray.supervisor import OnLoss, Supervisor
 
 
 class Trainer:
-    """The trainer of one base model. Its methods run on one event loop."""
+    """The trainer of one base model. Its methods run on one event loop.
+
+    Several replicas have the same models with the same weights. Each computes a part of every
+    batch, and all take every step with the sum of their gradients; see
+    `tinkex_server.engine.torch.replica.ReplicaEngine`.
+    """
 
     def __init__(
         self, make: Callable[[], Crew], on_loss: OnLoss, pauses: Sequence[float] = PAUSES
     ) -> None:
         self.supervisor = Supervisor(make, on_loss, pauses)
+        # the sums of two steps must not meet
+        self._stepping = asyncio.Lock()
 
     async def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind
     ) -> Sequence[str]:
-        return await self._call("create_model", model_id, base_model, lora, optimizer)
+        if lora.seed is None:  # replicas must begin with the same weights
+            lora = evolve(lora, seed=secrets.randbits(31))
+        return await self._call_all("create_model", model_id, base_model, lora, optimizer)
 
     async def unload_model(self, model_id: str) -> None:
-        await self._call("unload_model", model_id)
+        await self._call_all("unload_model", model_id)
 
     async def check_loss(self, loss: CustomLoss) -> None:
-        await self._call("check_loss", loss)
+        await self._crew.call("call", "check_loss", (loss,), {})
 
     async def forward_backward(
         self,
@@ -47,17 +61,43 @@ class Trainer:
         *,
         backward: bool,
     ) -> LossResult:
-        return await self._crew.call("forward_backward", model_id, data, loss_fn, config, backward)
+        crew, asked = self._crew, (loss_fn, config, backward)
+        if crew.size == 1:
+            return await crew.call("forward_backward", model_id, data, *asked)
+        shards = divide(data, crew.size)
+        results = await asyncio.gather(
+            *(
+                crew.call(
+                    "compute_part", model_id, shard.data, *asked, shard.first, member=shard.replica
+                )
+                for shard in shards
+            ),
+            return_exceptions=True,
+        )
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if backward:
+            ending = "drop_part" if errors else "accept_part"
+            await crew.call_all("call", ending, (model_id,), {})
+        if errors:
+            raise errors[0]
+        return combine(
+            shards, [result for result in results if not isinstance(result, BaseException)]
+        )
 
     async def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
-        return await self._call("optim_step", model_id, settings)
+        crew = self._crew
+        async with self._stepping:
+            answers = await crew.call_all("call", "optim_step", (model_id, settings), {})
+        if any(answer != answers[0] for answer in answers):
+            await crew.give_up(f"was given up, since its replicas took different steps: {answers}")
+        return answers[0]
 
     async def save_model(self, model_id: str, *, optimizer: bool) -> Files:
         return await self._crew.call("save_model", model_id, optimizer)
 
     async def load_model(self, model_id: str, files: Any, *, optimizer: bool) -> None:
         """Loads the weights in `files`, a reference to an object in the store."""
-        await self._crew.call("load_model", model_id, files, optimizer)
+        await self._crew.call_all("load_model", model_id, files, optimizer)
 
     async def import_adapter(self, base_model: str, lora: LoraShape, files: Any) -> Files:
         return await self._crew.call("import_adapter", base_model, lora, files)
@@ -66,5 +106,5 @@ class Trainer:
     def _crew(self) -> Crew:
         return self.supervisor.crew
 
-    async def _call(self, method: str, *args: Any) -> Any:
-        return await self._crew.call("call", method, args, {})
+    async def _call_all(self, method: str, *args: Any) -> Any:
+        return (await self._crew.call_all("call", method, args, {}))[0]

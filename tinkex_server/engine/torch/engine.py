@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +49,11 @@ from tinkex_server.engine.torch.losses import NamedLoss, find_loss
 from tinkex_server.engine.torch.safe_steps import SafeSteps
 from tinkex_server.engine.torch.sample_request import SampleRequest
 from tinkex_server.engine.torch.scoring import micro_batches, target_logprobs, tokens_at_once
+from tinkex_server.engine.torch.separate_gradients import (
+    Keep,
+    SeparateGradients,
+    atomic_gradients,
+)
 from tinkex_server.engine.torch.stopping import StopRule
 
 _TIED = (
@@ -60,7 +64,9 @@ _TIED = (
 
 
 @define(eq=False)
-class _Model:
+class Model:
+    """A model in training."""
+
     base: LoadedBaseModel
     adapter: Adapter
     parameters: dict[str, nn.Parameter]
@@ -96,7 +102,7 @@ class TorchEngine:
         if any(base.device.type == "cpu" for base in bases):
             self._compute.share_cores()
         self._bases = {base.info.name: base for base in bases}
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Model] = {}
         self._samplers: dict[str, _Sampler] = {}
         self._batchers = {name: Batcher(base, self._compute) for name, base in self._bases.items()}
         self.ready = already_ready(
@@ -134,13 +140,7 @@ class TorchEngine:
         *,
         backward: bool,
     ) -> LossResult:
-        model = self._model(model_id)
-        loss = (
-            compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
-        )
-        for index, example in enumerate(data):
-            _check_example(index, example, loss, model.base.info)
-        return self._compute.run_in_turns(_losses(model, data, loss, backward=backward))
+        return self._compute_losses(model_id, data, loss_fn, config, backward=backward)
 
     def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
         model = self._model(model_id)
@@ -149,7 +149,7 @@ class TorchEngine:
                 f"the model was created with the optimizer {model.optimizer_kind}, but this "
                 f"step has settings for {settings.kind}"
             )
-        norm = self._compute.run(lambda: _step(model, settings))
+        norm = self._compute.run(lambda: self._step(model, settings))
         return {"grad_norm": norm, "learning_rate": settings.learning_rate}
 
     def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
@@ -207,6 +207,51 @@ class TorchEngine:
             batcher.close()
         self._compute.close()
 
+    def _compute_losses(
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        *,
+        backward: bool,
+        first: int = 0,
+        keep: Keep = SeparateGradients.add,
+    ) -> LossResult:
+        """Computes losses as `forward_backward` does. Errors name the data by their indices, of
+        which the first is `first`.
+        """
+        model = self._model(model_id)
+        loss = (
+            compile_loss(loss_fn) if isinstance(loss_fn, CustomLoss) else find_loss(loss_fn, config)
+        )
+        for index, example in enumerate(data, first):
+            _check_example(index, example, loss, model.base.info)
+        return self._compute.run_in_turns(
+            _losses(model, data, loss, backward=backward, first=first, keep=keep)
+        )
+
+    def _step(self, model: Model, settings: OptimizerSettings) -> float:
+        """Applies the gradients, and drops them in any case; returns their norm."""
+        try:
+            norm = nn.utils.get_total_norm(
+                [weight.grad for weight in model.parameters.values() if weight.grad is not None]
+            )
+            if not torch.isfinite(norm):
+                raise InvalidRequest(
+                    f"the norm of the gradients is {norm.item()}: the gradients accumulated since "
+                    "the last step are too large for a float. They were dropped, and the weights "
+                    "and the optimizer's state are unchanged"
+                )
+            if settings.grad_clip_norm > 0:
+                nn.utils.clip_grads_with_norm_(
+                    model.parameters.values(), settings.grad_clip_norm, norm
+                )
+            model.steps.take(settings, float(norm))
+            return float(norm)
+        finally:
+            model.optimizer.zero_grad()
+
     def _base(self, name: str) -> LoadedBaseModel:
         if name not in self._bases:
             raise InvalidRequest(
@@ -220,7 +265,7 @@ class TorchEngine:
             raise InvalidRequest(f"unknown sampler {sampler_id!r}")
         return sampler
 
-    def _model(self, model_id: str) -> _Model:
+    def _model(self, model_id: str) -> Model:
         if model_id not in self._models:
             raise InvalidRequest(f"unknown model {model_id!r}")
         return self._models[model_id]
@@ -233,42 +278,51 @@ def _imported(base: LoadedBaseModel, source: Path, lora: LoraShape) -> Adapter:
     return adapter
 
 
-def _new_model(base: LoadedBaseModel, lora: LoraShape, kind: OptimizerKind) -> _Model:
+def _new_model(base: LoadedBaseModel, lora: LoraShape, kind: OptimizerKind) -> Model:
     adapter = base.new_adapter(lora)
     parameters = cast("dict[str, nn.Parameter]", adapter.named_weights())
     steps = SafeSteps(optimizers.create_optimizer(kind, parameters, {}))
-    return _Model(base, adapter, parameters, kind, steps)
+    return Model(base, adapter, parameters, kind, steps)
 
 
 def _losses(
-    model: _Model, data: Sequence[Example], loss: NamedLoss | LossProgram, *, backward: bool
+    model: Model,
+    data: Sequence[Example],
+    loss: NamedLoss | LossProgram,
+    *,
+    backward: bool,
+    first: int,
+    keep: Keep,
 ) -> Generator[None, None, LossResult]:
-    """Computes the losses of all data and, with `backward`, adds their gradients to the model's, or
-    none if one fails. Others have their turn at every `yield`.
+    """Computes the losses of all data and, with `backward`, keeps their gradients, or none if one
+    fails. Others have their turn at every `yield`.
     """
     outputs: list[Mapping[str, Any]] = [{}] * len(data)
     metrics: list[Mapping[str, float]] = []
     total = 0.0
     most = tokens_at_once(model.base.info.vocab_size, model.base.device)
     batches = micro_batches([len(example.tokens) for example in data], most)
-    with _atomic_gradients(model.parameters.values()):
+    with atomic_gradients(model.parameters.values(), keep):
         for place, indices in enumerate(batches):
             if place:
                 yield
+            named = [first + i for i in indices]
             with torch.set_grad_enabled(backward), model.base.acquire(model.adapter) as network:
                 logprobs = target_logprobs(network, [data[i] for i in indices])
                 leaves = [row.detach().requires_grad_(backward) for row in logprobs]
-                results = [loss(row, i, data[i]) for i, row in zip(indices, leaves, strict=True)]
+                results = [
+                    loss(row, first + i, data[i]) for i, row in zip(indices, leaves, strict=True)
+                ]
                 losses = [values for values, _ in results]
                 gradients = (
                     torch.autograd.grad([values.sum() for values in losses], leaves)
                     if backward
                     else ()
                 )
-                total += check_losses(indices, losses, gradients)
+                total += check_losses(named, losses, gradients)
                 if backward:
                     torch.autograd.backward(logprobs, gradients)
-                    check_gradients(model.parameters.values(), indices)
+                    check_gradients(model.parameters.values(), named)
             metrics += [named for _, named in results]
             for i, row in zip(indices, logprobs, strict=True):
                 outputs[i] = {"logprobs": row.detach().cpu().numpy()}
@@ -276,27 +330,7 @@ def _losses(
     return LossResult(outputs, {"loss:sum": total, "tokens:sum": tokens, **reduce_metrics(metrics)})
 
 
-def _step(model: _Model, settings: OptimizerSettings) -> float:
-    """Applies the gradients, and drops them in any case; returns their norm."""
-    try:
-        norm = nn.utils.get_total_norm(
-            [weight.grad for weight in model.parameters.values() if weight.grad is not None]
-        )
-        if not torch.isfinite(norm):
-            raise InvalidRequest(
-                f"the norm of the gradients is {norm.item()}: the gradients accumulated since "
-                "the last step are too large for a float. They were dropped, and the weights "
-                "and the optimizer's state are unchanged"
-            )
-        if settings.grad_clip_norm > 0:
-            nn.utils.clip_grads_with_norm_(model.parameters.values(), settings.grad_clip_norm, norm)
-        model.steps.take(settings, float(norm))
-        return float(norm)
-    finally:
-        model.optimizer.zero_grad()
-
-
-def _load(model: _Model, folder: Path, *, optimizer: bool) -> None:
+def _load(model: Model, folder: Path, *, optimizer: bool) -> None:
     weights, state = read_training_state(folder, optimizer=optimizer)
     check_fit(weights, model.parameters)
     # it may raise, so it comes before any change
@@ -304,25 +338,6 @@ def _load(model: _Model, folder: Path, *, optimizer: bool) -> None:
     model.adapter.copy_weights(weights)
     model.steps = SafeSteps(restored)
     model.optimizer.zero_grad()
-
-
-@contextmanager
-def _atomic_gradients(parameters: Iterable[nn.Parameter]) -> Generator[None, None, None]:
-    """Adds the gradients computed in the block to the existing ones, or none of them if the block
-    fails.
-    """
-    before = [(parameter, parameter.grad) for parameter in parameters]
-    for parameter, _ in before:
-        parameter.grad = None
-    try:
-        yield
-    except BaseException:
-        for parameter, gradient in before:
-            parameter.grad = gradient
-        raise
-    for parameter, gradient in before:
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
 
 def _check_prompt(spec: SampleSpec, base: ModelInfo) -> int:
