@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest test-models gpu-check check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers tiny-model bench docs models-doc
+.PHONY: setup demo test test-lowest test-models gpu-check check format generate contract-diff test-clients notebooks test-dropin test-bridge test-browser pictures test-servers test-vllm demo-vllm test-ray demo-ray tiny-model bench docs models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -73,8 +73,36 @@ test-dropin: setup
 test-bridge: setup
 	$(BIN)/python scripts/test_bridge.py
 
+# The pages of the embedded server in Chromium (on Debian: apt-get install chromium).
+BROWSER := .cache/browser
+BROWSER_READY := $(BROWSER)/.ready
+
+$(BROWSER_READY): $(READY)
+	rm -rf $(BROWSER)
+	$(BIN)/pip install --quiet --target $(BROWSER) playwright==1.65.2 axe-core-python==0.1.0
+	touch $@
+
+test-browser: $(BROWSER_READY)
+	PYTHONPATH=$(CURDIR)/$(BROWSER) $(BIN)/pytest tests/browser
+
+pictures: $(BROWSER_READY)
+	PYTHONPATH=$(CURDIR)/$(BROWSER) $(BIN)/python scripts/screenshots.py docs/images
+
 test-servers: setup
 	$(BIN)/python scripts/test_servers.py
+
+# The first run installs vLLM for the CPU into .cache/vllm; VLLM_PYTHON=… takes another environment.
+test-vllm: setup
+	$(BIN)/python scripts/test_vllm.py
+
+demo-vllm: setup
+	$(BIN)/python scripts/demo_vllm.py
+
+test-ray: setup
+	$(BIN)/python scripts/test_ray.py
+
+demo-ray: setup
+	$(BIN)/python scripts/demo_ray.py
 
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)

@@ -14,16 +14,15 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from attrs import frozen
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.http_load import Process
 from benchmarks.prepared_answers import server
-from benchmarks.workload import PROMPT_TOKENS, SAMPLED_TOKENS, SAMPLES
+from benchmarks.report import show
+from benchmarks.workload import PROMPT_TOKENS, SAMPLED_TOKENS, SAMPLES, WARM_UP
 from scripts.official_sdk import ROOT
 
 _COMMAND = "from tinkex.cli import main; main()"
-_WARM_UP = 200  # samples that the client asks for before those that it measures
 _ROUNDS = 5
 
 
@@ -56,6 +55,7 @@ def ask_for_samples(url: str) -> float:
     sample.
     """
     command = [sys.executable, ROOT / "benchmarks" / "client.py", "tinkex", "sample", url]
+    command.append(str(SAMPLES))
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     return json.loads(ran.stdout)["cpu"]
@@ -66,7 +66,7 @@ def measure(upstream: str, process: Process) -> Cost:
     client = ask_for_samples(upstream)
     before = process.cpu()
     ask_for_samples(process.url)
-    return Cost(client, (process.cpu() - before) / (SAMPLES + _WARM_UP))
+    return Cost(client, (process.cpu() - before) / (SAMPLES + WARM_UP))
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def main() -> None:
         table.add_row(f"round {number}", *_cells(cost))
     middle = Cost(median(cost.client for cost in costs), median(cost.bridge for cost in costs))
     table.add_row("median, a sample", *_cells(middle))
-    Console().print(table)
+    show(table)
 
 
 def _cells(cost: Cost) -> tuple[str, str, str]:

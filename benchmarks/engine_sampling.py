@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 import tinkex
+from benchmarks.report import show
 from benchmarks.serving import serving
 from benchmarks.small_model import make_model
 from tinkex_server.engine.interface import LoraShape, SampleSpec
@@ -223,4 +223,4 @@ def tables() -> Iterator[Table]:
 
 if __name__ == "__main__":
     for table in tables():
-        Console().print(table)
+        show(table)

@@ -35,7 +35,7 @@ _HEADERS = {
     "X-Idempotency-Key": "0" * 32,
     "Content-Type": "application/json",
 }
-_SAMPLE = orjson.dumps(
+SAMPLE = orjson.dumps(
     {
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(range(PROMPT_TOKENS))}]},
         "sampling_params": {"max_tokens": 64, "temperature": 1.0},
@@ -43,7 +43,7 @@ _SAMPLE = orjson.dumps(
         "seq_id": 1,
     }
 )
-_POLL = orjson.dumps({"request_id": "asample"})
+POLL = orjson.dumps({"request_id": "asample"})
 
 Send = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -60,7 +60,7 @@ async def _tinkex() -> Send:
     return send
 
 
-async def _aiohttp() -> Send:
+async def over_aiohttp() -> Send:
     import aiohttp
 
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -98,7 +98,7 @@ async def _httpx() -> Send:
 _LIBRARIES: dict[str, Callable[[], Awaitable[Send]]] = {
     "tinkex": _tinkex,
     "pyreqwest": _pyreqwest,
-    "aiohttp": _aiohttp,
+    "aiohttp": over_aiohttp,
     "httpx": _httpx,
 }
 
@@ -110,8 +110,8 @@ async def _measure(library: str, url: str) -> float:
 
     async def sample() -> None:
         async with limit:
-            await send(f"{calls}/asample", _SAMPLE)
-        assert await send(f"{calls}/retrieve_future", _POLL)
+            await send(f"{calls}/asample", SAMPLE)
+        assert await send(f"{calls}/retrieve_future", POLL)
 
     await asyncio.gather(*(sample() for _ in range(200)))  # opens connections
     began = time.process_time()

@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from attrs import frozen
-from rich.console import Console
 from rich.table import Table
+
+from benchmarks.report import show
 
 _FOLDER = Path(__file__).parent
 _SERVE = "from tinkex.cli import main; main()"
@@ -96,7 +97,7 @@ def main() -> None:
         table.add_row(
             "memory of the server, before and after", f"{memory:.0f} and {process.memory():.0f} MB"
         )
-    Console().print(table)
+    show(table)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 measured.
 
 `python -m benchmarks.server` prints its URL and runs until its standard input is closed. Below
-/json it takes training batches as JSON and answers them so; below /protobuf it refuses JSON ones,
-as the hosted service does.
+/json it takes training batches as JSON and answers all in JSON; below /protobuf it refuses JSON
+ones, as the hosted service does; below /large its results are those of a larger batch, and below
+/slow a sample takes a while.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import numpy as np
 import orjson
 from tinkex_proto import tinker_pb2 as pb
 
-from benchmarks.workload import DATUMS, SAMPLED_TOKENS, TRAINED_TOKENS
+from benchmarks.workload import (
+    DATUMS,
+    LARGE_DATUMS,
+    LARGE_TOKENS,
+    SAMPLE_SECONDS,
+    SAMPLED_TOKENS,
+    TRAINED_TOKENS,
+)
 
 _JSON, _PROTOBUF = "application/json", "application/x-protobuf"
 _WHOLE_BATCH = 1 << 30  # bytes: a batch goes in one request, the largest that is measured
@@ -33,19 +41,32 @@ def _json(fields: object, status: str = "200 OK") -> bytes:
     return _answer(status, _JSON, orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
+_TOKENS = np.arange(SAMPLED_TOKENS)
+
+
 def _protobuf_sample() -> bytes:
-    tokens, logprobs = np.arange(SAMPLED_TOKENS, dtype="<i4"), np.full(SAMPLED_TOKENS, -0.5, "<f4")
+    tokens, logprobs = _TOKENS.astype("<i4"), np.full(SAMPLED_TOKENS, -0.5, "<f4")
     sequence = pb.SampledSequence(
         stop_reason=pb.STOP_REASON_LENGTH, tokens=tokens.tobytes(), logprobs=logprobs.tobytes()
     )
     return pb.SampleResponse(sequences=[sequence]).SerializeToString()
 
 
+def _json_sample() -> dict[str, object]:
+    sequence = {
+        "stop_reason": "length",
+        "tokens": _TOKENS,
+        "logprobs": np.full(SAMPLED_TOKENS, -0.5, "<f4"),
+    }
+    return {"sequences": [sequence], "type": "sample"}
+
+
 def _protobuf_batch(logprobs: np.ndarray) -> bytes:
-    record = pb.ArrayRecord(type_tag="ArrayRecord", num_datums=DATUMS)
+    datums, tokens = logprobs.shape
+    record = pb.ArrayRecord(type_tag="ArrayRecord", num_datums=datums)
     column = record.fields["logprobs"]
     column.data = logprobs.astype("<f4").tobytes()
-    column.offsets = (np.arange(DATUMS + 1, dtype="<i8") * 4 * TRAINED_TOKENS).tobytes()
+    column.offsets = (np.arange(datums + 1, dtype="<i8") * 4 * tokens).tobytes()
     column.dtype = pb.DTYPE_FLOAT32
     return pb.ForwardBackwardOutput(
         loss_fn_outputs=[record], metrics={"loss:sum": 1.0}
@@ -64,12 +85,19 @@ def _json_batch(logprobs: np.ndarray) -> dict[str, object]:
     }
 
 
+def _large_batch() -> bytes:
+    logprobs = np.full((LARGE_DATUMS, LARGE_TOKENS), -0.5, np.float32)
+    return _answer("200 OK", _PROTOBUF, _protobuf_batch(logprobs))
+
+
 _LOGPROBS = np.random.default_rng(0).normal(-1.0, 0.3, (DATUMS, TRAINED_TOKENS)).astype(np.float32)
-_RESULTS = {
+RESULTS = {
     "create_model": _json({"model_id": "session:train:0"}),
     "asample": _answer("200 OK", _PROTOBUF, _protobuf_sample()),
+    "asample of JSON": _json(_json_sample()),
     "forward_backward": _answer("200 OK", _PROTOBUF, _protobuf_batch(_LOGPROBS)),
     "forward_backward of JSON": _json(_json_batch(_LOGPROBS)),
+    "forward_backward, large": b"",  # made when it is asked for
     "optim_step": _json({"metrics": {}}),
 }
 _ANSWERS = {
@@ -79,7 +107,7 @@ _ANSWERS = {
     "create_sampling_session": _json({"sampling_session_id": "session:sample:0"}),
     "get_info": _json({"model_id": "session:train:0", "model_data": {"model_name": "tinkex/tiny"}}),
     "telemetry": _json({"status": "accepted"}),
-    **{name: _json({"request_id": name, "sample_sequence_ids": ["sequence"]}) for name in _RESULTS},
+    **{name: _json({"request_id": name, "sample_sequence_ids": ["sequence"]}) for name in RESULTS},
 }
 _EMPTY = _json({})
 _REFUSED = _json({"detail": "send protobuf"}, "415 Unsupported Media Type")
@@ -89,10 +117,26 @@ def answer(path: str, content_type: str, body: bytes) -> bytes:
     """Returns the whole HTTP answer to a POST."""
     prefix, _, call = path.partition("/api/v1/")
     if call == "retrieve_future":
-        return _RESULTS[orjson.loads(body)["request_id"]]
+        return _result(orjson.loads(body)["request_id"])
+    if call == "forward_backward" and prefix == "/large":
+        return _ANSWERS["forward_backward, large"]
     if call == "forward_backward" and content_type != _PROTOBUF:
-        return _REFUSED if prefix == "/protobuf" else _ANSWERS["forward_backward of JSON"]
+        return _REFUSED if prefix != "/json" else _ANSWERS["forward_backward of JSON"]
+    if call == "asample" and prefix == "/json":
+        return _ANSWERS["asample of JSON"]
     return _ANSWERS.get(call, _EMPTY)
+
+
+def _result(request_id: str) -> bytes:
+    if request_id == "forward_backward, large" and not RESULTS[request_id]:
+        RESULTS[request_id] = _large_batch()
+    return RESULTS[request_id]
+
+
+def seconds_of(path: str, body: bytes) -> float:
+    """Returns how long the server takes over an answer."""
+    is_slow = path.startswith("/slow/") and path.endswith("/retrieve_future")
+    return SAMPLE_SECONDS if is_slow and b"asample" in body else 0.0
 
 
 class _Connection(asyncio.Protocol):
@@ -122,9 +166,12 @@ class _Connection(asyncio.Protocol):
             body = bytes(self._received[end + 4 : self._needed])
             del self._received[: self._needed]
             self._needed = 0
-            self._transport.write(
-                answer(first.split(" ")[1], headers.get("content-type", ""), body)
-            )
+            path = first.split(" ")[1]
+            answered = answer(path, headers.get("content-type", ""), body)
+            if seconds := seconds_of(path, body):
+                asyncio.get_running_loop().call_later(seconds, self._transport.write, answered)
+            else:
+                self._transport.write(answered)
 
 
 async def serve() -> None:

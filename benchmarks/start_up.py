@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import show
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 
 _ROUNDS = 3
@@ -94,7 +94,7 @@ def main() -> None:
                 for engine in _ENGINES
             ),
         )
-    Console().print(table)
+    show(table)
 
 
 if __name__ == "__main__":

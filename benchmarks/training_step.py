@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from attrs import frozen
 from peft import LoraConfig, get_peft_model
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from benchmarks.report import show
 from benchmarks.serving import serving
 from benchmarks.small_model import make_model
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
@@ -143,7 +143,7 @@ def main() -> None:
             f"{1000 * row.plain:.1f}",
             f"{row.ratio:.2f}",
         )
-    Console().print(table)
+    show(table)
 
 
 if __name__ == "__main__":

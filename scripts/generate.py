@@ -35,7 +35,9 @@ kind lacks.
 def render_api(out: Path) -> None:
     """Renders the transport package with openapi-python-client and the project's templates."""
     source = out.with_suffix(".json")
-    source.write_text(json.dumps(with_known_values(yaml.safe_load(CONTRACT.read_text()))))
+    source.write_text(
+        json.dumps(with_known_values(yaml.load(CONTRACT.read_text(), yaml.CSafeLoader)))
+    )
     _run(
         "openapi-python-client",
         "generate",

@@ -42,7 +42,7 @@ PYTHON_PAGES = {
     ),
     "types": ("Types", ("types", "tokenizer")),
     "data": ("Data and recipes", ("data", "recipes")),
-    "progress": ("Progress and plots", ("plot", "progress_lines")),
+    "progress": ("Progress and plots", ("plot", "display")),
     "losses": ("Losses and regularizers", ("losses", "regularizers")),
     "configuration": ("Configuration", ("config", "dialects", "credentials", "auth")),
     "events": ("Events and telemetry", ("events", "telemetry")),
@@ -134,8 +134,8 @@ def _path_of(name: str) -> str:
 
 def rest_reference() -> Iterator[str]:
     """Yields the lines of the page on REST: the contract's operations, by subject."""
-    contract: dict[str, Any] = yaml.safe_load(
-        (ROOT / "openapi" / "tinker.yaml").read_text(encoding="utf-8")
+    contract: dict[str, Any] = yaml.load(
+        (ROOT / "openapi" / "tinker.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader
     )
     yield "# REST\n"
     yield f"{contract['info']['description'].strip()}\n"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tinkex.config.recovery import is_recoverable as is_recoverable
     from tinkex.dialects.dialect import Dialect as Dialect
     from tinkex.dialects.dialect import SamplingRules as SamplingRules
+    from tinkex.display.progress import progress as progress
     from tinkex.downloads.progress_bar import DownloadBar as DownloadBar
     from tinkex.errors import *  # noqa: F403
     from tinkex.events import WaitFacts as WaitFacts
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from tinkex.losses.handle import LossHandle as LossHandle
     from tinkex.losses.handle import PerDatumLossFn as PerDatumLossFn
     from tinkex.portal.future import APIFuture as APIFuture
-    from tinkex.progress_lines import progress as progress
     from tinkex.recovery.run import AsyncRecoverableRun as AsyncRecoverableRun
     from tinkex.rest.admin import AsyncAdminClient as AsyncAdminClient
     from tinkex.rest.client import AsyncRestClient as AsyncRestClient

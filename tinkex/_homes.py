@@ -165,7 +165,7 @@ HOMES: Mapping[str, str] = {
     "get_tokenizer": "tinkex.tokenizer",
     "is_recoverable": "tinkex.config.recovery",
     "plot": "tinkex",
-    "progress": "tinkex.progress_lines",
+    "progress": "tinkex.display.progress",
     "status_error_class": "tinkex.errors",
     "telemetry": "tinkex",
 }

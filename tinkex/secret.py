@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, SupportsIndex, TypeVar
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ def _hide_values(pairs: Mapping[Any, Any]) -> dict[Any, Any]:
     }
 
 
+@lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
     """Returns whether the name of a header or query parameter suggests a secret value."""
     return _SECRET_NAME.search(name) is not None

@@ -323,6 +323,10 @@ class AsyncServiceClient:
             RequestFailedError, APIStatusError: a model could not be created or trained.
             UnsupportedByServer: the server lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            dialect = await service.probe_server("Qwen/Qwen3-8B")
+            print(dialect)
         """
         from tinkex.dialects.detect import is_missing_route
         from tinkex.training.load_probe import probe_loads
@@ -445,6 +449,10 @@ class AsyncServiceClient:
 
         Raises:
             ClientClosedError: the client was closed.
+
+        Example:
+            rest = service.create_rest_client()
+            page = await rest.list_training_runs(limit=5)
         """
         from tinkex.rest.client import AsyncRestClient
 
@@ -456,6 +464,10 @@ class AsyncServiceClient:
         Raises:
             AuthenticationError: the server rejects the API key.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            capabilities = await service.get_server_capabilities()
+            print([model.model_name for model in capabilities.supported_models])
         """
         return await self.create_rest_client().get_server_capabilities()
 
@@ -468,6 +480,11 @@ class AsyncServiceClient:
         Args:
             status: the outcome that is reported to the server.
             detail: a reason for the outcome, such as the name of an error.
+
+        Example:
+            service = AsyncServiceClient(base_url="http://127.0.0.1:8765")
+            trainer = await service.create_lora_training_client("Qwen/Qwen3-8B")
+            await service.close("interrupted", "the machine is needed")
         """
         self._closed = True
         if self._transport is not None:

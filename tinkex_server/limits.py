@@ -51,12 +51,12 @@ class Limits:
     request_seconds: float = 7 * _DAY
     """The seconds for which the server knows that it was sent a request."""
     record_seconds: float = 400 * _DAY
-    """The seconds for which records of the audit log and of the usage are kept. The default is a
-    year, and the month to compare with it.
+    """The seconds for which records of the audit log, of the usage and of training steps are kept.
+    The default is a year, and the month to compare with it.
     """
     records: int = 500_000
-    """The number of records that are kept in the audit log, and in the usage records, whatever
-    their age: about 100 MB. Only a server under test makes more in a year.
+    """The number of records that are kept in the audit log, in the usage records, and of training
+    steps, whatever their age: about 100 MB each. Few servers make more in a year.
     """
     silence_seconds: float = 600.0
     """The seconds for which a session stays open without a heartbeat or a request of its client."""

@@ -31,6 +31,7 @@ from tinkex_server.jobs.futures import Futures
 from tinkex_server.jobs.lanes import Lanes, LanesClosed
 from tinkex_server.jobs.model_job import ModelJob
 from tinkex_server.jobs.once_logger import OnceLogger
+from tinkex_server.jobs.refusals import Refusals
 from tinkex_server.jobs.refused_seq_ids import RefusedSeqIds
 from tinkex_server.jobs.requests import Work
 from tinkex_server.jobs.sampler_cache import SamplerCache
@@ -75,6 +76,7 @@ class CommonState(ABC):
     step_order: StepOrder
     refused_seq_ids: RefusedSeqIds
     activity: SessionActivity
+    refusals: Refusals
     once_logger: OnceLogger
 
     @abstractmethod
@@ -203,10 +205,11 @@ def common_parts(
         "folders": Folders(data_dir),
         "downloads": Downloads(),
         "lanes": lanes,
-        "futures": Futures(store, lanes, hold, ids, seq_ids.conflict_status, limits.pending, ready),
+        "futures": Futures(store, lanes, hold, ids, seq_ids.conflict, limits.pending, ready),
         "step_order": StepOrder(seq_ids),
         "refused_seq_ids": RefusedSeqIds(lanes, store),
         "activity": SessionActivity(store, started_at),
+        "refusals": Refusals(),
         "once_logger": OnceLogger(),
     }
 

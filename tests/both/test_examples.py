@@ -39,6 +39,12 @@ EFFECTS: dict[str, Callable[[str], bool]] = {
         falls(numbers(out, r": loss ([\d.]+)")) and "kept 0.003: tinker://" in out
     ),
     "custom_loss.py": lambda out: falls(numbers(out, r": loss ([\d.]+)")),
+    "telemetry.py": lambda out: (
+        out.count("training.step forward_backward: ") == 3
+        and out.count("training.step optim_step: ") == 3
+        and out.count("http.request optim_step: ") == 3
+        and all(ms > 0 for ms in numbers(out, r"step \d: (\d+) ms"))
+    ),
     "streaming.py": lambda out: "20 tokens; the unlikeliest had" in out,
 }
 ELSEWHERE = {"survives_kill.py"}
@@ -58,6 +64,8 @@ def test_an_example_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if name == "telemetry.py":
+        pytest.importorskip("opentelemetry.sdk")
     monkeypatch.setenv("TINKER_BASE_URL", torch_server.base_url)
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     output = capsys.readouterr().out

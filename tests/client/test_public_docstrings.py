@@ -21,7 +21,7 @@ import tinkex
 import tinkex.data
 import tinkex.recipes
 from tests.support.batches import datum
-from tinkex.local import Server
+from tinkex.local import Server, serve
 
 TINKEX = Path(inspect.getfile(tinkex)).parent
 URL = "http://127.0.0.1:8765"
@@ -77,6 +77,17 @@ PUBLIC_CLASSES = [
     if inspect.isclass(value) and not issubclass(value, tinkex.TinkexError)
 ]
 """Errors are not among them: the example of `TinkexError` shows how all of them are caught."""
+
+
+def _calls_of(client: type) -> set[str]:
+    """Returns the names of a client's own calls in its blocking form."""
+    return {
+        name
+        for name, value in vars(client).items()
+        if inspect.isfunction(value) and not name.startswith("_") and not name.endswith("_async")
+    } - {"close", "over"}
+
+
 MAIN_CALLS = [
     f"{prefix}{client}.{call}"
     for client, calls in {
@@ -107,15 +118,11 @@ MAIN_CALLS = [
             "compute_logprobs",
             "from_sampler_handle",
         ),
-        "RestClient": (
-            "list_checkpoints",
-            "delete_checkpoint_from_tinker_path",
-            "download_checkpoint",
-            "upload_adapter",
-        ),
+        "RestClient": _calls_of(tinkex.RestClient) - {"push_to_hub"},  # it needs the hub
+        "AdminClient": _calls_of(tinkex.AdminClient),
     }.items()
     for prefix in ("", "Async")
-    for call in calls
+    for call in sorted(calls)
 ] + ["Tokenizer.encode", "Tokenizer.decode"]
 
 
@@ -210,7 +217,9 @@ def test_a_doctest_passes(name: str, names: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name: str, names: dict[str, Any], torch_server: Server) -> None:
+def test_an_example_runs(
+    name: str, names: dict[str, Any], torch_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "my-adapter" in EXAMPLES[name]:
         names["rest"].download_checkpoint(names["sampler_path"]).rename("my-adapter")
     source = EXAMPLES[name].replace(URL, torch_server.base_url).replace(BASE_MODEL, "tinkex/tiny")
@@ -218,6 +227,23 @@ def test_an_example_runs(name: str, names: dict[str, Any], torch_server: Server)
     source = re.sub(r"\bsteps=\d+", "steps=1, batch_size=1", source)
     if "resume(" in source:
         names["train"](names["SftConfig"](data="numbers.jsonl", out=RUN), names["service"])
+    with ExitStack() as stack:
+        if name.endswith(("get_api_key_info", "revoke_api_key")):
+            _use_a_server_with_keys(names, monkeypatch, stack)
+        _run(source, name, names)
+
+
+def _use_a_server_with_keys(
+    names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stack: ExitStack
+) -> None:
+    keys = ["tml-test", "tml-leaked"]
+    server = stack.enter_context(serve(["tinkex/tiny"], engine="fake", api_key=keys))
+    monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
+    config = tinkex.Config(base_url=server.base_url, api_key="tml-test")
+    names |= {"config": config, "rest": stack.enter_context(tinkex.RestClient(config))}
+
+
+def _run(source: str, name: str, names: dict[str, Any]) -> None:
     code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.co_flags & inspect.CO_COROUTINE:
         asyncio.run(_run_with_asyncio_clients(code, names))

@@ -4,22 +4,18 @@ operation that it can happen to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 from attrs import evolve, frozen
 
+from tests.support.contract import CONTRACT
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import new_model, sample, started, step
 from tinkex.local import Limits, serve
 
-CONTRACT: Mapping[str, Any] = yaml.safe_load(
-    (Path(__file__).parents[2] / "openapi" / "tinker.yaml").read_text()
-)
 _MOST = 1000  # bytes of a body
 
 

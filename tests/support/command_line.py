@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Any, Self
 
 import aiohttp  # noqa: F401 - so that the processes have imported it
 from attrs import define, field, frozen
@@ -59,19 +59,35 @@ def in_pipe(*args: str, given: str | None = None, **variables: str) -> Done:
         return Done(_code(process), out.read(), err.read())
 
 
-def start(args: Sequence[str], descriptors: Sequence[int], variables: Mapping[str, str]) -> Any:
-    """Starts `tinkex` in a process that has imported it already, with stdin, stdout and stderr."""
+def start(
+    args: Sequence[str],
+    descriptors: Sequence[int],
+    variables: Mapping[str, str],
+    *,
+    controlling: bool = False,
+) -> Any:
+    """Starts `tinkex` in a process that has imported it already, with stdin, stdout and stderr.
+    `controlling` says that stdin is the terminal that sends it signals.
+    """
+    duplicates = [*map(DupFd, descriptors)]
     process = _FORKS.Process(
-        target=_run, args=(args, [*map(DupFd, descriptors)], _environment(variables)), daemon=True
+        target=_run, args=(args, duplicates, _environment(variables), controlling), daemon=True
     )
     process.start()
     return process
 
 
-def _run(args: Sequence[str], descriptors: Sequence[Any], environment: Mapping[str, str]) -> None:
+def _run(
+    args: Sequence[str],
+    descriptors: Sequence[Any],
+    environment: Mapping[str, str],
+    controlling: bool,
+) -> None:
     os.setsid()  # no terminal but the one that is given
     for number, duplicate in enumerate(descriptors):
         os.dup2(duplicate.detach(), number)
+    if controlling:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, encoding="utf-8") for number, mode in enumerate("rww")
     )
@@ -136,6 +152,55 @@ def on_terminal(
     assert not waiting, f"nothing asked {list(waiting)}: {written}"
     texts = [written[one].decode().replace("\r\n", "\n") for one in (reader, err.outer)]
     return Done(_code(process), *texts)
+
+
+class OnTerminal:
+    """`tinkex` on one terminal, which controls it: a Ctrl-C that is typed is a signal. As a context
+    manager it ends what still runs.
+    """
+
+    def __init__(self, *args: str, columns: int = 100, **variables: str) -> None:
+        terminal = _Terminal(columns)
+        self._outer = terminal.outer
+        self.shown = ""
+        """What the terminal has got so far."""
+        self._process = start(args, [terminal.inner] * 3, variables, controlling=True)
+        terminal.close_inner()
+
+    def type(self, text: str) -> None:
+        os.write(self._outer, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Returns once the terminal has got a text."""
+        end = time.monotonic() + SECONDS
+        while text not in self.shown:
+            assert self._read(end), f"no {text!r} in {self.shown}"
+
+    def end(self) -> int:
+        """Waits for the end of the command, and returns its exit code."""
+        end = time.monotonic() + SECONDS
+        while self._read(end):
+            pass
+        self._process.join(max(0.0, end - time.monotonic()))
+        return _code(self._process)
+
+    def _read(self, end: float) -> bool:
+        """Reads what comes next. Returns False at the end, or when it is too late."""
+        ready, _, _ = select.select([self._outer], [], [], max(0.0, end - time.monotonic()))
+        piece = b""
+        if ready:
+            with suppress(OSError):  # Linux reports the end of a terminal as an error.
+                piece = os.read(self._outer, 65536)
+        self.shown += piece.decode(errors="replace").replace("\r\n", "\n")
+        return bool(piece)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(ValueError):  # it has ended
+            self._process.kill()
+        os.close(self._outer)
 
 
 @define

@@ -72,6 +72,9 @@ class KillableEngine(FakeEngine):
         """Tells among its metrics how many samples were given up."""
         return {**super().optim_step(model_id, settings), "given_up": self._given_up}
 
+    def count_given_up(self) -> int:
+        return self._given_up
+
     def _note_end(self, sample: Future[SampleResult]) -> None:
         self._given_up += 1
 

@@ -31,7 +31,7 @@ from tinkex_server.access.authentication import check_signature, is_signed
 from tinkex_server.access.secret import load_secret
 from tinkex_server.access.signed_urls import BadSignature
 from tinkex_server.app.api import Api
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.routes import (
     audit,
     checkpoint_search,
@@ -46,7 +46,7 @@ from tinkex_server.routes import (
 from tinkex_server.routes import (
     checkpoints as common_checkpoints,
 )
-from tinkex_server.wire.responses import json_response
+from tinkex_server.wire.refusals import refusal_response
 from tinkex_server.wire.scope import header
 
 logger = logging.getLogger("tinkex.bridge")
@@ -114,7 +114,7 @@ class BridgeApp:
         try:
             app = self._signed(scope) if is_signed(scope) else self._tenant(scope).api
         except Refused as refusal:
-            app = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
+            app = refusal_response(refusal)
         await app(scope, receive, send)
 
     def _tenant(self, scope: Scope) -> _Tenant:
@@ -122,7 +122,9 @@ class BridgeApp:
         key = self._key if self._key is not None else _key_of(scope)
         if key not in self._tenants:
             if len(self._tenants) >= _MOST_KEYS:
-                raise Refused(503, f"the bridge has been sent {_MOST_KEYS} different keys")
+                raise Refused(
+                    Reason.UNAVAILABLE, f"the bridge has been sent {_MOST_KEYS} different keys"
+                )
             folder = self._data_dir / self._folder_name(key)
             state = open_state(folder, self._routing, key or None)
             self._tenants[key] = _Tenant(state, Api(self._routes, state), begin_to_resume(state))
@@ -133,7 +135,7 @@ class BridgeApp:
         return hmac.digest(self._secret, key.encode(), hashlib.sha256).hex()[:32]
 
     def _signed(self, scope: Scope) -> ASGIApp:
-        """Returns the application of the tenant who signed a URL. Raises `Refused` (403)."""
+        """Returns the application of the tenant who signed a URL. Raises `Refused`."""
         text = "ask for a new URL"
         for tenant in self._tenants.values():
             try:
@@ -142,7 +144,7 @@ class BridgeApp:
                 text = str(error)
             else:
                 return tenant.api
-        raise Refused(403, text)
+        raise Refused(Reason.FORBIDDEN, text)
 
     def states(self) -> Sequence[BridgeState]:
         """Returns the states of the keys that were sent."""

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tinkex.bridge.failures import refusing
 from tinkex.bridge.state import BridgeState
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.routes.support.checkpoints import path_of
 from tinkex_server.routes.support.downloads import (
     file_named,
@@ -37,7 +37,7 @@ async def archive(state: BridgeState, call: Call[None]) -> Response:
             await _files(state, call)
     except TimeoutError as error:
         raise Refused(
-            503, f"the files of {path} are being fetched; try again", retry_after=2
+            Reason.UNAVAILABLE, f"the files of {path} are being fetched; try again", retry_after=2
         ) from error
     return redirect_to_archive(state, call, path)
 

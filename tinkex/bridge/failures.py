@@ -20,8 +20,9 @@ from tinkex.errors import (
     UnsupportedByServer,
     WaitTimeoutError,
 )
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.jobs.requests import WorkFailed
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 T = TypeVar("T")
 
@@ -34,10 +35,10 @@ def refusal(error: TinkexError, url: str) -> Refused:
     text = words(error, url)
     if isinstance(error, APIStatusError):
         after = _TRY_AGAIN if isinstance(error, RateLimitError) else None
-        return Refused(_status(error.status_code), text, retry_after=after)
+        return RefusedWithStatus(_status(error.status_code), text, retry_after=after)
     if isinstance(error, (APIConnectionError, WaitTimeoutError)):
-        return Refused(503, text, retry_after=_TRY_AGAIN)
-    return Refused(400, text)
+        return Refused(Reason.UNAVAILABLE, text, retry_after=_TRY_AGAIN)
+    return Refused(Reason.BAD_REQUEST, text)
 
 
 def failure(error: TinkexError, url: str) -> WorkFailed:

@@ -34,6 +34,7 @@ from tinkex_server.routes.support.sample_requests import (
     used_for_others,
 )
 from tinkex_server.store import SamplerRow, SessionRow, UsageKind
+from tinkex_server.wire.refusals import status_of
 
 _WITHOUT_SESSION = SessionRow("", [], {}, "", None, None, 0.0)
 """Stands for the session of all samples that are asked for without one."""
@@ -157,7 +158,9 @@ async def _reopened(state: BridgeState, access: Access, sampler: SamplerRow) -> 
     try:
         opened = await _opened(state, access, session, sampler)
     except Refused as error:
-        raise WorkFailed(str(error.detail), "user" if error.status < 500 else "server") from error
+        raise WorkFailed(
+            str(error.detail), "user" if status_of(error) < 500 else "server"
+        ) from error
     return state.samplers.setdefault(sampler.sampler_id, opened)
 
 

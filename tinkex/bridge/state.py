@@ -28,7 +28,7 @@ from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.engine.interface import ModelInfo
-from tinkex_server.errors import Refused, not_found
+from tinkex_server.errors import Reason, Refused, not_found
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.lanes import Lanes
 from tinkex_server.jobs.requests import Work, WorkFailed
@@ -188,7 +188,7 @@ class BridgeState(CommonState):
         return self.upstreams.for_model(client.base_model)
 
     def session(self, session_id: str) -> SessionRow:
-        """Returns a session of the bridge. Raises `Refused` (404)."""
+        """Returns a session of the bridge. Raises `Refused`."""
         row = self.store.sessions.get(session_id)
         if row is None:
             raise not_found(f"unknown session {session_id!r}")
@@ -216,7 +216,7 @@ class BridgeState(CommonState):
         upstream = self.upstreams.at_url(saved.url)
         if upstream is None:
             raise Refused(
-                400,
+                Reason.BAD_REQUEST,
                 f"{saved.path} was saved on {saved.url}, and this bridge was started without that "
                 "server: start it with --upstream or --route for it",
             )

@@ -22,7 +22,7 @@ from tinkex_server.engine.interface import (
     SampledTokens,
     SampleResult,
 )
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.jobs.requests import WorkFailed
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.store import SamplerRow
@@ -40,7 +40,8 @@ async def sample_stream(state: BridgeState, call: Call[SampleRequest]) -> EventS
     try:
         opened = await opened_sampler(state, call.access, sampler)
     except WorkFailed as error:
-        raise Refused(400 if error.category == "user" else 503, str(error)) from error
+        reason = Reason.BAD_REQUEST if error.category == "user" else Reason.UNAVAILABLE
+        raise Refused(reason, str(error)) from error
     async with refusing(opened.url):
         pieces = opened.client.sample_stream(values.model_input(body.prompt), body.sampling_params)
     identity = call.identify(sampler.sampler_id, None, "sample_stream")

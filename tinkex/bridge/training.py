@@ -26,7 +26,7 @@ from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.jobs.requests import Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
-from tinkex_server.store import ModelRow
+from tinkex_server.store import Batch, ModelRow
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
 
@@ -85,10 +85,10 @@ def _note(
     backward: bool,
 ) -> None:
     """Adds a batch to the losses of the run, and to the usage."""
-    now, loss = time.time(), metrics.get("loss:sum")
+    now, loss, tokens = time.time(), metrics.get("loss:sum"), values.token_count(data)
     if backward and loss is not None:
-        state.store.steps.add_loss(row.model_id, loss, values.trained_count(data), now)
-    tokens = values.token_count(data)
+        batch = Batch(loss=loss, tokens=values.trained_count(data), computed_tokens=tokens)
+        state.store.steps.add_batch(row.model_id, batch, now)
     state.store.usage.add(row.owner, row.session_id, row.base_model, {"training": tokens}, now)
 
 

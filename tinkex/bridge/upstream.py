@@ -18,7 +18,7 @@ from tinkex.session.lifecycle import Outcome
 from tinkex.session.session import Session, SessionMetadata
 from tinkex.training.unloading import unload_left_behind
 from tinkex.transport.transport import Transport
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.store import SessionRow
 
 logger = logging.getLogger("tinkex.bridge")
@@ -163,12 +163,14 @@ class Upstreams:
         return None if target is None else self.at(target)
 
     def at(self, target: Target) -> Upstream:
-        """Returns a server. Raises `Refused` (401) for one that cannot be called without a key."""
+        """Returns a server. Raises `Refused` for one that cannot be called without a key."""
         if target not in self._connected:
             try:
                 self._connected[target] = Upstream(target, self._key, self._journal)
             except ConfigError as error:
-                raise Refused(401, f"{target.url} cannot be called: {error.message}") from error
+                raise Refused(
+                    Reason.UNAUTHENTICATED, f"{target.url} cannot be called: {error.message}"
+                ) from error
         return self._connected[target]
 
     async def end_session(self, session_id: str, outcome: Outcome, detail: str | None) -> None:

@@ -69,6 +69,7 @@ class Connection:
     api_key: str | None = None
     """A key to use in place of the one of the settings. It is set before a client is opened."""
     _open: ExitStack = field(factory=ExitStack, init=False)
+    _wait: _WaitLine | None = field(default=None, init=False)
 
     def use(self, base_url: str) -> None:
         """Uses another server, before a client is opened."""
@@ -157,11 +158,15 @@ class Connection:
         return made
 
     def _say_waits(self, config: Config) -> None:
+        """Says when answers to a client of these settings are late, as to all clients before."""
         from tinkex import events
 
-        lines = _WaitLine(self.output, config.base_url, config.timeout)
-        events.attach(lines.handle, ["http.request"])
-        self._open.callback(events.detach, lines.handle)
+        if self._wait is None:
+            self._wait = _WaitLine(self.output, config.base_url)
+            events.attach(self._wait.handle, ["http.request"])
+            self._open.callback(events.detach, self._wait.handle)
+            self._open.callback(self._wait.stop)
+        self._wait.bound = max(self._wait.bound, config.timeout)
 
 
 class _LogLines(logging.Handler):
@@ -181,25 +186,46 @@ class _LogLines(logging.Handler):
 
 @define(eq=False)
 class _WaitLine:
-    """Says once that an answer is late, and when the request is given up."""
+    """Says once that no answer comes, to none of a command's clients, and when requests are given
+    up.
+    """
 
     output: Output
     base_url: str
-    bound: float
+    bound: float = 0.0
+    _requests: int = 0  # that have no answer yet
     _timer: threading.Timer | None = None
     _said: bool = False
+    _lock: threading.Lock = field(factory=threading.Lock)
 
     def handle(self, event: events.Event) -> None:
+        with self._lock:
+            has_begun = event.name == "http.request.start"
+            self._requests += 1 if has_begun else -1
+            if has_begun and self._timer is not None:
+                return  # a request that is already waited for
+            self._cancel()
+            if self._requests > 0 and not self._said:
+                self._timer = threading.Timer(_WAIT, self._say)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def stop(self) -> None:
+        """Says nothing any more."""
+        with self._lock:
+            self._said = True
+            self._cancel()
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if event.name == "http.request.start" and not self._said:
-            self._timer = threading.Timer(_WAIT, self._say)
-            self._timer.daemon = True
-            self._timer.start()
 
     def _say(self) -> None:
-        self._said = True
+        with self._lock:
+            if self._said:
+                return
+            self._said = True
         self.output.status(
             f"Waiting for {self.base_url}: no answer yet. Each request may take {self.bound:g} s; "
             "Ctrl-C stops it."

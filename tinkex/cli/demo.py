@@ -153,7 +153,7 @@ def _mean_loss(steps: Sequence[Step]) -> float:
 
 def _show_progress(output: Output, training: Iterable[Step], total: int) -> Sequence[Step]:
     """Takes the steps as they are done, with a line of progress on stderr."""
-    from tinkex.progress_lines import progress
+    from tinkex.display.progress import progress
 
     steps: list[Step] = []
     tokens, began = 0, time.monotonic()

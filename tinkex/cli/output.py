@@ -113,7 +113,7 @@ class Output:
             self._write_plain(self._checked(row), [])
         elif self.mode == "plain":
             for name, value in self._checked(row).items():
-                self.out.write(f"{name}\t{_plain(value)}\n")
+                self.out.write(f"{name}\t{plain(value)}\n")
         else:
             self._write_record(self._checked(row))
         self.out.flush()
@@ -230,7 +230,7 @@ class Output:
         return row if self.chosen is None else {n: row[n] for n in self.chosen if n in row}
 
     def _shown(self, value: Any) -> str:
-        return human(value) if self.mode == "human" else _plain(value)
+        return human(value) if self.mode == "human" else plain(value)
 
     def _write_json(self, value: Any) -> None:
         self.out.write(_dumped(value, indent=2 if self.terminal.is_tty else None) + "\n")
@@ -238,7 +238,7 @@ class Output:
 
     def _write_plain(self, row: Row, columns: Sequence[str]) -> None:
         names = [self.id_field] if self.mode == "quiet" else columns
-        self.out.write("\t".join(_plain(row[name]) for name in names) + "\n")
+        self.out.write("\t".join(plain(row[name]) for name in names) + "\n")
         self.out.flush()
 
     def _write_record(self, row: Row) -> None:
@@ -313,7 +313,7 @@ def as_data(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Returns a value as one field of a line: no tab, no end of a line, empty for None."""
     value = as_data(value)
     if value is None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from attrs import define, field
 
 from tinkex.cli.output import Output, size
-
-_INTERVAL = 10.0  # seconds between two lines
+from tinkex.display.due import DueLines
 
 Progress = Callable[[int, int | None], object]
 """A function of the bytes that were transferred, and of the bytes in all, None while unknown."""
@@ -36,15 +34,18 @@ def _silent(done: int, total: int | None) -> None:
 
 @define(eq=False)
 class _Lines:
-    """Writes a line at the first byte and then every ten seconds."""
+    """Writes a line at the first byte, and then whenever time makes one due: a quick transfer needs
+    no line for each tenth.
+    """
 
     output: Output
     what: str
-    _next: float = field(default=0.0, init=False)
+    _due: DueLines | None = field(default=None, init=False)
 
     def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _INTERVAL
-            of = f" of {size(total)}" if total is not None else ""
-            self.output.status(f"{self.what}: {size(done)}{of}")
+        if self._due is None:
+            self._due = DueLines(total=None)
+        elif not self._due.take(done):
+            return
+        of = f" of {size(total)}" if total is not None else ""
+        self.output.status(f"{self.what}: {size(done)}{of}")

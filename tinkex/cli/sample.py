@@ -194,7 +194,7 @@ class _Sampling:
         self.output.status(f"{number} tokens, {rate:.0f} tokens/s, ended by {stop_reason}")
 
     def _write_token(self, token: int, text: str, logprob: float | None) -> None:
-        from tinkex.token_colors import text_color
+        from tinkex.display.token_colors import text_color
 
         if not self.logprobs:
             self.output.text(text, end="")

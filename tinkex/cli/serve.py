@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,10 @@ from tinkex.cli.process import INTERRUPTED, collect_rarely, interrupt, os_error,
 if TYPE_CHECKING:
     from tinkex.local import Server
     from tinkex_server.engine.factory import EngineName
+    from tinkex_server.engine.ray.settings import RaySettings
+    from tinkex_server.engine.vllm.settings import VllmSettings
+
+_OWN_CLUSTER = "local"
 
 
 @click.command("serve", help="Run the embedded server until Ctrl-C.")
@@ -80,6 +85,73 @@ if TYPE_CHECKING:
     help="Data type of the base models.  [default: depends on the device]",
 )
 @click.option(
+    "--sampler",
+    default="torch",
+    show_default=True,
+    type=click.Choice(["torch", "vllm"]),
+    help="Engine that samples: the one that trains, or vLLM.",
+)
+@click.option(
+    "--vllm-python",
+    metavar="PATH",
+    help="With --sampler vllm: Python interpreter of the environment with vLLM, to start it.",
+)
+@click.option(
+    "--vllm-args",
+    default="",
+    metavar="ARGUMENTS",
+    help='With --vllm-python: further arguments of vLLM, such as "--max-lora-rank 128".',
+)
+@click.option(
+    "--vllm-url",
+    "vllm_urls",
+    multiple=True,
+    metavar="URL",
+    help="With --sampler vllm: address of a vLLM that is running; repeatable, for replicas.",
+)
+@click.option(
+    "--vllm-adapters",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=(
+        "With --vllm-url: folder for adapters on a disk that vLLM has at the same path.  "
+        "[default: a temporary folder]"
+    ),
+)
+@click.option(
+    "--vllm-max-difference",
+    type=float,
+    help=(
+        "Largest difference of logprobs between vLLM and torch to start with, in nats.  "
+        "[default: 0.18]"
+    ),
+)
+@click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value=_OWN_CLUSTER,
+    metavar="[ADDRESS]",
+    help=(
+        "Train and sample on a Ray cluster: the one at this address, or one on this machine that "
+        "ends with the server."
+    ),
+)
+@click.option(
+    "--train-gpus",
+    type=click.FloatRange(0),
+    help="With --ray: GPUs of each trainer and of each sampler.  [default: 0]",
+)
+@click.option(
+    "--train-cpus",
+    type=click.FloatRange(0, min_open=True),
+    help="With --ray: CPU cores of each trainer.  [default: 1]",
+)
+@click.option(
+    "--samplers",
+    type=click.IntRange(1),
+    help="With --ray: samplers of each base model.  [default: 1]",
+)
+@click.option(
     "--profile",
     default="tinkex",
     show_default=True,
@@ -106,6 +178,16 @@ def command(
     engine: EngineName,
     device: str | None,
     dtype: str | None,
+    sampler: str,
+    vllm_python: str | None,
+    vllm_args: str,
+    vllm_urls: tuple[str, ...],
+    vllm_adapters: Path | None,
+    vllm_max_difference: float | None,
+    ray_address: str | None,
+    train_gpus: float | None,
+    train_cpus: float | None,
+    samplers: int | None,
     profile: str,
     collect: bool,
     yes: bool,
@@ -122,6 +204,13 @@ def command(
         return
     signal.signal(signal.SIGTERM, interrupt)
     began = time.monotonic()
+    given = {
+        "python": vllm_python,
+        "args": shlex.split(vllm_args),
+        "urls": vllm_urls,
+        "adapters": vllm_adapters,
+        "max_difference": vllm_max_difference,
+    }
     try:
         api_keys = api_keys or _keys_of_environment()
         with _start(
@@ -133,9 +222,13 @@ def command(
             engine=engine,
             device=device,
             dtype=dtype,
+            vllm=_vllm_settings(sampler, given),
             profile=profile,
             access_log=verbose,
             allow_hosts=allow_hosts,
+            ray=_ray_settings(
+                ray_address, train_gpus=train_gpus, train_cpus=train_cpus, samplers=samplers
+            ),
         ) as server:
             collect_rarely()
             _announce(server, profile, with_key=bool(api_keys))
@@ -143,6 +236,26 @@ def command(
             server.wait()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _vllm_settings(sampler: str, given: Mapping[str, Any]) -> VllmSettings | None:
+    """Returns where vLLM is, None if torch samples. Raises `click.ClickException` for options that
+    do not fit each other.
+    """
+    given = {name: value for name, value in given.items() if value not in (None, [], ())}
+    if sampler != "vllm":
+        if given:
+            raise click.UsageError("the options --vllm-… need --sampler vllm")
+        return None
+    from tinkex_server.engine.interface import InvalidRequest
+    from tinkex_server.engine.vllm.settings import VllmSettings
+
+    # so that its start, which takes a while, can be followed
+    logging.getLogger("tinkex.local.vllm").setLevel(logging.INFO)
+    try:
+        return VllmSettings(**given)
+    except InvalidRequest as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Server:
@@ -168,6 +281,19 @@ def _start(models: list[str], *, host: str, port: int, **settings: Any) -> Serve
         ApiKeyRequired,
     ) as error:
         raise click.ClickException(_one_line(error)) from error
+
+
+def _ray_settings(address: str | None, **numbers: float | None) -> RaySettings | None:
+    """Returns what was chosen with --ray. Raises `click.UsageError` for an option that needs it."""
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if address is None:
+        if given:
+            raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --ray")
+        return None
+    from tinkex_server.engine.ray.settings import RaySettings
+
+    chosen: Any = {"address": None if address == _OWN_CLUSTER else address, **given}
+    return RaySettings(**chosen)
 
 
 def _collect(data_dir: Path, *, ask: bool) -> None:

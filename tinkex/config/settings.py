@@ -45,6 +45,11 @@ def _sources(config: Config) -> Sources:
     return read
 
 
+def _own_sources(sources: Sources) -> Sources:
+    """Returns a copy, since each configuration notes there where its own values come from."""
+    return sources.copy()
+
+
 # Type checkers infer the constructor's parameter from the converter's, so no converter is generic.
 def _secret_text(value: str | None) -> str | None:
     return as_secret(value)
@@ -133,7 +138,9 @@ class Config:
     """
 
     profile: str | None = None
-    sources: Sources = field(default=Factory(_sources, takes_self=True), repr=False, eq=False)
+    sources: Sources = field(
+        default=Factory(_sources, takes_self=True), converter=_own_sources, repr=False, eq=False
+    )
     base_url: str = field(
         default=setting(parsers.url, HOSTED_BASE_URL, variable="TINKER_BASE_URL"),
         converter=defaults.given_or_found_url,

@@ -5,7 +5,7 @@ TINKER_*, CLOUDFLARE_*    variables that other Tinker clients know, too
 TINKEX_*                  variables of tinkex: TINKEX_TIMEOUT, TINKEX_RETRY_MAX_ATTEMPTS, …
 a profile                 a table [profiles.NAME] of ~/.config/tinkex/config.toml, whose entries
                           have the names of the fields of `Config`
-the stored keys           ~/.tinker/credentials.json, for the API key only
+the stored keys           ~/.tinker/credentials.json or the system's keyring, for the API key only
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from attrs import define, field, fields, frozen
 from tinkex import credentials
 from tinkex.config.secrets import Secret, is_secret
 from tinkex.config.setting import Group, Setting
+from tinkex.credentials import system_keyring
 from tinkex.errors import ConfigError
 
 logger = logging.getLogger("tinkex")
@@ -82,6 +83,12 @@ class Sources:
                 advice=f"Add a table [profiles.{name}] to the file.",
             )
         return cls(environment, profiles[name], f"profile {name} of {path}")
+
+    def copy(self) -> Sources:
+        """Returns the same sources, with a record of their own of what was found."""
+        copied = Sources(self.environment, self.profile, self.profile_name)
+        copied.found.update(self.found)
+        return copied
 
     def find(self, setting: Setting) -> Found | None:
         """Returns the value of a setting from the first source that has it, or None; records it.
@@ -208,11 +215,13 @@ def _kept(name: str, value: str) -> str:
 def stored_key() -> Found | None:
     """Returns the default key of the stored keys, or None."""
     stored = credentials.load()
+    if stored.in_keyring is not None:
+        key_id = stored.in_keyring["id"]
+        return _stored(system_keyring.read(key_id), f"key {key_id} of the system's keyring")
     if stored.default_key is None:
         return None
-    return Found(
-        stored.default_key,
-        f"key {stored.default} of {credentials.default_path()}",
-        "the stored key",
-        2,
-    )
+    return _stored(stored.default_key, f"key {stored.default} of {credentials.default_path()}")
+
+
+def _stored(key: str, origin: str) -> Found:
+    return Found(key, origin, "the stored key", 2)

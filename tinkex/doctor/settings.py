@@ -25,7 +25,6 @@ class Settings:
         config = self.config
         return evolve(
             config,
-            sources=evolve(config.sources),  # a copy, since the settings note their sources there
             max_retries=0,
             timeout=SECONDS,
             connect_timeout=SECONDS,

@@ -61,6 +61,10 @@ class AsyncAPIFuture(Generic[T]):
 
         Raises:
             WaitTimeoutError: the result did not arrive in time.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            output = await future.result_async(timeout=60)
         """
         done, _ = await asyncio.wait([self.task], timeout=timeout)
         if not done:
@@ -76,11 +80,22 @@ class AsyncAPIFuture(Generic[T]):
         return self.task.done()
 
     def cancel(self) -> bool:
-        """Stops waiting for the result. Returns False if it has arrived already."""
+        """Stops waiting for the result. Returns False if it has arrived already.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            print(future.cancel())
+        """
         return self.task.cancel()
 
     def add_done_callback(self, callback: Callable[[AsyncAPIFuture[T]], object]) -> None:
-        """Calls `callback(future)` on the event loop once the result or the error has arrived."""
+        """Calls `callback(future)` on the event loop once the result or the error has arrived.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            future.add_done_callback(lambda done: print("it has ended:", done.done()))
+            await future
+        """
         self.error_retrieved = True
         self.task.add_done_callback(lambda _: callback(self))
 

@@ -63,6 +63,13 @@ class APIFuture(Generic[T]):
         """Returns a `concurrent.futures.Future`, for functions such as `concurrent.futures.wait`.
 
         Its `cancel` does what `cancel` of this future does.
+
+        Example:
+            import concurrent.futures
+
+            calls = [trainer.forward([each], "cross_entropy").future() for each in data]
+            for call in concurrent.futures.as_completed(calls):
+                print(call.result().metrics["loss:sum"])
         """
         self._future.error_retrieved = True
         self._outcome.add_done_callback(
@@ -80,6 +87,10 @@ class APIFuture(Generic[T]):
         Raises:
             WaitTimeoutError: the result did not arrive in time.
             CancelledError: `cancel` was called.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            loss = future.result(timeout=60).metrics["loss:sum"]
         """
         try:
             return self._outcome.result(timeout)
@@ -97,6 +108,11 @@ class APIFuture(Generic[T]):
         """Waits for the outcome and returns the error of the call, or None.
 
         Raises `WaitTimeoutError` and `CancelledError` like `result`.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            if (error := future.exception()) is not None:
+                print(error)
         """
         try:
             return self._seen(self._outcome.exception(timeout))
@@ -107,13 +123,23 @@ class APIFuture(Generic[T]):
         return self._outcome.done()
 
     def cancel(self) -> bool:
-        """Stops waiting for the result. Returns False if the call has already ended."""
+        """Stops waiting for the result. Returns False if the call has already ended.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            print(future.cancel())
+        """
         return self._portal.call(self._future.cancel)
 
     def add_done_callback(self, callback: Callable[[APIFuture[T]], object]) -> None:
         """Calls `callback(future)` in a worker thread when the call has ended.
 
         The callback may make blocking calls.
+
+        Example:
+            future = trainer.forward(data, "cross_entropy")
+            future.add_done_callback(lambda done: print(done.result().metrics))
+            future.result()
         """
         self._future.error_retrieved = True
 

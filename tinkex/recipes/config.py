@@ -101,6 +101,7 @@ class TrainConfig:
         "Steps from one evaluation to the next.  [default: a fifth of the run]", None, least=1
     )
     save_every: int = setting("Steps from one save of the state to the next.", 50, least=1)
+    keep_all: bool = setting("Keep every saved state, and not the last one alone.", False)
     log: list[str] = setting(
         "Tracker that gets the metrics, too; repeatable.", [], choices=TRACKERS
     )

@@ -14,12 +14,13 @@ from typing import ClassVar, Protocol
 
 from attrs import define, evolve, frozen
 
-from tinkex import RestClient, TinkexError, TrainingClient, UnsupportedByServer
+from tinkex import RestClient, TinkexError, UnsupportedByServer
 from tinkex.recipes.activity import Activity
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.interrupts import Interrupts
 from tinkex.recipes.progress import Display, Pace
 from tinkex.recipes.run_folder import Metrics, RunFolder, SavedState
+from tinkex.recipes.saves import Saves, metadata_of
 from tinkex.recipes.trackers import Tracker
 
 _log = logging.getLogger("tinkex")
@@ -80,10 +81,10 @@ class Result:
 
 @define
 class Loop:
-    """One run: a recipe, the model that it trains, and where its progress goes."""
+    """One run: a recipe, the saves of the model, and where its progress goes."""
 
     recipe: Recipe
-    trainer: TrainingClient
+    saves: Saves
     rest: RestClient
     config: TrainConfig
     folder: RunFolder
@@ -106,10 +107,10 @@ class Loop:
                 history.append(metrics)
             applied = int(history[-1]["step"]) if history else 0
             if applied > state.step or state.path is None:
-                state = self._save(state, applied)
+                state = self._save(state, applied, metadata_of(history))
         if state.step == total and state.sampler_path is None:
             self.activity.now("saving the weights on the server")
-            sampler_path = self.trainer.save_weights_for_sampler("final").result().path
+            sampler_path = self.saves.sampler("final", metadata_of(history))
             state = evolve(state, sampler_path=sampler_path)
             self.folder.save(state)
         return Result(
@@ -176,13 +177,14 @@ class Loop:
         self.display.step(pace, line)
         return line
 
-    def _save(self, before: SavedState, step: int) -> SavedState:
-        """Saves the state after `step` steps, and then deletes the one before."""
+    def _save(self, before: SavedState, step: int, metadata: Mapping[str, str]) -> SavedState:
+        """Saves the state after `step` steps, and then deletes the one before, unless all are to be
+        kept.
+        """
         self.activity.now("saving the state on the server")
-        path = self.trainer.save_state(f"step-{step:06d}").result().path
-        state = SavedState(step, path)
+        state = SavedState(step, self.saves.state(f"step-{step:06d}", metadata))
         self.folder.save(state)
-        if before.path is not None:
+        if before.path is not None and not self.config.keep_all:
             self._delete(before.path)
         return state
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from tinkex.display.due import DueLines
 from tinkex.recipes.activity import Activity
 
-_LINE_EVERY = 10.0  # seconds
-_PARTS = 10  # of a run, after each of which there is a line
 _RECENT = 20  # steps that the time left is computed from
+_TICK = 0.5  # seconds between two looks whether a line is due while no step ends
 
 
 class Pace:
@@ -49,28 +50,19 @@ class Pace:
         return (self._ends[-1] - self._ends[0]) / steps * (self.total - self.step)
 
 
-class Display(Protocol):
-    """A display of the progress of a run, as a context manager."""
+class Display(AbstractContextManager["Display"], ABC):
+    """A display of the progress of a run, to be entered while the run goes on."""
 
+    @abstractmethod
     def step(self, pace: Pace, metrics: Mapping[str, float]) -> None:
         """Shows that a step has ended."""
-        ...
 
+    @abstractmethod
     def note(self, text: str) -> None:
         """Shows a line that stays."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
-class Silence:
+class Silence(Display):
     """A display that shows nothing."""
 
     def step(self, pace: Pace, metrics: Mapping[str, float]) -> None:
@@ -79,18 +71,11 @@ class Silence:
     def note(self, text: str) -> None:
         """Does nothing."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        """Ends nothing."""
 
 
-class Bar:
+class Bar(Display):
     """One bar, which also shows what the run waits for."""
 
     def __init__(
@@ -123,12 +108,7 @@ class Bar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
 
@@ -143,18 +123,15 @@ class _ActivityColumn(ProgressColumn):
         return Text(self._activity.describe(), style="dim", overflow="ellipsis", no_wrap=True)
 
 
-class Lines:
-    """Plain lines: one for each tenth of the run, and one whenever 10 seconds have passed, which
-    says what the run waits for.
-    """
+class Lines(Display):
+    """Plain lines, whenever one is due, which say what the run waits for."""
 
     def __init__(
         self, console: Console, activity: Activity, goal: str, done: int, total: int
     ) -> None:
         self._console, self._activity, self._goal = console, activity, goal
         self._line = f"step={done}/{total}"
-        self._shown_parts = done * _PARTS // total
-        self._shown_at = time.monotonic()
+        self._done, self._due = done, DueLines(total, done)
         self._lock = threading.RLock()  # a signal handler of the same thread may write, too
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="tinkex progress", daemon=True)
@@ -162,14 +139,13 @@ class Lines:
     def step(self, pace: Pace, metrics: Mapping[str, float]) -> None:
         """Writes a line if one is due."""
         left = pace.seconds_left
-        self._line = (
-            f"step={pace.step}/{pace.total} {self._goal}={metrics[self._goal]:.4g} "
-            f"tok/s={pace.tokens_per_second:.0f} eta={0 if left is None else left:.0f}s"
-        )
-        parts = pace.step * _PARTS // pace.total
-        if parts > self._shown_parts:
-            self._shown_parts = parts
-            self._write()
+        with self._lock:
+            self._done = pace.step
+            self._line = (
+                f"step={pace.step}/{pace.total} {self._goal}={metrics[self._goal]:.4g} "
+                f"tok/s={pace.tokens_per_second:.0f} eta={0 if left is None else left:.0f}s"
+            )
+            self._write_if_due()
 
     def note(self, text: str) -> None:
         """Writes a line."""
@@ -177,25 +153,20 @@ class Lines:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _tick(self) -> None:
-        while not self._ended.wait(0.5):
-            if time.monotonic() - self._shown_at >= _LINE_EVERY:
-                self._write()
+        while not self._ended.wait(_TICK):
+            with self._lock:
+                self._write_if_due()
 
-    def _write(self) -> None:
-        self._shown_at = time.monotonic()
-        waiting = self._activity.describe()
-        self.note(self._line + (f" waiting={waiting}" if waiting else ""))
+    def _write_if_due(self) -> None:
+        if self._due.take(self._done):
+            waiting = self._activity.describe()
+            self.note(self._line + (f" waiting={waiting}" if waiting else ""))
 
     def __enter__(self) -> Self:
         self._ticker.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._ticker.join()
 

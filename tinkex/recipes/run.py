@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from tinkex import InvalidInputError, ServiceClient, TrainingClient
+from tinkex import (
+    BadRequestError,
+    InvalidInputError,
+    ServiceClient,
+    TrainingClient,
+    UnprocessableEntityError,
+)
 from tinkex.recipes.activity import Activity
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.context import Context, context_length
@@ -22,8 +29,11 @@ from tinkex.recipes.loop import Loop, Recipe, Result
 from tinkex.recipes.progress import display_for
 from tinkex.recipes.rl import Rl, RlConfig
 from tinkex.recipes.run_folder import RunFolder, SavedState
+from tinkex.recipes.saves import Saves
 from tinkex.recipes.sft import Sft, SftConfig
 from tinkex.recipes.trackers import open_trackers
+
+_log = logging.getLogger("tinkex")
 
 CONFIGS: Mapping[str, type[TrainConfig]] = {
     config.recipe: config for config in (SftConfig, RlConfig, DpoConfig, DistillConfig)
@@ -86,8 +96,8 @@ def resume(
     Args:
         path: the folder of the run.
         service: the server that the run began on.
-        changes: settings to change: only `steps`, `epochs`, `save_every`, `eval_every` and `log`
-            can be, since all others decide what the next batch does.
+        changes: settings to change: only `steps`, `epochs`, `save_every`, `keep_all`, `eval_every`
+            and `log` can be, since all others decide what the next batch does.
         console, interrupts: as for `train`.
 
     Raises:
@@ -111,7 +121,7 @@ def resume(
     return _run(config, service, folder, console, interrupts)
 
 
-_CHANGEABLE = frozenset({"steps", "epochs", "save_every", "eval_every", "log"})
+_CHANGEABLE = frozenset({"steps", "epochs", "save_every", "keep_all", "eval_every", "log"})
 
 
 def _run(
@@ -150,7 +160,7 @@ def _run(
         stack.enter_context(interrupts)
         return Loop(
             recipe,
-            trainer,
+            Saves(trainer),
             service.create_rest_client(),
             config,
             folder,
@@ -189,4 +199,13 @@ def _trainer(service: ServiceClient, config: TrainConfig, state: SavedState) -> 
         )
     if config.start_from is not None:
         return service.create_training_client_from_state(config.start_from, config.model)
-    return service.create_lora_training_client(config.model, rank=config.rank, seed=config.seed)
+    try:
+        return service.create_lora_training_client(config.model, rank=config.rank, seed=config.seed)
+    except (BadRequestError, UnprocessableEntityError) as error:
+        if "seed" not in error.message:
+            raise
+        _log.warning(
+            "this server takes no seed for an adapter, so that another run begins "
+            "with other weights"
+        )
+        return service.create_lora_training_client(config.model, rank=config.rank)

@@ -45,7 +45,14 @@ class AsyncAdminClient(AsyncConnection):
     async def get_audit_log(
         self, event_type: AuditEventType = "all", day: date | None = None
     ) -> AuditLogResponse:
-        """Returns the audit log of one day, by default today."""
+        """Returns the audit log of one day, by default today.
+
+        Example:
+            async with AsyncAdminClient() as admin:
+                log = await admin.get_audit_log()
+            for entry in log.entries:
+                print(entry.timestamp, entry.event)
+        """
         return await self._send(
             get_audit_log.request(
                 event_type=event_type, day=UNSET if day is None else day.isoformat()
@@ -64,6 +71,11 @@ class AsyncAdminClient(AsyncConnection):
 
         Raises:
             InvalidInputError: a string is not a time in ISO 8601.
+
+        Example:
+            async with AsyncAdminClient() as admin:
+                usage = await admin.get_billing_usage("2026-01-01", "2026-01-02")
+            print(len(usage.data), "hours and kinds of use")
         """
         return await self._send(
             get_billing_usage.request(
@@ -75,7 +87,13 @@ class AsyncAdminClient(AsyncConnection):
     async def get_current_checkpoint_storage_usage(
         self, project_id: str | None = None
     ) -> CurrentCheckpointStorageUsageResponse:
-        """Returns the storage that all checkpoints, or those of one project, use now."""
+        """Returns the storage that all checkpoints, or those of one project, use now.
+
+        Example:
+            async with AsyncAdminClient() as admin:
+                usage = await admin.get_current_checkpoint_storage_usage()
+            print(usage)
+        """
         return await self._send(
             get_checkpoint_storage_usage.request(
                 project_id=UNSET if project_id is None else project_id

@@ -134,7 +134,12 @@ class AsyncRestClient(AsyncConnection):
     """
 
     async def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
-        """Returns the base models that the server can train and sample."""
+        """Returns the base models that the server can train and sample.
+
+        Example:
+            capabilities = await rest.get_server_capabilities()
+            print([model.model_name for model in capabilities.supported_models])
+        """
         capabilities = await self._send(get_server_capabilities.request())
         for model in capabilities.supported_models:
             # the name of the field on one server
@@ -144,21 +149,43 @@ class AsyncRestClient(AsyncConnection):
     async def whoami(self) -> WhoamiResponse:
         """Returns the user whom the credential names. Raises `InvalidInputError` where neither the
         credential nor the token it is exchanged for is a JWT.
+
+        Example:
+            try:
+                me = await rest.whoami()
+                print(me.email)
+            except InvalidInputError:
+                print("this key is no JWT")
         """
         return identity(await self._connected().api_key())
 
     async def get_api_key_info(self) -> ApiKeyInfoResponse:
-        """Returns what the server knows about the API key."""
+        """Returns what the server knows about the API key.
+
+        Example:
+            key = await rest.get_api_key_info()
+            print(key.key_id, key.name)
+        """
         return await self._send(get_api_key_info.request())
 
     async def revoke_api_key(self) -> None:
-        """Revokes the API key permanently, for everybody who uses it."""
+        """Revokes the API key permanently, for everybody who uses it.
+
+        Example:
+            async with AsyncRestClient(api_key="tml-leaked") as leaked:
+                await leaked.revoke_api_key()
+        """
         await self._send(revoke_api_key.request())
 
     async def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`."""
+        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`.
+
+        Example:
+            page = await rest.list_sessions(limit=5)
+            print(page.sessions)
+        """
         check_page(limit, offset)
         return await self._send(
             list_sessions.request(limit=limit, offset=offset, access_scope=access_scope)
@@ -167,7 +194,12 @@ class AsyncRestClient(AsyncConnection):
     def iter_sessions(
         self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
     ) -> AsyncIterator[str]:
-        """Yields the ids of all sessions, newest first, and fetches each page when it is needed."""
+        """Yields the ids of all sessions, newest first, and fetches each page when it is needed.
+
+        Example:
+            async for session_id in rest.iter_sessions():
+                print(session_id)
+        """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[str], None]:
             return (await self.list_sessions(limit, offset, access_scope)).sessions, None
@@ -177,17 +209,34 @@ class AsyncRestClient(AsyncConnection):
     async def get_session(
         self, session_id: str, access_scope: AccessScope = "owned"
     ) -> GetSessionResponse:
-        """Returns the training runs and samplers of a session."""
+        """Returns the training runs and samplers of a session.
+
+        Example:
+            page = await rest.list_sessions(limit=1)
+            session = await rest.get_session(page.sessions[0])
+            print(session.training_run_ids, session.sampler_ids)
+        """
         return await self._send(get_session.request(session_id, access_scope=access_scope))
 
     async def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
         """Returns a page of the sessions that match, newest first. Its `next_cursor` is the cursor
         of the next request; None on the last page.
+
+        Example:
+            request = SessionSearchRequest(display_name="night", limit=20)
+            found = await rest.search_sessions(request)
+            print([session.session_id for session in found.sessions], found.next_cursor)
         """
         return await self._send(search_sessions.request(body=encode_session_search(request)))
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> AsyncIterator[SessionSummary]:
-        """Yields all sessions that match, newest first, and fetches each page when it is needed."""
+        """Yields all sessions that match, newest first, and fetches each page when it is needed.
+
+        Example:
+            request = SessionSearchRequest(user_metadata={"experiment": "7"})
+            async for session in rest.iter_search_sessions(request):
+                print(session.session_id, session.display_name)
+        """
 
         async def page(
             cursor: SessionSearchCursor | None,
@@ -198,7 +247,12 @@ class AsyncRestClient(AsyncConnection):
         return search_results(page, request.cursor)
 
     async def assign_session_project(self, session_id: str, project_id: str) -> None:
-        """Moves a session, with everything in it, to a project."""
+        """Moves a session, with everything in it, to a project.
+
+        Example:
+            page = await rest.list_sessions(limit=1)
+            await rest.assign_session_project(page.sessions[0], "project-1")
+        """
         await self._send(
             assign_session_project.request(session_id, body=AssignSessionProjectRequest(project_id))
         )
@@ -215,8 +269,9 @@ class AsyncRestClient(AsyncConnection):
             detail: a text about the end.
 
         Example:
-            for session_id in rest.list_sessions(offset=50).sessions:  # all but the newest 50
-                rest.close_session(session_id, "interrupted", "its program was killed")
+            old = await rest.list_sessions(offset=1000)  # all but the newest
+            for session_id in old.sessions:
+                await rest.close_session(session_id, "interrupted", "its program was killed")
         """
         body = FinishSessionRequest(FinishReason(status), detail)
         await self._send(finish_session.request(session_id, body=body))
@@ -228,6 +283,11 @@ class AsyncRestClient(AsyncConnection):
         Raises:
             RequestFailedError: the server could not write the trace.
             WaitTimeoutError: it was not written within `PollSettings.max_wait`.
+
+        Example:
+            page = await rest.list_sessions(limit=1)
+            url = await rest.export_session_trace(page.sessions[0])
+            print(url)  # https://ui.perfetto.dev opens the file
         """
         transport, request = self._connected(), export_session_trace.request(session_id)
         with transport.wait(RequestState(request.operation), "the session's trace") as wait:
@@ -243,7 +303,12 @@ class AsyncRestClient(AsyncConnection):
         return trace.url
 
     async def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
-        """Returns the weights and the base model that a sampler samples from."""
+        """Returns the weights and the base model that a sampler samples from.
+
+        Example:
+            weights = await rest.get_sampler(sampler.sampling_session_id)
+            print(weights.base_model, weights.model_path)
+        """
         return await self._send(get_sampler.request(sampler_id))
 
     async def list_training_runs(
@@ -255,6 +320,11 @@ class AsyncRestClient(AsyncConnection):
     ) -> TrainingRunsResponse:
         """Returns a page of the training runs, or of those of one project, newest first: at most
         `limit`, after skipping `offset`.
+
+        Example:
+            page = await rest.list_training_runs(limit=5)
+            for run in page.training_runs:
+                print(run.training_run_id, run.base_model)
         """
         check_page(limit, offset)
         project = UNSET if project_id is None else project_id
@@ -273,6 +343,10 @@ class AsyncRestClient(AsyncConnection):
     ) -> AsyncIterator[TrainingRun]:
         """Yields all training runs, or those of one project, newest first, and fetches each page
         when it is needed.
+
+        Example:
+            async for run in rest.iter_training_runs():
+                print(run.training_run_id, run.last_request_time)
         """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[TrainingRun], Cursor | None]:
@@ -284,7 +358,12 @@ class AsyncRestClient(AsyncConnection):
     async def get_training_run(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Returns a training run, with its newest checkpoints."""
+        """Returns a training run, with its newest checkpoints.
+
+        Example:
+            run = await rest.get_training_run(trainer.model_id)
+            print(run.base_model, run.lora_rank)
+        """
         return await self._send(
             get_training_run.request(training_run_id, access_scope=access_scope)
         )
@@ -292,7 +371,12 @@ class AsyncRestClient(AsyncConnection):
     async def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Returns the training run that saved a checkpoint."""
+        """Returns the training run that saved a checkpoint.
+
+        Example:
+            run = await rest.get_training_run_by_tinker_path(path)
+            print(run.training_run_id, run.base_model)
+        """
         address = await self._archive_address(tinker_path)
         return await self.get_training_run(address.training_run_id, access_scope)
 
@@ -311,6 +395,11 @@ class AsyncRestClient(AsyncConnection):
     ) -> CheckpointsListResponse:
         """Returns a page of the checkpoints of all training runs, newest first: at most `limit`,
         after skipping `offset`.
+
+        Example:
+            page = await rest.list_user_checkpoints(limit=10)
+            for checkpoint in page.checkpoints:
+                print(checkpoint.tinker_path, checkpoint.size_bytes)
         """
         check_page(limit, offset)
         return await self._send(list_user_checkpoints.request(limit=limit, offset=offset))
@@ -320,6 +409,11 @@ class AsyncRestClient(AsyncConnection):
         is needed.
 
         Collect the checkpoints before you delete any: pages of a list that shrinks leave gaps.
+
+        Example:
+            total = 0  # bytes
+            async for checkpoint in rest.iter_user_checkpoints():
+                total += checkpoint.size_bytes or 0
         """
 
         async def page(limit: int, offset: int) -> tuple[Sequence[Checkpoint], Cursor | None]:
@@ -333,6 +427,11 @@ class AsyncRestClient(AsyncConnection):
     ) -> CheckpointSearchResponse:
         """Returns a page of the checkpoints that match, newest first. Its `next_cursor` is the
         cursor of the next request; None on the last page.
+
+        Example:
+            request = CheckpointSearchRequest(checkpoint_type="sampler", limit=20)
+            found = await rest.search_checkpoints(request)
+            print([checkpoint.tinker_path for checkpoint in found.checkpoints], found.next_cursor)
         """
         return await self._send(search_checkpoints.request(body=encode_checkpoint_search(request)))
 
@@ -341,6 +440,11 @@ class AsyncRestClient(AsyncConnection):
     ) -> AsyncIterator[Checkpoint]:
         """Yields all checkpoints that match, newest first, and fetches each page when it is
         needed.
+
+        Example:
+            request = CheckpointSearchRequest(base_models=["Qwen/Qwen3-8B"])
+            async for checkpoint in rest.iter_search_checkpoints(request):
+                print(checkpoint.tinker_path)
         """
 
         async def page(
@@ -364,6 +468,11 @@ class AsyncRestClient(AsyncConnection):
             base_model: the base model of the adapter.
             lora_config: the adapter's shape.
             destination_project_id: the project of the new checkpoint.
+
+        Example:
+            start = await rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+            for name, url in start.urls.items():
+                print(name, url)  # url.upload(folder / name) sends the file
         """
         body = ExternalWeightsUploadStartRequest(base_model, lora_config, destination_project_id)
         # a retry begins another upload; the server drops one that is not finished
@@ -377,6 +486,13 @@ class AsyncRestClient(AsyncConnection):
 
         Raises:
             BadRequestError: a file is missing, or the adapter does not have the given shape.
+
+        Example:
+            start = await rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+            for name, url in start.urls.items():
+                url.upload(f"my-adapter/{name}")
+            finished = await rest.external_weights_upload_finish(start.upload_id)
+            print(finished.tinker_path)
         """
         body = ExternalWeightsUploadFinishRequest(upload_id)
         response = await self._send(external_weights_upload_finish.request(body=body))
@@ -425,11 +541,22 @@ class AsyncRestClient(AsyncConnection):
         return (await self.external_weights_upload_finish(start.upload_id)).tinker_path
 
     async def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
-        """Returns the base model and the LoRA shape of saved weights."""
+        """Returns the base model and the LoRA shape of saved weights.
+
+        Example:
+            info = await rest.get_weights_info_by_tinker_path(path)
+            print(info.base_model, info.lora_rank)
+        """
         return await self._send(get_weights_info.request(body=WeightsInfoRequest(tinker_path)))
 
     async def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Deletes a checkpoint permanently."""
+        """Deletes a checkpoint permanently.
+
+        Example:
+            saving = trainer.save_state("scrap")
+            await saving
+            await rest.delete_checkpoint(trainer.model_id, "weights/scrap")
+        """
         await self._send(delete_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
@@ -443,19 +570,43 @@ class AsyncRestClient(AsyncConnection):
         await self._send(delete_checkpoint.request(*(await self._address(tinker_path)).ids))
 
     async def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("for-all")
+            await saving
+            await rest.publish_checkpoint(trainer.model_id, "sampler_weights/for-all")
+        """
         await self._send_change(publish_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("shared")
+            path = (await saving).path
+            await rest.publish_checkpoint_from_tinker_path(path)
+        """
         await self._send_change(publish_checkpoint.request(*(await self._address(tinker_path)).ids))
 
     async def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> None:
-        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("for-me")
+            await saving
+            await rest.unpublish_checkpoint(trainer.model_id, "sampler_weights/for-me")
+        """
         await self._send_change(unpublish_checkpoint.request(*_ids(training_run_id, checkpoint_id)))
 
     async def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> None:
-        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("unshared")
+            path = (await saving).path
+            await rest.unpublish_checkpoint_from_tinker_path(path)
+        """
         await self._send_change(
             unpublish_checkpoint.request(*(await self._address(tinker_path)).ids)
         )
@@ -465,6 +616,11 @@ class AsyncRestClient(AsyncConnection):
     ) -> None:
         """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
         ever.
+
+        Example:
+            saving = trainer.save_state("for-a-week")
+            await saving
+            await rest.set_checkpoint_ttl(trainer.model_id, "weights/for-a-week", 7 * 24 * 3600)
         """
         await self._send(
             _ttl_request(CheckpointAddress.from_id(training_run_id, checkpoint_id), ttl_seconds)
@@ -475,6 +631,10 @@ class AsyncRestClient(AsyncConnection):
     ) -> None:
         """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
         ever.
+
+        Example:
+            await rest.set_checkpoint_ttl_from_tinker_path(path, 24 * 3600)  # a day
+            await rest.set_checkpoint_ttl_from_tinker_path(path, None)
         """
         await self._send(_ttl_request(await self._address(tinker_path), ttl_seconds))
 
@@ -484,6 +644,12 @@ class AsyncRestClient(AsyncConnection):
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
+
+        Example:
+            saving = trainer.save_weights_external("to-fetch")
+            written = (await saving).path
+            answer = await rest.get_external_weights_urls(written)
+            print(list(answer.urls))
         """
         if ParsedCheckpointTinkerPath.from_tinker_path(tinker_path).checkpoint_type != "external":
             raise InvalidInputError(
@@ -505,6 +671,13 @@ class AsyncRestClient(AsyncConnection):
 
         Raises:
             WaitTimeoutError: the archive was not built within `PollSettings.max_wait`.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("to-fetch")
+            await saving
+            name = "sampler_weights/to-fetch"
+            archive = await rest.get_checkpoint_archive_url(trainer.model_id, name)
+            print(archive.url, archive.expires)
         """
         bare = await self._bare_archive_ids()
         address = CheckpointAddress.from_id(training_run_id, checkpoint_id, bare=bare)
@@ -513,7 +686,12 @@ class AsyncRestClient(AsyncConnection):
     async def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
-        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path."""
+        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path.
+
+        Example:
+            archive = await rest.get_checkpoint_archive_url_from_tinker_path(sampler_path)
+            print(archive.url, archive.expires)
+        """
         return await archive_url(self._connected(), await self._archive_address(tinker_path))
 
     async def download_checkpoint(
@@ -629,6 +807,10 @@ class AsyncRestClient(AsyncConnection):
 
         Raises:
             InvalidInputError: no project is given or configured.
+
+        Example:
+            copy = await rest.copy_weights(sampler_path, "project-1", ttl_seconds=24 * 3600)
+            print(copy)
         """
         project_id = destination_project_id or self._connected().config.project_id
         if not project_id:

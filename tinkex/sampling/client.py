@@ -118,7 +118,11 @@ class AsyncSamplingClient:
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> AsyncSamplingClient:
-        """Calls `service.create_sampling_client` with the same arguments."""
+        """Calls `service.create_sampling_client` with the same arguments.
+
+        Example:
+            base = await AsyncSamplingClient.create(service, base_model="Qwen/Qwen3-8B")
+        """
         return await service.create_sampling_client(
             model_path, base_model, retry_config, record_stability_info
         )
@@ -134,6 +138,11 @@ class AsyncSamplingClient:
     ) -> AsyncAPIFuture[AsyncSamplingClient]:
         """Calls `create` at once, and returns a future of the client, so that several can be
         created concurrently.
+
+        Example:
+            creating = AsyncSamplingClient.create_async(service, sampler_path)
+            base = AsyncSamplingClient.create_async(service, base_model="Qwen/Qwen3-8B")
+            tuned = await creating
         """
         made = AsyncSamplingClient.create(
             service,
@@ -365,6 +374,9 @@ class AsyncSamplingClient:
         Raises:
             NotFoundError, UnsupportedByServer: only the server knows the name, and it does not
                 tell.
+
+        Example:
+            base_model = await sampler.get_base_model()
         """
         if self._base_model is None:
             try:
@@ -380,7 +392,12 @@ class AsyncSamplingClient:
         return self._base_model
 
     async def get_tokenizer(self) -> Tokenizer:
-        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded."""
+        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded.
+
+        Example:
+            tokenizer = await sampler.get_tokenizer()
+            tokens = tokenizer.encode("two =")
+        """
         base_model = await self.get_base_model()
         return await model_tokenizer(
             self._session.transport, base_model, names_of_tokenizer(None, [base_model])
@@ -389,6 +406,9 @@ class AsyncSamplingClient:
     def get_sampler_handle(self) -> str:
         """Returns a string from which `from_sampler_handle` makes a client for the same weights
         anywhere. It holds no API key.
+
+        Example:
+            handle = sampler.get_sampler_handle()  # a text, to send to another process
         """
         transport = self._session.transport
         return handles.pack(
@@ -402,6 +422,10 @@ class AsyncSamplingClient:
     async def close(self) -> None:
         """Closes the connections of a copy that was unpickled or made from a handle. Those of other
         clients are closed with their service client.
+
+        Example:
+            copy = AsyncSamplingClient.from_sampler_handle(sampler.get_sampler_handle())
+            await copy.close()
         """
         if self._own_transport is not None:
             await self._own_transport.shut_down(self._end)

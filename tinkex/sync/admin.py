@@ -78,7 +78,14 @@ class AdminClient:
     def get_audit_log(
         self, event_type: AuditEventType = "all", day: date | None = None
     ) -> AuditLogResponse:
-        """Returns the audit log of one day, by default today."""
+        """Returns the audit log of one day, by default today.
+
+        Example:
+            with AdminClient() as admin:
+                log = admin.get_audit_log()
+            for entry in log.entries:
+                print(entry.timestamp, entry.event)
+        """
         return self._portal.run(self._client.get_audit_log, event_type, day)
 
     def get_billing_usage(
@@ -93,13 +100,24 @@ class AdminClient:
 
         Raises:
             InvalidInputError: a string is not a time in ISO 8601.
+
+        Example:
+            with AdminClient() as admin:
+                usage = admin.get_billing_usage("2026-01-01", "2026-01-02")
+            print(len(usage.data), "hours and kinds of use")
         """
         return self._portal.run(self._client.get_billing_usage, starting_on, ending_before)
 
     def get_current_checkpoint_storage_usage(
         self, project_id: str | None = None
     ) -> CurrentCheckpointStorageUsageResponse:
-        """Returns the storage that all checkpoints, or those of one project, use now."""
+        """Returns the storage that all checkpoints, or those of one project, use now.
+
+        Example:
+            with AdminClient() as admin:
+                usage = admin.get_current_checkpoint_storage_usage()
+            print(usage)
+        """
         return self._portal.run(self._client.get_current_checkpoint_storage_usage, project_id)
 
     async def get_audit_log_async(

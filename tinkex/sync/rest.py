@@ -116,34 +116,66 @@ class RestClient:
         self._portal.run(self._client.__aexit__, kind, error, trace)
 
     def get_server_capabilities(self) -> GetServerCapabilitiesResponse:
-        """Returns the base models that the server can train and sample."""
+        """Returns the base models that the server can train and sample.
+
+        Example:
+            capabilities = rest.get_server_capabilities()
+            print([model.model_name for model in capabilities.supported_models])
+        """
         return self._portal.run(self._client.get_server_capabilities)
 
     def whoami(self) -> WhoamiResponse:
         """Returns the user whom the credential names. Raises `InvalidInputError` where neither the
         credential nor the token it is exchanged for is a JWT.
+
+        Example:
+            try:
+                me = rest.whoami()
+                print(me.email)
+            except InvalidInputError:
+                print("this key is no JWT")
         """
         return self._portal.run(self._client.whoami)
 
     def get_api_key_info(self) -> ApiKeyInfoResponse:
-        """Returns what the server knows about the API key."""
+        """Returns what the server knows about the API key.
+
+        Example:
+            key = rest.get_api_key_info()
+            print(key.key_id, key.name)
+        """
         return self._portal.run(self._client.get_api_key_info)
 
     def revoke_api_key(self) -> Done:
-        """Revokes the API key permanently, for everybody who uses it."""
+        """Revokes the API key permanently, for everybody who uses it.
+
+        Example:
+            with RestClient(api_key="tml-leaked") as leaked:
+                leaked.revoke_api_key()
+        """
         self._portal.run(self._client.revoke_api_key)
         return DONE
 
     def list_sessions(
         self, limit: int = 20, offset: int = 0, access_scope: AccessScope = "owned"
     ) -> ListSessionsResponse:
-        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`."""
+        """Returns a page of session ids, newest first: at most `limit`, after skipping `offset`.
+
+        Example:
+            page = rest.list_sessions(limit=5)
+            print(page.sessions)
+        """
         return self._portal.run(self._client.list_sessions, limit, offset, access_scope)
 
     def iter_sessions(
         self, access_scope: AccessScope = "owned", *, page_size: int = PAGE_SIZE
     ) -> Iterator[str]:
-        """Yields the ids of all sessions, newest first, and fetches each page when it is needed."""
+        """Yields the ids of all sessions, newest first, and fetches each page when it is needed.
+
+        Example:
+            for session_id in rest.iter_sessions():
+                print(session_id)
+        """
         return iterate(
             self._portal, lambda: self._client.iter_sessions(access_scope, page_size=page_size)
         )
@@ -151,21 +183,43 @@ class RestClient:
     def get_session(
         self, session_id: str, access_scope: AccessScope = "owned"
     ) -> GetSessionResponse:
-        """Returns the training runs and samplers of a session."""
+        """Returns the training runs and samplers of a session.
+
+        Example:
+            page = rest.list_sessions(limit=1)
+            session = rest.get_session(page.sessions[0])
+            print(session.training_run_ids, session.sampler_ids)
+        """
         return self._portal.run(self._client.get_session, session_id, access_scope)
 
     def search_sessions(self, request: SessionSearchRequest) -> SessionSearchResponse:
         """Returns a page of the sessions that match, newest first. Its `next_cursor` is the cursor
         of the next request; None on the last page.
+
+        Example:
+            request = SessionSearchRequest(display_name="night", limit=20)
+            found = rest.search_sessions(request)
+            print([session.session_id for session in found.sessions], found.next_cursor)
         """
         return self._portal.run(self._client.search_sessions, request)
 
     def iter_search_sessions(self, request: SessionSearchRequest) -> Iterator[SessionSummary]:
-        """Yields all sessions that match, newest first, and fetches each page when it is needed."""
+        """Yields all sessions that match, newest first, and fetches each page when it is needed.
+
+        Example:
+            request = SessionSearchRequest(user_metadata={"experiment": "7"})
+            for session in rest.iter_search_sessions(request):
+                print(session.session_id, session.display_name)
+        """
         return iterate(self._portal, lambda: self._client.iter_search_sessions(request))
 
     def assign_session_project(self, session_id: str, project_id: str) -> Done:
-        """Moves a session, with everything in it, to a project."""
+        """Moves a session, with everything in it, to a project.
+
+        Example:
+            page = rest.list_sessions(limit=1)
+            rest.assign_session_project(page.sessions[0], "project-1")
+        """
         self._portal.run(self._client.assign_session_project, session_id, project_id)
         return DONE
 
@@ -181,7 +235,8 @@ class RestClient:
             detail: a text about the end.
 
         Example:
-            for session_id in rest.list_sessions(offset=50).sessions:  # all but the newest 50
+            old = rest.list_sessions(offset=1000)  # all but the newest
+            for session_id in old.sessions:
                 rest.close_session(session_id, "interrupted", "its program was killed")
         """
         self._portal.run(self._client.close_session, session_id, status, detail)
@@ -194,11 +249,21 @@ class RestClient:
         Raises:
             RequestFailedError: the server could not write the trace.
             WaitTimeoutError: it was not written within `PollSettings.max_wait`.
+
+        Example:
+            page = rest.list_sessions(limit=1)
+            url = rest.export_session_trace(page.sessions[0])
+            print(url)  # https://ui.perfetto.dev opens the file
         """
         return Text(self._portal.run(self._client.export_session_trace, session_id))
 
     def get_sampler(self, sampler_id: str) -> GetSamplerResponse:
-        """Returns the weights and the base model that a sampler samples from."""
+        """Returns the weights and the base model that a sampler samples from.
+
+        Example:
+            weights = rest.get_sampler(sampler.sampling_session_id)
+            print(weights.base_model, weights.model_path)
+        """
         return self._portal.run(self._client.get_sampler, sampler_id)
 
     def list_training_runs(
@@ -210,6 +275,11 @@ class RestClient:
     ) -> TrainingRunsResponse:
         """Returns a page of the training runs, or of those of one project, newest first: at most
         `limit`, after skipping `offset`.
+
+        Example:
+            page = rest.list_training_runs(limit=5)
+            for run in page.training_runs:
+                print(run.training_run_id, run.base_model)
         """
         return self._portal.run(
             self._client.list_training_runs, limit, offset, access_scope, project_id
@@ -224,6 +294,10 @@ class RestClient:
     ) -> Iterator[TrainingRun]:
         """Yields all training runs, or those of one project, newest first, and fetches each page
         when it is needed.
+
+        Example:
+            for run in rest.iter_training_runs():
+                print(run.training_run_id, run.last_request_time)
         """
         return iterate(
             self._portal,
@@ -233,13 +307,23 @@ class RestClient:
     def get_training_run(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Returns a training run, with its newest checkpoints."""
+        """Returns a training run, with its newest checkpoints.
+
+        Example:
+            run = rest.get_training_run(trainer.model_id)
+            print(run.base_model, run.lora_rank)
+        """
         return self._portal.run(self._client.get_training_run, training_run_id, access_scope)
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Returns the training run that saved a checkpoint."""
+        """Returns the training run that saved a checkpoint.
+
+        Example:
+            run = rest.get_training_run_by_tinker_path(path)
+            print(run.training_run_id, run.base_model)
+        """
         return self._portal.run(
             self._client.get_training_run_by_tinker_path, tinker_path, access_scope
         )
@@ -257,6 +341,11 @@ class RestClient:
     def list_user_checkpoints(self, limit: int = 100, offset: int = 0) -> CheckpointsListResponse:
         """Returns a page of the checkpoints of all training runs, newest first: at most `limit`,
         after skipping `offset`.
+
+        Example:
+            page = rest.list_user_checkpoints(limit=10)
+            for checkpoint in page.checkpoints:
+                print(checkpoint.tinker_path, checkpoint.size_bytes)
         """
         return self._portal.run(self._client.list_user_checkpoints, limit, offset)
 
@@ -265,6 +354,11 @@ class RestClient:
         is needed.
 
         Collect the checkpoints before you delete any: pages of a list that shrinks leave gaps.
+
+        Example:
+            total = 0  # bytes
+            for checkpoint in rest.iter_user_checkpoints():
+                total += checkpoint.size_bytes or 0
         """
         return iterate(
             self._portal, lambda: self._client.iter_user_checkpoints(page_size=page_size)
@@ -273,12 +367,22 @@ class RestClient:
     def search_checkpoints(self, request: CheckpointSearchRequest) -> CheckpointSearchResponse:
         """Returns a page of the checkpoints that match, newest first. Its `next_cursor` is the
         cursor of the next request; None on the last page.
+
+        Example:
+            request = CheckpointSearchRequest(checkpoint_type="sampler", limit=20)
+            found = rest.search_checkpoints(request)
+            print([checkpoint.tinker_path for checkpoint in found.checkpoints], found.next_cursor)
         """
         return self._portal.run(self._client.search_checkpoints, request)
 
     def iter_search_checkpoints(self, request: CheckpointSearchRequest) -> Iterator[Checkpoint]:
         """Yields all checkpoints that match, newest first, and fetches each page when it is
         needed.
+
+        Example:
+            request = CheckpointSearchRequest(base_models=["Qwen/Qwen3-8B"])
+            for checkpoint in rest.iter_search_checkpoints(request):
+                print(checkpoint.tinker_path)
         """
         return iterate(self._portal, lambda: self._client.iter_search_checkpoints(request))
 
@@ -295,6 +399,11 @@ class RestClient:
             base_model: the base model of the adapter.
             lora_config: the adapter's shape.
             destination_project_id: the project of the new checkpoint.
+
+        Example:
+            start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+            for name, url in start.urls.items():
+                print(name, url)  # url.upload(folder / name) sends the file
         """
         return self._portal.run(
             self._client.external_weights_upload_start,
@@ -308,6 +417,13 @@ class RestClient:
 
         Raises:
             BadRequestError: a file is missing, or the adapter does not have the given shape.
+
+        Example:
+            start = rest.external_weights_upload_start("Qwen/Qwen3-8B", LoraConfig(rank=4))
+            for name, url in start.urls.items():
+                url.upload(f"my-adapter/{name}")
+            finished = rest.external_weights_upload_finish(start.upload_id)
+            print(finished.tinker_path)
         """
         return self._portal.run(self._client.external_weights_upload_finish, upload_id)
 
@@ -357,11 +473,22 @@ class RestClient:
         )
 
     def get_weights_info_by_tinker_path(self, tinker_path: str) -> WeightsInfoResponse:
-        """Returns the base model and the LoRA shape of saved weights."""
+        """Returns the base model and the LoRA shape of saved weights.
+
+        Example:
+            info = rest.get_weights_info_by_tinker_path(path)
+            print(info.base_model, info.lora_rank)
+        """
         return self._portal.run(self._client.get_weights_info_by_tinker_path, tinker_path)
 
     def delete_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Deletes a checkpoint permanently."""
+        """Deletes a checkpoint permanently.
+
+        Example:
+            saving = trainer.save_state("scrap")
+            saving.result()
+            rest.delete_checkpoint(trainer.model_id, "weights/scrap")
+        """
         self._portal.run(self._client.delete_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
@@ -377,22 +504,46 @@ class RestClient:
         return DONE
 
     def publish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("for-all")
+            saving.result()
+            rest.publish_checkpoint(trainer.model_id, "sampler_weights/for-all")
+        """
         self._portal.run(self._client.publish_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
     def publish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Makes a checkpoint readable for everybody. Does nothing where it already is."""
+        """Makes a checkpoint readable for everybody. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("shared")
+            path = saving.result().path
+            rest.publish_checkpoint_from_tinker_path(path)
+        """
         self._portal.run(self._client.publish_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
     def unpublish_checkpoint(self, training_run_id: str, checkpoint_id: str) -> Done:
-        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("for-me")
+            saving.result()
+            rest.unpublish_checkpoint(trainer.model_id, "sampler_weights/for-me")
+        """
         self._portal.run(self._client.unpublish_checkpoint, training_run_id, checkpoint_id)
         return DONE
 
     def unpublish_checkpoint_from_tinker_path(self, tinker_path: str) -> Done:
-        """Makes a checkpoint readable only for its owner. Does nothing where it already is."""
+        """Makes a checkpoint readable only for its owner. Does nothing where it already is.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("unshared")
+            path = saving.result().path
+            rest.unpublish_checkpoint_from_tinker_path(path)
+        """
         self._portal.run(self._client.unpublish_checkpoint_from_tinker_path, tinker_path)
         return DONE
 
@@ -401,6 +552,11 @@ class RestClient:
     ) -> Done:
         """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
         ever.
+
+        Example:
+            saving = trainer.save_state("for-a-week")
+            saving.result()
+            rest.set_checkpoint_ttl(trainer.model_id, "weights/for-a-week", 7 * 24 * 3600)
         """
         self._portal.run(
             self._client.set_checkpoint_ttl, training_run_id, checkpoint_id, ttl_seconds
@@ -412,6 +568,10 @@ class RestClient:
     ) -> Done:
         """Sets the time after which a checkpoint is deleted, in seconds from now; None keeps it for
         ever.
+
+        Example:
+            rest.set_checkpoint_ttl_from_tinker_path(path, 24 * 3600)  # a day
+            rest.set_checkpoint_ttl_from_tinker_path(path, None)
         """
         self._portal.run(self._client.set_checkpoint_ttl_from_tinker_path, tinker_path, ttl_seconds)
         return DONE
@@ -422,6 +582,12 @@ class RestClient:
 
         Raises:
             InvalidInputError: the path is not of the kind `external_weights`.
+
+        Example:
+            saving = trainer.save_weights_external("to-fetch")
+            written = saving.result().path
+            answer = rest.get_external_weights_urls(written)
+            print(list(answer.urls))
         """
         return self._portal.run(self._client.get_external_weights_urls, tinker_path)
 
@@ -436,6 +602,13 @@ class RestClient:
 
         Raises:
             WaitTimeoutError: the archive was not built within `PollSettings.max_wait`.
+
+        Example:
+            saving = trainer.save_weights_for_sampler("to-fetch")
+            saving.result()
+            name = "sampler_weights/to-fetch"
+            archive = rest.get_checkpoint_archive_url(trainer.model_id, name)
+            print(archive.url, archive.expires)
         """
         return self._portal.run(
             self._client.get_checkpoint_archive_url, training_run_id, checkpoint_id
@@ -444,7 +617,12 @@ class RestClient:
     def get_checkpoint_archive_url_from_tinker_path(
         self, tinker_path: str
     ) -> CheckpointArchiveUrlResponse:
-        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path."""
+        """Returns what `get_checkpoint_archive_url` returns, for the checkpoint of a path.
+
+        Example:
+            archive = rest.get_checkpoint_archive_url_from_tinker_path(sampler_path)
+            print(archive.url, archive.expires)
+        """
         return self._portal.run(
             self._client.get_checkpoint_archive_url_from_tinker_path, tinker_path
         )
@@ -565,6 +743,10 @@ class RestClient:
 
         Raises:
             InvalidInputError: no project is given or configured.
+
+        Example:
+            copy = rest.copy_weights(sampler_path, "project-1", ttl_seconds=24 * 3600)
+            print(copy)
         """
         return Text(
             self._portal.run(

@@ -76,7 +76,11 @@ class SamplingClient(OwnFuture):
         retry_config: RetrySettings | None = None,
         record_stability_info: bool = False,
     ) -> SamplingClient:
-        """Calls `service.create_sampling_client` with the same arguments."""
+        """Calls `service.create_sampling_client` with the same arguments.
+
+        Example:
+            base = SamplingClient.create(service, base_model="Qwen/Qwen3-8B")
+        """
         return service.create_sampling_client(
             model_path, base_model, retry_config, record_stability_info
         )
@@ -92,6 +96,11 @@ class SamplingClient(OwnFuture):
     ) -> APIFuture[SamplingClient]:
         """Calls `create` at once, and returns a future of the client, so that several can be
         created concurrently.
+
+        Example:
+            creating = SamplingClient.create_async(service, sampler_path)
+            base = SamplingClient.create_async(service, base_model="Qwen/Qwen3-8B")
+            tuned = creating
         """
         return APIFuture(
             portals.shared(),
@@ -332,22 +341,37 @@ class SamplingClient(OwnFuture):
         Raises:
             NotFoundError, UnsupportedByServer: only the server knows the name, and it does not
                 tell.
+
+        Example:
+            base_model = sampler.get_base_model()
         """
         return Text(self._portal.run(self._client.get_base_model))
 
     def get_tokenizer(self) -> Tokenizer:
-        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded."""
+        """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded.
+
+        Example:
+            tokenizer = sampler.get_tokenizer()
+            tokens = tokenizer.encode("two =")
+        """
         return self._portal.run(self._client.get_tokenizer)
 
     def get_sampler_handle(self) -> str:
         """Returns a string from which `from_sampler_handle` makes a client for the same weights
         anywhere. It holds no API key.
+
+        Example:
+            handle = sampler.get_sampler_handle()  # a text, to send to another process
         """
         return self._portal.call(self._client.get_sampler_handle)
 
     def close(self) -> Done:
         """Closes the connections of a copy that was unpickled or made from a handle. Those of other
         clients are closed with their service client.
+
+        Example:
+            copy = SamplingClient.from_sampler_handle(sampler.get_sampler_handle())
+            copy.close()
         """
         self._portal.run(self._client.close)
         return DONE

@@ -301,6 +301,10 @@ class ServiceClient:
             RequestFailedError, APIStatusError: a model could not be created or trained.
             UnsupportedByServer: the server lacks a call that the probe needs.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            dialect = service.probe_server("Qwen/Qwen3-8B")
+            print(dialect)
         """
         return self._portal.run(self._client.probe_server, base_model)
 
@@ -398,6 +402,10 @@ class ServiceClient:
 
         Raises:
             ClientClosedError: the client was closed.
+
+        Example:
+            rest = service.create_rest_client()
+            page = rest.list_training_runs(limit=5)
         """
         from tinkex.sync.rest import RestClient
 
@@ -409,6 +417,10 @@ class ServiceClient:
         Raises:
             AuthenticationError: the server rejects the API key.
             APIConnectionError: the server cannot be reached.
+
+        Example:
+            capabilities = service.get_server_capabilities()
+            print([model.model_name for model in capabilities.supported_models])
         """
         return self._portal.run(self._client.get_server_capabilities)
 
@@ -421,6 +433,11 @@ class ServiceClient:
         Args:
             status: the outcome that is reported to the server.
             detail: a reason for the outcome, such as the name of an error.
+
+        Example:
+            service = ServiceClient(base_url="http://127.0.0.1:8765")
+            trainer = service.create_lora_training_client("Qwen/Qwen3-8B")
+            service.close("interrupted", "the machine is needed")
         """
         self._portal.run(self._client.close, status, detail)
         return DONE

@@ -451,16 +451,30 @@ class TrainingClient(OwnFuture):
         Raises:
             UnsupportedByServer, NotFoundError: this server has no such call, for example the hosted
                 one.
+
+        Example:
+            spare = service.create_lora_training_client("Qwen/Qwen3-8B", rank=4)
+            spare.unload_model()
         """
         self._portal.run(self._client.unload_model)
         return DONE
 
     def get_info(self) -> GetInfoResponse:
-        """Returns what the server tells of the model: its base model, LoRA rank and tokenizer."""
+        """Returns what the server tells of the model: its base model, LoRA rank and tokenizer.
+
+        Example:
+            info = trainer.get_info()
+            print(info.model_data.model_name, info.lora_rank)
+        """
         return self._portal.run(self._client.get_info)
 
     def get_tokenizer(self) -> Tokenizer:
-        """Returns the model's tokenizer. Raises `TokenizerError` when it cannot be found."""
+        """Returns the model's tokenizer. Raises `TokenizerError` when it cannot be found.
+
+        Example:
+            tokenizer = trainer.get_tokenizer()
+            tokens = tokenizer.encode("two = 2")
+        """
         return self._portal.run(self._client.get_tokenizer)
 
     async def save_state_async(

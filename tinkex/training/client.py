@@ -250,6 +250,10 @@ class AsyncTrainingClient(AsyncModelWeights):
         Raises:
             UnsupportedByServer, NotFoundError: this server has no such call, for example the hosted
                 one.
+
+        Example:
+            spare = await service.create_lora_training_client("Qwen/Qwen3-8B", rank=4)
+            await spare.unload_model()
         """
         async with self._queue.turn("unload_model"):
             request_id = await unload(self._transport, self.model_id)
@@ -260,11 +264,21 @@ class AsyncTrainingClient(AsyncModelWeights):
         self._session.models.discard(self.model_id)
 
     async def get_info(self) -> GetInfoResponse:
-        """Returns what the server tells of the model: its base model, LoRA rank and tokenizer."""
+        """Returns what the server tells of the model: its base model, LoRA rank and tokenizer.
+
+        Example:
+            info = await trainer.get_info()
+            print(info.model_data.model_name, info.lora_rank)
+        """
         return await self._transport.send(get_info.request(body=GetInfoRequest(self.model_id)))
 
     async def get_tokenizer(self) -> Tokenizer:
-        """Returns the model's tokenizer. Raises `TokenizerError` when it cannot be found."""
+        """Returns the model's tokenizer. Raises `TokenizerError` when it cannot be found.
+
+        Example:
+            tokenizer = await trainer.get_tokenizer()
+            tokens = tokenizer.encode("two = 2")
+        """
         if self._tokenizer is None:
             self._tokenizer = await model_tokenizer(
                 self._transport, self.base_model, await self._tokenizer_names()

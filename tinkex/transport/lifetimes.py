@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakMethod
 
@@ -14,6 +16,7 @@ from tinkex.threads import call_on_loop, in_thread, run_on_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_LOOK = 0.2  # seconds between two looks whether a loop still runs
 
 
 @define(eq=False)
@@ -45,7 +48,10 @@ class LoopBinding:
             )
 
     async def run(self, function: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Runs a function on the client's loop. Returns False when that loop has ended."""
+        """Runs a function on the client's loop. Returns False when that loop has ended.
+
+        A loop that does not run, or stops meanwhile, is run in a thread until the function ends.
+        """
         loop = self._loop
         if loop is None or loop is asyncio.get_running_loop():
             await function()
@@ -55,7 +61,7 @@ class LoopBinding:
             outcome = run_on_loop(loop, function)
             if outcome is None:  # it was closed meanwhile
                 return False
-            await asyncio.wrap_future(outcome)
+            return await _ended(loop, outcome)
         else:
             await in_thread(lambda: loop.run_until_complete(function()))
         return True
@@ -71,6 +77,38 @@ class LoopBinding:
         if self._loop is None or self._loop.is_closed():
             return "has ended"
         return "runs in another thread" if self._loop.is_running() else "does not run now"
+
+
+async def _ended(loop: asyncio.AbstractEventLoop, outcome: Future[None]) -> bool:
+    """Waits for the end of a task of another loop. Returns False if that loop is closed before.
+
+    A loop that stops without being closed takes its tasks with it. It is then run from here until
+    this task has ended, as a loop is that had stopped before.
+    """
+    waiting = asyncio.wrap_future(outcome)
+    try:
+        while not (await asyncio.wait({waiting}, timeout=_LOOK))[0]:
+            if loop.is_closed():
+                return False
+            if not loop.is_running():
+                await in_thread(_run_until, loop, outcome)
+        await waiting
+        return True
+    finally:
+        waiting.cancel()
+
+
+def _run_until(loop: asyncio.AbstractEventLoop, outcome: Future[None]) -> None:
+    """Runs a loop until a task of it has ended, if nobody else runs it again."""
+    done: asyncio.Future[None] = loop.create_future()
+    outcome.add_done_callback(lambda _: call_on_loop(loop, _set, done))
+    with suppress(RuntimeError):  # somebody else runs, stops or closes it
+        loop.run_until_complete(done)
+
+
+def _set(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 _running: set[asyncio.Future[object]] = set()

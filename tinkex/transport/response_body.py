@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from attrs import frozen
 
 from tinkex.errors import AnswerTooLargeError, UnreadableAnswerError
+from tinkex.threads import in_thread
 from tinkex.transport.port import Answer, Headers
 
 ENCODINGS = "gzip, deflate, zstd"
@@ -23,6 +24,10 @@ LINE_BYTES = 16 << 20
 """The most bytes in one line of a stream."""
 _PIECE = 1 << 20  # bytes; decompressing so many takes about a millisecond
 _INPUT = 1 << 16
+_JOINED_AT_ONCE = 4 << 20
+"""The most bytes to join on the event loop, which takes a few milliseconds; Python joins more in a
+thread without keeping others from running.
+"""
 _STEPS = 64
 """The most pieces to read without output before the event loop runs other tasks."""
 _RESULTS = frozenset({"retrieve_future", "retrieve_futures"})
@@ -52,6 +57,8 @@ async def read_all(pieces: AsyncIterable[bytes], bound: SizeBound) -> bytes:
         if size > bound.bytes:
             raise _too_large(bound)
         found.append(piece)
+    if size > _JOINED_AT_ONCE:
+        return await in_thread(b"".join, found)
     return found[0] if len(found) == 1 else b"".join(found)
 
 

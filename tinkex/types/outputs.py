@@ -129,7 +129,7 @@ class SampledSequence:
 
     def shown_html(self, tokenizer: Tokenizer | None) -> str:
         """Returns the tokens as HTML: their texts if there is a tokenizer, else their ids."""
-        from tinkex.token_colors import tokens_as_html
+        from tinkex.display.token_colors import tokens_as_html
 
         if tokenizer is None:
             texts = [f"{token} " for token in self.tokens]

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tinkex_server.access import tokens
 from tinkex_server.access.api_keys import ApiKeys
 from tinkex_server.access.signed_urls import BadSignature, Signer
-from tinkex_server.wire.responses import json_response
+from tinkex_server.errors import Reason, Refused
+from tinkex_server.wire.refusals import refusal_response
 from tinkex_server.wire.scope import KEY_SENT_AT, OPEN_PATHS, OWNER, header
 
 
@@ -60,7 +61,7 @@ class Authentication:
         try:
             check_signature(scope, self._signer)
         except BadSignature as error:
-            return json_response(403, {"detail": str(error)})
+            return refusal_response(Refused(Reason.FORBIDDEN, str(error)))
         return None
 
     def _check_token(self, scope: Scope, token: str, keys: ApiKeys) -> Response | None:
@@ -71,7 +72,7 @@ class Authentication:
                 "new one"
             )
             headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            return json_response(401, {"detail": detail}, headers)
+            return refusal_response(Refused(Reason.UNAUTHENTICATED, detail), headers)
         scope[OWNER], scope[KEY_SENT_AT] = holder.owner, holder.key_sent_at
         return None
 
@@ -79,6 +80,6 @@ class Authentication:
 def _check_key(scope: Scope, key: str, keys: ApiKeys) -> Response | None:
     owner = keys.owner(key)
     if owner is None:
-        return json_response(401, {"detail": "X-API-Key is missing or wrong"})
+        return refusal_response(Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong"))
     scope[OWNER] = owner
     return None

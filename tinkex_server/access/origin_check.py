@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tinkex_server.wire.responses import json_response
+from tinkex_server.errors import Reason, Refused
+from tinkex_server.wire.refusals import refusal_response
 from tinkex_server.wire.scope import header
 
 
@@ -31,7 +32,7 @@ class OriginCheck:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         host, origin = header(scope, b"host") or "", header(scope, b"origin")
         reason = refusal_reason(host, origin, self._names)
-        app = self._app if reason is None else json_response(403, {"detail": reason})
+        app = self._app if reason is None else refusal_response(Refused(Reason.FORBIDDEN, reason))
         return app(scope, receive, send)
 
 

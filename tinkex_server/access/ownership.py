@@ -13,7 +13,7 @@ from tinkex_server.store import CheckpointRow, ModelRow, SamplerRow, SessionRow,
 
 @frozen
 class Access:
-    """The store as one caller may see it. Lookups raise `Refused` (404) for what the caller may not
+    """The store as one caller may see it. Lookups raise `Refused` for what the caller may not
     see.
     """
 
@@ -40,7 +40,7 @@ class Access:
         return row
 
     def open_session(self, session_id: str) -> SessionRow:
-        """Returns a session that has not finished. Raises `Refused` (400) for one that has."""
+        """Returns a session that has not finished. Raises `Refused` for one that has."""
         row = self.session(session_id)
         if row.finished_at is not None:
             raise bad_request(f"{row.ending}; create a new one")
@@ -63,7 +63,7 @@ class Access:
         return self.taking_requests(self.run(model_id))
 
     def taking_requests(self, row: ModelRow) -> ModelRow:
-        """Returns the same model. Raises `Refused` (404), saying why, if it takes no requests."""
+        """Returns the same model. Raises `Refused`, saying why, if it takes no requests."""
         model_id = row.model_id
         if row.state == "unloaded":
             raise not_found(f"model {model_id!r} was unloaded")

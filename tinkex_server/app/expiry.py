@@ -75,7 +75,10 @@ def expire(store: Store, limits: Limits, now: float) -> bool:
     )
 
 
-def _drop_records(store: Store, limits: Limits, before: float) -> tuple[int, int]:
+def _drop_records(store: Store, limits: Limits, before: float) -> tuple[int, int, int]:
     store.usage.drop(before, limits.records)
-    entries = store.audit.drop(before, limits.records, _ROWS_AT_ONCE)
-    return entries, store.usage.drop_stored(before, limits.records, _ROWS_AT_ONCE)
+    return (
+        store.audit.drop(before, limits.records, _ROWS_AT_ONCE),
+        store.usage.drop_stored(before, limits.records, _ROWS_AT_ONCE),
+        store.steps.drop(before, limits.records, _ROWS_AT_ONCE),
+    )

@@ -12,6 +12,8 @@ from attrs import evolve
 from tinkex_server.app.listening import listen
 from tinkex_server.engine.factory import EngineName, create_engine
 from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.ray.settings import RaySettings
+from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.limits import Limits
 from tinkex_server.profiles import TINKEX, Profile, find_profile
 from tinkex_server.profiles.warped_engine import WarpedEngine
@@ -31,6 +33,7 @@ def serve(
     engine: EngineName | Engine = "torch",
     device: str | None = None,
     dtype: str | None = None,
+    vllm: VllmSettings | None = None,
     hold: float | None = None,
     profile: str | Profile = TINKEX,
     limits: Limits | None = None,
@@ -38,6 +41,7 @@ def serve(
     faults: Faults | None = None,
     access_log: bool = False,
     allow_hosts: Sequence[str] = (),
+    ray: RaySettings | None = None,
 ) -> Server:
     """Starts a server and returns it when it answers requests.
 
@@ -64,6 +68,7 @@ def serve(
             available.
         dtype: the precision of the base models, "float32" or "bfloat16". By default it depends on
             the device.
+        vllm: where vLLM is, if it is to sample in place of torch, which then trains only.
         hold: the seconds that a poll waits for a result before it is answered "not yet". By default
             the profile decides.
         profile: the kind of Tinker server to imitate, as a name in
@@ -76,10 +81,13 @@ def serve(
         allow_hosts: the names that clients may use for a server without an API key, beside
             localhost and `host`. Other names are refused, since a web page could make a resolver
             lead them here.
+        ray: runs the engine on a Ray cluster, with a trainer and a pool of samplers for each base
+            model. The checkpoints stay with this server. By default the engine is a process of this
+            machine.
 
     Raises:
         UnknownProfile: there is no such profile.
-        ImportError: torch or the extra `local` is not installed.
+        ImportError: torch, Ray, or the extra `local` is not installed.
         InvalidRequest: a model is not found. What else keeps the engine from starting is reported
             by `Server.ready`.
         OSError: the server cannot listen on the address, or cannot write the data folder.
@@ -97,7 +105,12 @@ def serve(
         owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = create_engine(
-                engine, [model] if isinstance(model, str) else list(model), device, dtype
+                engine,
+                [model] if isinstance(model, str) else list(model),
+                device,
+                dtype,
+                vllm=vllm,
+                ray=ray,
             )
             on_failure.callback(engine.close)
         # imported here since it takes longest, and the engine process starts meanwhile

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
+from tinkex_server.engine.agreement import check_agreement
 from tinkex_server.engine.fake import FakeEngine
-from tinkex_server.engine.interface import Engine
-from tinkex_server.engine.model_info import check_names, describe
+from tinkex_server.engine.interface import Engine, InvalidRequest, ModelInfo
+from tinkex_server.engine.model_info import check_names, describe, loadable_name, name_and_source
 from tinkex_server.engine.process.engine import ProcessEngine
+from tinkex_server.engine.ray.cluster import require_ray
+from tinkex_server.engine.ray.settings import RaySettings
+from tinkex_server.engine.split import SplitEngine
+from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.optional_dependencies import require
 
 logger = logging.getLogger("tinkex.local")
@@ -22,17 +27,31 @@ once by simple arithmetic, for tests of clients.
 
 
 def create_engine(
-    name: EngineName, models: Sequence[str], device: str | None = None, dtype: str | None = None
+    name: EngineName,
+    models: Sequence[str],
+    device: str | None = None,
+    dtype: str | None = None,
+    vllm: VllmSettings | None = None,
+    ray: RaySettings | None = None,
 ) -> Engine:
     """Creates an engine with these base models, which may still be starting. `device` and `dtype`
-    apply to torch.
+    apply to torch. With `ray` it runs on a Ray cluster; with `vllm` samples come from there, and
+    the engine trains.
 
     Raises `ImportError`, with the packages to install, or `InvalidRequest` for a model that cannot
     be found or is not supported.
     """
     check_names(models)
+    if ray:
+        require_ray()
     if name == "fake":
-        return FakeEngine(models)
+        if vllm:
+            raise InvalidRequest(
+                "the fake engine makes up its weights, which vLLM cannot load: use --engine torch "
+                "with --sampler vllm"
+            )
+        fake = FakeEngine(models)
+        return _on_ray(FakeEngine, models, fake.base_models, ray) if ray else fake
     require("torch", "transformers", "safetensors")
     described = [describe(model) for model in models]
     for model in described:
@@ -43,10 +62,44 @@ def create_engine(
                 model.max_context_length,
                 model.context_note,
             )
-    return ProcessEngine(partial(create_torch_engine, models, device, dtype), described)
+    create = partial(create_torch_engine, device=device, dtype=dtype)
+    training = (
+        _on_ray(create, models, described, ray)
+        if ray
+        else ProcessEngine(partial(create, models), described)
+    )
+    return with_vllm(training, models, vllm) if vllm else training
 
 
-def create_torch_engine(models: Sequence[str], device: str | None, dtype: str | None) -> Engine:
+def with_vllm(training: Engine, models: Sequence[str], settings: VllmSettings) -> Engine:
+    """Returns an engine that trains by `training` and samples by vLLM."""
+    # imported here, since the HTTP client takes longest
+    from tinkex_server.engine.vllm.sampler import VllmSampler
+
+    sources = {name_and_source(model)[0]: loadable_name(model) for model in models}
+    sampler = VllmSampler(training.base_models, sources, settings, training.ready)
+    check = partial(check_agreement, max_difference=settings.max_difference)
+    return SplitEngine(training, sampler, check)
+
+
+def _on_ray(
+    create: Callable[[Sequence[str]], Engine],
+    models: Sequence[str],
+    described: Sequence[ModelInfo],
+    settings: RaySettings,
+) -> Engine:
+    """Creates an engine whose actors call `create` with one of the models each."""
+    from tinkex_server.engine.ray.engine import RayEngine  # it imports ray, which takes seconds
+
+    factories = {
+        model.name: partial(create, [spec]) for model, spec in zip(described, models, strict=True)
+    }
+    return RayEngine(factories, described, settings)
+
+
+def create_torch_engine(
+    models: Sequence[str], device: str | None = None, dtype: str | None = None
+) -> Engine:
     """Creates the torch engine; called in the engine process, where torch is imported."""
     from tinkex_server.engine.torch.lean_imports import import_lean
 

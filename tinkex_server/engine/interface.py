@@ -31,12 +31,18 @@ class EngineDied(RuntimeError):
 
 @frozen
 class EngineExit:
-    """The loss of an engine, with everything in its memory. `reason` is for people."""
+    """The loss of an engine, or of a part of it, with what was in its memory. `reason` is for
+    people.
+    """
 
     reason: str
     resume: Callable[[], None] | None
     """A callback that lets calls through to a new, empty engine; until then they raise
     `EngineDied`. It does not block. None if no new engine is started.
+    """
+    base_model: str | None = None
+    """The base model whose models in training are lost, where nothing else is. None: everything in
+    memory is lost, with the weights for sampling.
     """
 
 

@@ -5,7 +5,7 @@ tells clients which steps were lost.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter
 from functools import partial
 
 from tinkex_server.checkpoint_path import CheckpointPath
@@ -42,15 +42,15 @@ class EngineRecovery:
         self._folders = folders
         self._samplers = samplers
         self._saved_states: dict[str, SavedStates] = {}
-        self._exit_count = 0
-        # by model, what the last exit meant for it
-        self._exit_reasons: defaultdict[str, str] = defaultdict(str)
+        self._number_of_exits = 0
+        # by model in memory, how often it was lost, and what the last time meant for it
+        self._exit_counts: Counter[str] = Counter()
+        self._exit_reasons: dict[str, str] = {}
         self._lost_steps: dict[str, LostSteps] = {}  # by model, of the last exit that lost some
 
-    @property
-    def exit_count(self) -> int:
-        """The number of times that the engine has died."""
-        return self._exit_count
+    def exit_count(self, model_id: str) -> int:
+        """Returns how often the engine has died while the model was in its memory."""
+        return self._exit_counts[model_id]
 
     def watch(self) -> None:
         """Has the models recovered each time that the engine dies."""
@@ -91,32 +91,36 @@ class EngineRecovery:
         return lost if lost and lost.was_unknown(arrived_at) else None
 
     def check_still_alive(self, model_id: str, exit_count: int) -> None:
-        """Raises `EngineDied` when the engine has died since `exit_count` was read."""
-        if self._exit_count != exit_count:
+        """Raises `EngineDied` when the model was lost since `exit_count` was read."""
+        if self._exit_counts[model_id] != exit_count:
             lost = self._lost_steps.get(model_id)
             raise StepsLost(lost) if lost else EngineDied(self._exit_reasons[model_id])
 
     def _recover(self, death: EngineExit) -> None:
-        """Fails what waits for the models in memory, and restores those that can be restored."""
-        self._samplers.forget_all()
-        self._exit_count += 1
-        self._exit_reasons = defaultdict(lambda: death.reason)
+        """Fails what waits for the models that were lost, and restores those that can be
+        restored.
+        """
+        if death.base_model is None:
+            self._samplers.forget_all()
+        self._number_of_exits += 1
         for row in self._store.models.in_memory():
-            self._recover_model(row, death)
+            if death.base_model in (None, row.base_model):
+                self._recover_model(row, death)
         if death.resume:
             death.resume()
 
     def _recover_model(self, row: ModelRow, death: EngineExit) -> None:
+        self._exit_counts[row.model_id] += 1
         plan = self._plan(row.model_id, engine_restarts=death.resume is not None)
         text = self._exit_reasons[row.model_id] = f"{death.reason}; {plan.message}"
-        lost = LostSteps(self._exit_count, text)
+        lost = LostSteps(self._number_of_exits, text)
         some_wait = self._futures.fail_waiting(row.model_id, StepsLost(lost))
         if not plan.survives:
             self._give_up(row.model_id, text)
             return
         if some_wait or plan.steps_lost:
             self._lost_steps[row.model_id] = lost
-        restore = partial(self._restore, row, plan, text, self._exit_count)
+        restore = partial(self._restore, row, plan, text, self._exit_counts[row.model_id])
         # requests that arrive in the meantime wait in the model's lane until this is done
         self._lanes.put(row.model_id, None, Job(None, restore))
 
@@ -132,7 +136,8 @@ class EngineRecovery:
         return row is not None and row.created_at == state.saved_at
 
     async def _restore(self, row: ModelRow, plan: RecoveryPlan, text: str, exit_count: int) -> None:
-        if exit_count != self._exit_count:  # the engine died again: the next job does it
+        # if the engine died again, the next job does it
+        if exit_count != self._exit_counts[row.model_id]:
             return
         try:
             await self._create_again(row, plan.state)

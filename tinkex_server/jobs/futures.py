@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import EngineDied, SampleResult
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.ended_requests import EndedRequests, wait_for
 from tinkex_server.jobs.endings import failed, failed_by
@@ -42,7 +42,7 @@ class Futures:
         lanes: Lanes,
         hold: float,
         ids: Ids,
-        conflict_status: int,
+        conflict: Reason,
         most_pending: int,
         engine_ready: Future[str],
     ) -> None:
@@ -50,7 +50,7 @@ class Futures:
         self._lanes = lanes
         self._hold = hold  # seconds that a poll waits
         self._ids = ids
-        self._conflict_status = conflict_status
+        self._conflict = conflict
         self._most_pending = most_pending
         self._engine_ready = engine_ready
         self._active: dict[str, ActiveRequest] = {}  # by request id
@@ -75,7 +75,7 @@ class Futures:
                 f"number {identity.seq_id} of {identity.scope} was already used for a different "
                 f"{row.kind} request"
             )
-            raise Refused(self._conflict_status, text)
+            raise Refused(self._conflict, text)
         return row.request_id
 
     def submit(
@@ -83,7 +83,7 @@ class Futures:
     ) -> str:
         """Queues work in a lane, for the turn of its number; returns the request id.
 
-        Raises `Refused` (429) when too many requests are pending, unless others of the lane wait
+        Raises `Refused` when too many requests are pending, unless others of the lane wait
         for this number.
         """
         if not self._lanes.is_awaited(lane, number):
@@ -104,7 +104,7 @@ class Futures:
         """Starts work at once, outside any lane; returns the request id. Such work can be cancelled
         while it runs.
 
-        Raises `Refused` (429) when too many requests are pending.
+        Raises `Refused` when too many requests are pending.
         """
         self.check_capacity()
         request = ActiveRequest(identity)
@@ -127,13 +127,13 @@ class Futures:
             sample.cancel()
 
     def check_capacity(self) -> None:
-        """Raises `Refused` (429) when too many requests are pending."""
+        """Raises `Refused` when too many requests are pending."""
         if len(self._active) >= self._most_pending:
             text = (
                 f"the server has {len(self._active)} pending requests, as many as it accepts; send "
                 "this one again later"
             )
-            raise Refused(429, text, retry_after=1)
+            raise Refused(Reason.TOO_MANY_PENDING, text, retry_after=1)
 
     def _accept(self, request: ActiveRequest) -> str:
         request_id, identity = self._ids.new_request(), request.identity
@@ -163,7 +163,7 @@ class Futures:
             await wait_for(request.over, self._hold if hold is None else hold)
         row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
-            raise Refused(503, "the server is stopping")
+            raise Refused(Reason.UNAVAILABLE, "the server is stopping")
         lost_steps = self._lost_steps.get(request_id)
         if lost_steps:
             lost_steps.note_told(time.monotonic())
@@ -184,6 +184,17 @@ class Futures:
         """Waits as long as a poll whose result does not come, or until the server stops."""
         await wait_for(self._stopping, self._hold)
 
+    @property
+    def activity(self) -> tuple[int, int]:
+        """A value that changes whenever a request comes, begins or ends."""
+        started = sum(request.started_at is not None for request in self._active.values())
+        return len(self._active), started
+
+    async def stopping_within(self, seconds: float) -> bool:
+        """Returns whether the server stops, as soon as it does, or after this time."""
+        await wait_for(self._stopping, seconds)
+        return self._stopping.is_set()
+
     def is_pending(self, request_id: str) -> bool:
         """Returns whether the request has no outcome yet."""
         return request_id in self._active
@@ -191,7 +202,15 @@ class Futures:
     def pending(self, access: Access) -> Sequence[PendingRequest]:
         """Returns the caller's requests without an outcome, in order of arrival."""
         return [
-            PendingRequest(request.identity, request.since, self._state(request))
+            PendingRequest(
+                request.identity,
+                request.since,
+                self._state(request),
+                request.lane,
+                request.number,
+                request.started_at,
+                self._missing.reason(request) is not None,
+            )
             for request in self._active.values()
             if access.sees(request.identity.owner)
         ]

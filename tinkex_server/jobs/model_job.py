@@ -45,7 +45,7 @@ class ModelJob:
         """Does the work. If the engine dies meanwhile, the outcome does not count, good or bad:
         the model is no longer the same.
         """
-        exit_count = self.recovery.exit_count
+        exit_count = self.recovery.exit_count(self.model_id)
         try:
             result = await self.work()
         except Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from attrs import frozen
 
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.jobs.saved_states import LostSteps
 from tinkex_server.store import FutureRow
 
@@ -14,7 +14,7 @@ class UnknownRequest(Refused):
     """The server does not know the request, or the caller may not see it."""
 
     def __init__(self, request_id: str) -> None:
-        super().__init__(404, f"unknown request {request_id!r}")
+        super().__init__(Reason.NOT_FOUND, f"unknown request {request_id!r}")
 
 
 @frozen
@@ -53,11 +53,11 @@ def outcome(row: FutureRow, lost_steps: LostSteps | None) -> PollAnswer:
         return PollAnswer(200, orjson.dumps(failure))
     if row.state == "expired":
         raise Refused(
-            410,
+            Reason.GONE,
             f"the result of request {row.request_id!r} has expired: the server no longer keeps it",
         )
     raise Refused(
-        507,
+        Reason.STORAGE_FULL,
         f"request {row.request_id!r} has ended, but its result could not be written to the data "
         "folder of the server",
     )

@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from attrs import define, field
 
 from tinkex_server.access.ownership import Access
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.jobs.lanes import Lanes
 from tinkex_server.store import Store
 
-_SENT_AGAIN = frozenset({408, 409, 425, 429})
-"""Statuses after which a client sends the same request again, so that its seq_id is still to come.
+_SENT_AGAIN = frozenset(
+    {
+        Reason.CONFLICT,
+        Reason.TOO_MANY_PENDING,
+        Reason.SERVER_FAULT,
+        Reason.UNAVAILABLE,
+        Reason.STORAGE_FULL,
+    }
+)
+"""Reasons after which a client sends the same request again, so that its seq_id is still to come.
 """
 
 
@@ -39,7 +47,7 @@ class RefusedSeqIds:
         """Skips the turn of this seq_id in the model's lane, unless the client is going to send the
         request again.
         """
-        is_final = 400 <= refusal.status < 500 and refusal.status not in _SENT_AGAIN
+        is_final = refusal.reason not in _SENT_AGAIN
         if is_final and seq_id is not None and seq_id >= 1:
             self._refusals[model_id][seq_id] = (fingerprint, refusal)
             self._lanes.skip(model_id, seq_id)

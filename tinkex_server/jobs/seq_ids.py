@@ -9,6 +9,7 @@ from typing import Literal
 
 from attrs import define, field, frozen
 
+from tinkex_server.errors import Reason
 from tinkex_server.jobs.requests import OutOfTurn, RequestIdentity
 
 Turn = Literal["by number", "on arrival", "on arrival, refused out of turn"]
@@ -24,8 +25,8 @@ class SeqIds:
     per_operation: bool = False
     """Whether each operation counts its own seq_ids."""
     turn: Turn = "by number"
-    conflict_status: int = 400
-    """The status of the refusal when a seq_id was used for another request."""
+    conflict: Reason = Reason.BAD_REQUEST
+    """The reason of the refusal when a seq_id was used for another request."""
 
     def identify(
         self, model_id: str, seq_id: int | None, kind: str, fingerprint: str, owner: str

@@ -12,6 +12,7 @@ from tinkex_server.profiles.polls import Polls, respond
 from tinkex_server.profiles.profile import NUMBERED, Profile
 from tinkex_server.profiles.templates import Fields, Reply, fill
 from tinkex_server.state import ServerState
+from tinkex_server.wire.refusals import headers_of, status_of
 from tinkex_server.wire.responses import json_response
 
 
@@ -52,14 +53,15 @@ class Answers:
         reply = self.refusal(request, refusal)
         if self._profile.refusals_take_numbers:
             self._history.note_refused(operation, sent)
-        if refusal.status in self._profile.refuses_late and operation in NUMBERED:
+        if status_of(refusal) in self._profile.refuses_late and operation in NUMBERED:
             return self.promise_reply(operation, sent, reply)
         return respond(reply)
 
     def refusal(self, request: Request, refusal: Refused) -> Reply:
         """Returns a refusal in the profile's form."""
-        values = {"detail": refusal.detail, "status": refusal.status, "path": request.url.path}
-        return Reply(refusal.status, fill(self._profile.refusal, values), refusal.headers)
+        status = status_of(refusal)
+        values = {"detail": refusal.detail, "status": status, "path": request.url.path}
+        return Reply(status, fill(self._profile.refusal, values), headers_of(refusal))
 
     def _sampling_session(self, sent: Fields, answer: Fields) -> Fields:
         rule = self._profile.sampling

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message
 
-from tinkex_server.errors import Refused
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 
 class InnerServer:
@@ -52,5 +52,5 @@ class InnerServer:
         if start["status"] >= 400:
             wait = Headers(raw=start["headers"]).get("retry-after")
             retry_after = None if wait is None else int(wait)
-            raise Refused(start["status"], answer["detail"], retry_after=retry_after)
+            raise RefusedWithStatus(start["status"], answer["detail"], retry_after=retry_after)
         return answer

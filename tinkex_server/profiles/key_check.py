@@ -6,8 +6,8 @@ import hmac
 
 from starlette.requests import Request
 
-from tinkex_server.errors import Refused
 from tinkex_server.profiles.profile import Auth
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 
 def check_key(auth: Auth | None, api_key: str | None, operation: str, request: Request) -> None:
@@ -22,8 +22,8 @@ def check_key(auth: Auth | None, api_key: str | None, operation: str, request: R
         if name in request.headers
     ]
     if not given:
-        raise Refused(auth.missing, f"Missing {' or '.join(auth.headers)}")
+        raise RefusedWithStatus(auth.missing, f"Missing {' or '.join(auth.headers)}")
     if api_key and not any(
         hmac.compare_digest(key.encode("latin-1"), api_key.encode()) for key in given
     ):
-        raise Refused(auth.wrong, "Invalid API key")
+        raise RefusedWithStatus(auth.wrong, "Invalid API key")

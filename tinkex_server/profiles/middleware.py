@@ -34,6 +34,7 @@ from tinkex_server.profiles.templates import Fields, Reply, text_at
 from tinkex_server.state import ServerState
 from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.raw_body import receive_body
+from tinkex_server.wire.refusals import RefusedWithStatus
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import PREFIX
 
@@ -94,7 +95,7 @@ class ProfileMiddleware:
             await self._skip_turn(request, body_copy, refusal)
             response = respond(self._answers.refusal(request, refusal))
         except HandlerDied as error:
-            await self._skip_turn(request, body_copy, Refused(400, str(error)))
+            await self._skip_turn(request, body_copy, RefusedWithStatus(400, str(error)))
             await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
             raise
         await response(scope, receive, send)
@@ -138,7 +139,7 @@ class ProfileMiddleware:
     async def _forward(self, operation: str, request: Request, sent: Fields) -> Response:
         """Has the embedded server do what the request asks for."""
         if self._history.was_refused(operation, sent):
-            raise Refused(409, f"seq_id {sent['seq_id']} was used for another request")
+            raise RefusedWithStatus(409, f"seq_id {sent['seq_id']} was used for another request")
         fields = self._with_inner_paths(operation, dict(sent))
         try:
             self._checks.check(operation, fields)
@@ -174,7 +175,7 @@ class ProfileMiddleware:
         if match := _ARCHIVE.fullmatch(scope["path"]):
             run_id, kind, name = match["run_id"], match["kind"], match["name"]
             if kind:
-                raise Refused(404, "Not Found")
+                raise RefusedWithStatus(404, "Not Found")
             kinds = (checkpoint_path.WEIGHTS, checkpoint_path.SAMPLER_WEIGHTS)
             rows = self._state.store.checkpoints
             existing = [

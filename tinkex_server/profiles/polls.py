@@ -11,7 +11,7 @@ from attrs import define, field
 from starlette.responses import PlainTextResponse, Response
 
 from tinkex_server.access.ownership import Access
-from tinkex_server.errors import Refused, malformed, not_found
+from tinkex_server.errors import malformed, not_found
 from tinkex_server.jobs.poll_answers import PollAnswer, UnknownRequest
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.results import shape_result
@@ -19,6 +19,7 @@ from tinkex_server.profiles.templates import Reply
 from tinkex_server.state import ServerState
 from tinkex_server.wire import protobuf
 from tinkex_server.wire.json import encode
+from tinkex_server.wire.refusals import RefusedWithStatus
 from tinkex_server.wire.responses import json_response
 
 _LONG = 60.0  # seconds
@@ -84,7 +85,7 @@ class Polls:
         """Waits for a result, and returns its fields. Raises `Refused` for a failure."""
         answer = await self._wait(request_id)
         if answer.result_of is None:
-            raise Refused(400, orjson.loads(answer.body)["error"])
+            raise RefusedWithStatus(400, orjson.loads(answer.body)["error"])
         return protobuf.result_fields(answer.result_of, answer.body)
 
     async def _wait(self, request_id: str) -> PollAnswer:

@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.requests import Request
 
-from tinkex_server.errors import Refused
 from tinkex_server.profiles.profile import Bodies
 from tinkex_server.wire import bodies
 from tinkex_server.wire.protobuf import MEDIA_TYPE, read_forward_backward
 from tinkex_server.wire.raw_body import decompress
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 _LONGEST = 1 << 30  # bytes of a decompressed body, where the profile has no limit
 
@@ -39,7 +39,7 @@ def read_fields(rule: Bodies, operation: str, request: Request, raw: bytes) -> d
     if is_zstd:
         raw = decompress(raw, most)
     if len(raw) > most:
-        raise Refused(413, f"the body is larger than {most} bytes")
+        raise RefusedWithStatus(413, f"the body is larger than {most} bytes")
     fields = read_forward_backward(raw) if is_protobuf else bodies.parse_object(raw)
     if not is_protobuf and operation == "forward_backward":
         fields.pop("forward_only", None)  # only the protobuf form has it
@@ -48,7 +48,7 @@ def read_fields(rule: Bodies, operation: str, request: Request, raw: bytes) -> d
 
 def _refuse_encoding(rule: Bodies, raw: bytes) -> None:
     if isinstance(rule.other, int):
-        raise Refused(rule.other, "Unsupported Content-Type")
+        raise RefusedWithStatus(rule.other, "Unsupported Content-Type")
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -58,4 +58,4 @@ def _refuse_encoding(rule: Bodies, raw: bytes) -> None:
         "loc": ["body"],
         "msg": "Input should be a valid dictionary",
     }
-    raise Refused(422, [problem])
+    raise RefusedWithStatus(422, [problem])

@@ -14,7 +14,6 @@ import attrs
 import numpy as np
 from tinkex_api import models as api
 
-from tinkex_server.errors import Refused
 from tinkex_server.profiles.profile import Batches, Loading, Profile, Rule, Sampling
 from tinkex_server.profiles.templates import (
     Fields,
@@ -24,6 +23,7 @@ from tinkex_server.profiles.templates import (
     mapping_at,
     text_at,
 )
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 _KINDS: Mapping[str, type[Any]] = {
     "create_session": api.CreateSessionRequest,
@@ -73,7 +73,7 @@ def check(profile: Profile, operation: str, fields: Fields) -> None:
         _check_strictly(operation, fields, profile.bodies.release)
     for rule in profile.rules:
         if operation in rule.operations and (problem := _problem(rule, fields)):
-            raise Refused(rule.status, f"{rule.field} {problem}")
+            raise RefusedWithStatus(rule.status, f"{rule.field} {problem}")
     if operation == "load_weights":
         _check_load(profile.loading, fields)
     if batch := mapping_at(fields, f"{operation}_input"):
@@ -122,7 +122,7 @@ def _check_strictly(operation: str, fields: Fields, release: tuple[int, int]) ->
         name for name in fields if name not in known or first_seen.get(name, release) > release
     ]
     if unknown:
-        raise Refused(422, [_extra(name, fields[name]) for name in unknown])
+        raise RefusedWithStatus(422, [_extra(name, fields[name]) for name in unknown])
 
 
 def _extra(name: str, value: object) -> dict[str, object]:
@@ -154,7 +154,7 @@ def _problem(rule: Rule, fields: Fields) -> str | None:
 def _check_load(loading: Loading, fields: Fields) -> None:
     number = integer_at(fields, "seq_id")
     if loading.first_request_only and fields.get("model_id") and number is not None and number > 1:
-        raise Refused(
+        raise RefusedWithStatus(
             400,
             f"load_weights is not permitted with seq_id {number}: it must be the model's first "
             "request",
@@ -164,19 +164,19 @@ def _check_load(loading: Loading, fields: Fields) -> None:
 def _check_batch(rule: Batches, batch: Fields) -> None:
     loss = text_at(batch, "loss_fn")
     if rule.losses is not None and loss not in rule.losses:
-        raise Refused(rule.unknown_loss, f"Unsupported loss_fn {batch.get('loss_fn')!r}")
+        raise RefusedWithStatus(rule.unknown_loss, f"Unsupported loss_fn {batch.get('loss_fn')!r}")
     for index, inputs in _inputs(batch):
         if rule.weights_needed and loss == "cross_entropy" and "weights" not in inputs:
-            raise Refused(400, f"data {index}: cross_entropy needs weights")
+            raise RefusedWithStatus(400, f"data {index}: cross_entropy needs weights")
         if rule.known_inputs_only and (
             extra := sorted(inputs.keys() - _INPUTS.get(str(loss), _POLICY_INPUTS))
         ):
-            raise Refused(400, f"data {index}: {loss} takes no {extra[0]}")
+            raise RefusedWithStatus(400, f"data {index}: {loss} takes no {extra[0]}")
         for name, tensor in inputs.items():
             if rule.flat == "refused" and len(list_at(tensor, "shape")) > 1:
-                raise Refused(400, f"data {index}: {name} must be one-dimensional")
+                raise RefusedWithStatus(400, f"data {index}: {name} must be one-dimensional")
             if not rule.sparse and look_up(tensor, "sparse_crow_indices") is not None:
-                raise Refused(422, f"data {index}: {name} must be dense")
+                raise RefusedWithStatus(422, f"data {index}: {name} must be dense")
 
 
 def _adapt_batch(rule: Batches, batch: Fields) -> None:

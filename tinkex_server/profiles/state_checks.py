@@ -8,12 +8,12 @@ from attrs import frozen
 from starlette.requests import Request
 
 from tinkex_server import checkpoint_path
-from tinkex_server.errors import Refused
 from tinkex_server.profiles.history import History
 from tinkex_server.profiles.profile import Profile
 from tinkex_server.profiles.request_bodies import HandlerDied
 from tinkex_server.profiles.templates import Fields, Reply, list_at, mapping_at, text_at
 from tinkex_server.state import ServerState
+from tinkex_server.wire.refusals import RefusedWithStatus
 
 
 @frozen(eq=False)
@@ -58,21 +58,21 @@ class StateChecks:
     def _check_load(self, fields: Fields) -> None:
         rule = self._profile.loading
         if not rule.by_session and not fields.get("model_id"):
-            raise Refused(rule.no_model, "Missing model_id")
+            raise RefusedWithStatus(rule.no_model, "Missing model_id")
         path = text_at(fields, "path")
         if (
             rule.missing_checkpoint
             and path is not None
             and self._state.store.checkpoints.get(checkpoint_path.parse(path)) is None
         ):
-            raise Refused(rule.missing_checkpoint, f"Checkpoint not found: {path}")
+            raise RefusedWithStatus(rule.missing_checkpoint, f"Checkpoint not found: {path}")
 
     def _check_sample(self, fields: Fields) -> None:
         session = text_at(fields, "sampling_session_id")
         if session in self._history.baseless_sessions:
-            raise Refused(400, "base_model is required")
+            raise RefusedWithStatus(400, "base_model is required")
         if not self._profile.sampling.base_models and self.samples_base(fields):
-            raise Refused(400, f"Adapter {session or fields.get('base_model')} not found")
+            raise RefusedWithStatus(400, f"Adapter {session or fields.get('base_model')} not found")
 
     def _is_odd(self, batch: Fields) -> bool:
         """Returns whether the loss needs an even number of data and has an odd one."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from attrs import evolve
 
+from tinkex_server.errors import Reason
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.seq_ids import SeqIds
 from tinkex_server.profiles.paths import PathForms
@@ -252,7 +253,7 @@ SKYRL = Profile(
     ids=_SKYRL_IDS,
     # a repeat with the same body gets the same request, with another body 409; requests run in the
     # order of arrival, whatever their numbers
-    seq_ids=SeqIds(turn="on arrival", conflict_status=409),
+    seq_ids=SeqIds(turn="on arrival", conflict=Reason.CONFLICT),
     promise=_SKYRL_PROMISE,
     sample_sequence_ids=False,
     hold=300.0,
@@ -731,7 +732,7 @@ SPINDLE = Profile(
         "spindle/deployments": Reply(200, {"deployments": []}),
         f"{_CHECKPOINT}/archive": Reply(405, {"detail": "Method Not Allowed"}),
     },
-    seq_ids=SeqIds(conflict_status=409),
+    seq_ids=SeqIds(conflict=Reason.CONFLICT),
     refusals_take_numbers=True,
     hold=30.0,
     pending=Reply(408, _TRY_AGAIN),

@@ -17,10 +17,11 @@ from tinkex_api.models import (
 from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import digests, manifests
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.routes.support.checkpoints import describe_checkpoint, path_of
 from tinkex_server.routes.support.endpoint import Call, delete, get, post, post_nothing, put
 from tinkex_server.routes.support.query import page
+from tinkex_server.rules import deletion
 from tinkex_server.rules.checkpoint_urls import CHECKPOINT
 from tinkex_server.rules.saving import check_ttl, expiry
 from tinkex_server.state import CommonState
@@ -60,7 +61,7 @@ async def unpublish(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
 def _set_public(state: CommonState, call: Call[None], public: bool) -> Mapping[str, Any]:
     row, what = call.access.own_checkpoint(path_of(call)), "published" if public else "unpublished"
     if not state.store.checkpoints.set_public(row.path, public):
-        raise Refused(409, f"{row.path} is already {what}")
+        raise Refused(Reason.CONFLICT, f"{row.path} is already {what}")
     _renew_manifest(state, row.path)
     state.store.audit.add(
         row.owner, f"checkpoint.{what}", {"tinker_path": str(row.path)}, time.time()
@@ -84,13 +85,7 @@ async def set_ttl(state: CommonState, call: Call[SetCheckpointTtlRequest]) -> Ma
 
 
 async def delete_checkpoint(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
-    row = call.access.own_checkpoint(path_of(call))
-    manifests.remove(state.folders.path(row.folder))
-    state.store.checkpoints.delete(row.path)
-    state.store.audit.add(
-        row.owner, "checkpoint.deleted", {"tinker_path": str(row.path)}, time.time()
-    )
-    await state.folders.remove_unused(state.store.folders)
+    await deletion.delete_checkpoint(state, call.access.own_checkpoint(path_of(call)))
     return {}
 
 

@@ -14,7 +14,7 @@ from tinkex_api.models import CopyWeightsRequest, CopyWeightsResponse
 from tinkex_server import checkpoint_path
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir import manifests
-from tinkex_server.errors import Refused, malformed
+from tinkex_server.errors import Reason, Refused, malformed
 from tinkex_server.jobs.poll_answers import PollAnswer
 from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
@@ -41,10 +41,8 @@ async def copy_weights(state: CommonState, call: Call[CopyWeightsRequest]) -> Po
     answer = await state.futures.wait(request_id, call.access)
     if answer.status == 200 and answer.result_of is None:
         failure = orjson.loads(answer.body)
-        raise Refused(
-            400 if failure["category"] == "user" else 500,
-            f"{source.path} could not be copied: {failure['error']}",
-        )
+        reason = Reason.BAD_REQUEST if failure["category"] == "user" else Reason.SERVER_FAULT
+        raise Refused(reason, f"{source.path} could not be copied: {failure['error']}")
     return answer
 
 

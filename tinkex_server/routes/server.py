@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from attrs import evolve
@@ -56,8 +57,14 @@ async def capabilities(state: ServerState, call: Call[None]) -> Mapping[str, Any
         [
             SupportedModel(model.name, model.max_context_length, True, True)
             for model in state.base_models.values()
-        ]
+        ],
+        runs_on=_runs_on(state.engine.ready),
     ).to_dict()
+
+
+def _runs_on(ready: Future[str]) -> str | None:
+    """Returns what the engine runs on, None if it is starting or cannot start."""
+    return None if not ready.done() or ready.exception() else ready.result()
 
 
 async def telemetry(state: ServerState, call: Call[TelemetrySendRequest]) -> Mapping[str, Any]:

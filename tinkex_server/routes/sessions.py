@@ -18,7 +18,7 @@ from tinkex_api.models import (
     UserMetadata,
 )
 
-from tinkex_server.errors import Refused, malformed
+from tinkex_server.errors import Reason, Refused, malformed
 from tinkex_server.routes.support.endpoint import Call, get, post, put
 from tinkex_server.routes.support.query import accessible, page
 from tinkex_server.rules.lifecycle import end_session
@@ -51,7 +51,7 @@ async def create_session(state: CommonState, call: Call[CreateSessionRequest]) -
 async def heartbeat(state: CommonState, call: Call[SessionHeartbeatRequest]) -> Mapping[str, Any]:
     row = call.access.session(call.body.session_id)
     if row.finished_at is not None:
-        raise Refused(410, row.ending)
+        raise Refused(Reason.GONE, row.ending)
     state.store.sessions.note_heartbeat(row.session_id, time.time())
     return SessionHeartbeatResponse(type="session_heartbeat").to_dict()
 

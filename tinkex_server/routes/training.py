@@ -22,12 +22,15 @@ from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
 from tinkex_server.state import ServerState
-from tinkex_server.store import ModelRow
+from tinkex_server.store import Batch, ModelRow
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.optimizers import optimizer_settings
 from tinkex_server.wire.protobuf import read_forward_backward, write_loss
 from tinkex_server.wire.results import loss_fields
 from tinkex_server.wire.training_requests import count_trained, examples, loss_config
+
+_IN_STEP = ("loss:sum",)
+"""The metrics of a batch that a step has as fields of their own."""
 
 
 async def forward_backward(
@@ -67,15 +70,24 @@ def _forward_backward(
     token_count = sum(len(example.tokens) for example in data)
     check_at_most(limits.tokens, token_count, at, "number of tokens")
 
-    def compute() -> tuple[bytes, float]:
+    def compute() -> tuple[bytes, Mapping[str, float], float]:
+        begun = time.monotonic()
         result = state.engine.forward_backward(row.model_id, data, loss, config, backward=backward)
-        return write_loss(loss_fields(result)), result.metrics["loss:sum"]
+        seconds = time.monotonic() - begun
+        return write_loss(loss_fields(result)), result.metrics, seconds
 
     async def work() -> bytes:
-        encoded, total = await state.lanes.call(compute)
+        encoded, metrics, seconds = await state.lanes.call(compute)
         now = time.time()
         if backward:
-            state.store.steps.add_loss(row.model_id, total, count_trained(data), now)
+            done = Batch(
+                loss=metrics["loss:sum"],
+                tokens=count_trained(data),
+                computed_tokens=token_count,
+                seconds=seconds,
+                metrics={name: metrics[name] for name in metrics if name not in _IN_STEP},
+            )
+            state.store.steps.add_batch(row.model_id, done, now)
         state.store.usage.add(
             row.owner, row.session_id, row.base_model, {"training": token_count}, now
         )
@@ -109,11 +121,13 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     try:
         settings = _settings(row, body)
     except Refused as refusal:
-        raise refusal.adding(_NOT_APPLIED) from None
+        refusal.append(_NOT_APPLIED)
+        raise
 
     async def work() -> bytes:
+        begun = time.monotonic()
         metrics = await state.lanes.call(state.engine.optim_step, row.model_id, settings)
-        state.store.steps.end(row.model_id)
+        state.store.steps.end(row.model_id, metrics, time.monotonic() - begun)
         return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 
     return work

@@ -23,7 +23,7 @@ from tinkex_server.access.signed_urls import LIFETIME, signed_url
 from tinkex_server.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointPath
 from tinkex_server.data_dir.uploads import Upload
 from tinkex_server.engine.interface import ADAPTER_FILES, EngineDied
-from tinkex_server.errors import Refused, bad_request, not_found
+from tinkex_server.errors import Reason, Refused, bad_request, not_found
 from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post, put_bytes
 from tinkex_server.routes.support.formatting import moment
@@ -101,7 +101,7 @@ def _upload(state: ServerState, access: Access, upload_id: str) -> Upload:
     if upload is None or not access.sees(upload.owner):
         raise not_found(f"unknown upload {upload_id!r}")
     if upload.expires_at <= time.time():
-        raise Refused(410, f"upload {upload_id!r} has expired; start another")
+        raise Refused(Reason.GONE, f"upload {upload_id!r} has expired; start another")
     return upload
 
 
@@ -149,10 +149,12 @@ async def _make(state: ServerState, upload: Upload, path: CheckpointPath) -> Non
         try:
             saved = await write_checkpoint(state, run, planned, folder, write, session)
         except EngineDied as error:
-            raise Refused(503, str(error), retry_after=_PAUSE) from error
+            raise Refused(Reason.UNAVAILABLE, str(error), retry_after=_PAUSE) from error
         except OSError as error:
             reason = error.strerror or str(error)
-            raise Refused(507, f"the adapter could not be written: {reason}") from error
+            raise Refused(
+                Reason.STORAGE_FULL, f"the adapter could not be written: {reason}"
+            ) from error
         state.store.sessions.restore(session)
         state.store.models.add(run)
         state.store.checkpoints.put(saved)

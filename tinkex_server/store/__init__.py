@@ -20,7 +20,9 @@ from tinkex_server.store.keys import Keys
 from tinkex_server.store.models import Models
 from tinkex_server.store.rows import (
     FINISH_REASONS,
+    RUN_GROUPS,
     AuditRow,
+    Batch,
     Category,
     CheckpointQuery,
     CheckpointRow,
@@ -28,13 +30,18 @@ from tinkex_server.store.rows import (
     EndedFuture,
     Ending,
     EnrolledKey,
+    FailureRow,
     FoundSession,
     FutureRow,
     FutureState,
     KeyRow,
+    ListedRun,
     ModelRow,
     ModelState,
+    RunOrder,
     RunQuery,
+    RunSearch,
+    RunStatus,
     SamplerRow,
     SessionQuery,
     SessionRow,
@@ -45,6 +52,7 @@ from tinkex_server.store.rows import (
     UsageKind,
     UsageRow,
 )
+from tinkex_server.store.run_list import RunList
 from tinkex_server.store.samplers import Samplers
 from tinkex_server.store.sessions import Sessions
 from tinkex_server.store.steps import Steps
@@ -52,7 +60,9 @@ from tinkex_server.store.usage import Usage
 
 __all__ = [
     "FINISH_REASONS",
+    "RUN_GROUPS",
     "AuditRow",
+    "Batch",
     "Category",
     "CheckpointQuery",
     "CheckpointRow",
@@ -60,13 +70,18 @@ __all__ = [
     "EndedFuture",
     "Ending",
     "EnrolledKey",
+    "FailureRow",
     "FoundSession",
     "FutureRow",
     "FutureState",
     "KeyRow",
+    "ListedRun",
     "ModelRow",
     "ModelState",
+    "RunOrder",
     "RunQuery",
+    "RunSearch",
+    "RunStatus",
     "SamplerRow",
     "SessionQuery",
     "SessionRow",
@@ -93,6 +108,7 @@ class Store:
         self.keys = Keys(self._database)
         self.sessions = Sessions(self._database)
         self.models = Models(self._database)
+        self.run_list = RunList(self._database)
         self.futures = StoredFutures(self._database)
         self.steps = Steps(self._database)
         self.checkpoints = Checkpoints(self._database)
@@ -100,6 +116,11 @@ class Store:
         self.custom_losses = CustomLosses(self._database)
         self.audit = AuditLog(self._database)
         self.usage = Usage(self._database)
+
+    @property
+    def changes(self) -> int:
+        """A number that grows with everything that is written."""
+        return self._database.changes
 
     def recover(self, reason: str, now: float) -> None:
         """Notes after a restart that pending requests failed for `reason`, and that no model is in

@@ -17,7 +17,8 @@ logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
 
-_VERSION = 4
+_VERSION = 5
+_FIRST_VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
     key_id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB NOT NULL UNIQUE, salt BLOB NOT NULL,
@@ -85,6 +86,16 @@ CREATE TABLE usage (
     PRIMARY KEY (hour, owner, session_id, base_model, kind)
 ) WITHOUT ROWID;
 """
+_MIGRATIONS = {
+    4: """
+ALTER TABLE steps ADD COLUMN batches INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE steps ADD COLUMN computed_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE steps ADD COLUMN seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE steps ADD COLUMN metrics TEXT NOT NULL DEFAULT '{}';
+CREATE INDEX failed_futures ON futures (finished_at) WHERE state = 'failed';
+"""
+}
+"""The scripts that turn a file of one layout into one of the next, by the older layout."""
 # with recursive_triggers a row that is replaced fires the triggers of a deletion, too
 _PRAGMAS = (
     *(
@@ -174,9 +185,15 @@ class Database:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error
         if version == 0:
             self._connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FIRST_VERSION}; COMMIT;"
             )
-        elif version != _VERSION:
+            version = _FIRST_VERSION
+        while version in _MIGRATIONS:
+            script, version = _MIGRATIONS[version], version + 1
+            self._connection.executescript(
+                f"BEGIN; {script} PRAGMA user_version = {version}; COMMIT;"
+            )
+        if version != _VERSION:
             raise StoreError(
                 f"{file} has layout {version}, but this release of tinkex reads layout {_VERSION}; "
                 "use another data folder"
@@ -296,6 +313,13 @@ class Database:
         if self._lost is None:
             logger.error("%s", StoreWriteError(error, lost=True))
         self._lost = error
+
+    @property
+    def changes(self) -> int:
+        """A number that grows with every row that is written, for whoever wants to know whether
+        anything has changed.
+        """
+        return self._connection.total_changes
 
     def all(self, make: Callable[[sqlite3.Row], T], sql: str, *values: Any) -> list[T]:
         """Returns what `make` makes of each selected row."""

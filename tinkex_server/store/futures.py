@@ -6,12 +6,13 @@ import math
 import sqlite3
 
 from tinkex_server.store.database import Database, dump
-from tinkex_server.store.rows import EndedFuture, Ending, FutureRow, TimedFuture
+from tinkex_server.store.rows import EndedFuture, Ending, FailureRow, FutureRow, TimedFuture
 
 _ROWS = (
     "SELECT request_id, scope, seq_id, kind, fingerprint, owner, state, result, error, category"
     " FROM futures"
 )
+_FAILED = "state = 'failed' AND (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR scope = ?2)"
 _BY_ID = f"{_ROWS} WHERE request_id = ?"
 _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
 
@@ -74,6 +75,28 @@ class StoredFutures:
             " ORDER BY created_at DESC, rowid DESC LIMIT ?2"
         )
         return self._db.all(lambda row: TimedFuture(*row), sql, session_id, limit)[::-1]
+
+    def failures(
+        self, owner: str | None, scope: str | None, limit: int, offset: int
+    ) -> list[FailureRow]:
+        """Returns a page of the failures of one owner and one scope, or of all, the newest first.
+
+        Requests of a scope that failed for the same reason are one failure.
+        """
+        sql = (
+            "SELECT scope, kind, error, category, count(*), max(finished_at) AS at FROM futures"
+            f" WHERE {_FAILED} GROUP BY scope, kind, error, category"
+            " ORDER BY at DESC LIMIT ?3 OFFSET ?4"
+        )
+        return self._db.all(lambda row: FailureRow(*row), sql, owner, scope, limit, offset)
+
+    def count_failures(self, owner: str | None, scope: str | None) -> int:
+        """Returns the number of failures that `failures` lists on all pages."""
+        sql = (
+            f"SELECT count(*) FROM (SELECT 1 FROM futures WHERE {_FAILED}"
+            " GROUP BY scope, kind, error, category)"
+        )
+        return self._db.number(sql, owner, scope)
 
     def end(self, request_id: str, ending: Ending, started_at: float | None, now: float) -> None:
         """Stores how a request ended."""

@@ -47,12 +47,12 @@ class Models:
         )
 
     def get(self, model_id: str) -> ModelRow | None:
-        return self._db.one(_row, f"{_MODELS} WHERE model_id = ?", model_id)
+        return self._db.one(read_row, f"{_MODELS} WHERE model_id = ?", model_id)
 
     def page(self, query: RunQuery, limit: int, offset: int) -> list[ModelRow]:
         """Returns a page of the runs that a query finds, the newest first."""
         sql = f"{_MODELS} WHERE {_WANTED} ORDER BY models.rowid DESC LIMIT ?4 OFFSET ?5"
-        return self._db.all(_row, sql, *astuple(query), limit, offset)
+        return self._db.all(read_row, sql, *astuple(query), limit, offset)
 
     def count(self, query: RunQuery) -> int:
         return self._db.number(
@@ -68,11 +68,11 @@ class Models:
 
     def of_session(self, session_id: str) -> list[ModelRow]:
         return self._db.all(
-            _row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id
+            read_row, f"{_MODELS} WHERE session_id = ? ORDER BY models.rowid", session_id
         )
 
     def in_memory(self) -> list[ModelRow]:
-        return self._db.all(_row, f"{_MODELS} WHERE {_IN_MEMORY} ORDER BY models.rowid")
+        return self._db.all(read_row, f"{_MODELS} WHERE {_IN_MEMORY} ORDER BY models.rowid")
 
     def failure(self, model_id: str) -> str | None:
         row = self.get(model_id)
@@ -100,7 +100,8 @@ class Models:
         self._db.run(f"UPDATE models SET state = 'lost' WHERE {_IN_MEMORY}")
 
 
-def _row(row: sqlite3.Row) -> ModelRow:
+def read_row(row: sqlite3.Row) -> ModelRow:
+    """Returns a training run from its columns and the `owner` of its session."""
     return ModelRow(
         row["model_id"],
         row["session_id"],

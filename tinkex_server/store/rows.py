@@ -62,6 +62,7 @@ class SessionRow:
     finished_at: float | None = None
     finish_reason: str | None = None
     finish_detail: str | None = None
+    heartbeat_at: float = field(default=0.0, eq=False)
 
     @property
     def ending(self) -> str:
@@ -119,6 +120,23 @@ class ModelRow:
         return self.state in STATES_IN_MEMORY
 
 
+@frozen(kw_only=True)
+class Batch:
+    """The figures of one forward_backward."""
+
+    loss: float
+    """The loss, summed over `tokens` tokens."""
+    tokens: int
+    computed_tokens: int = 0
+    """The tokens that went through the model, with a weight or not."""
+    seconds: float = 0.0
+    """The time that the engine took."""
+    metrics: Mapping[str, float] = field(factory=dict[str, float])
+    """Further values by name; those whose names end in `:sum` are summed over a step, the others
+    are averaged.
+    """
+
+
 @frozen
 class StepRow:
     """One step of a training run."""
@@ -129,6 +147,72 @@ class StepRow:
     """The loss per token. None stands for NaN."""
     at: float
     """The time at which the last batch of the step ended."""
+    tokens_per_second: float | None = None
+    """The tokens that went through the model by the time that the engine took."""
+    metrics: Mapping[str, float | None] = field(factory=dict[str, "float | None"])
+    """Further values by name. None stands for NaN."""
+
+
+RunStatus: TypeAlias = Literal[
+    "creating", "ready", "gone", "finished", "interrupted", "errored", "unloaded", "failed", "lost"
+]
+"""The state of a run together with that of its client. A run is `gone` if its client was silent for
+long, whether its session has been ended for it or not.
+"""
+RUN_GROUPS: Mapping[str, Sequence[RunStatus]] = {
+    "active": ("creating", "ready"),
+    "gone": ("gone",),
+    "ended": ("finished", "interrupted", "unloaded"),
+    "failed": ("errored", "failed", "lost"),
+}
+"""The statuses of runs by what people look for."""
+RunOrder: TypeAlias = Literal["created", "active", "name", "steps", "loss"]
+
+
+@frozen(kw_only=True)
+class RunSearch:
+    """A search for training runs that fulfil all conditions. None and empty values are no
+    condition.
+    """
+
+    owner: str | None
+    silent_before: float
+    """The time before which the last sign of a client that is there must not lie."""
+    words: Sequence[str] = ()
+    """Texts that occur, in any case, in the id, the names, the tags or the metadata."""
+    group: str | None = None
+    """A key of `RUN_GROUPS`."""
+    order: RunOrder = "created"
+    """The order; for all but names the largest value comes first."""
+    reverse: bool = False
+
+
+@frozen
+class ListedRun:
+    """A training run as the status page lists it."""
+
+    model: ModelRow
+    session: SessionRow
+    status: RunStatus
+    seen_at: float
+    """The time of the client's last sign."""
+    steps: int
+    """The number of steps that were applied."""
+    loss: float | None
+    """The loss per token of the newest step."""
+
+
+@frozen
+class FailureRow:
+    """Requests that failed for one reason."""
+
+    scope: str
+    kind: str
+    error: str
+    category: Category | None
+    count: int
+    at: float
+    """The time at which the last of them ended."""
 
 
 @frozen

@@ -62,6 +62,18 @@ class Sessions:
         )
         return self._db.all(lambda row: row["session_id"], sql, owner, limit, offset)
 
+    def page(self, owner: str | None, limit: int, offset: int) -> list[SessionRow]:
+        """Returns a page of the sessions of one owner, or of all, the newest first."""
+        sql = (
+            "SELECT * FROM sessions WHERE ?1 IS NULL OR owner = ?1"
+            " ORDER BY rowid DESC LIMIT ?2 OFFSET ?3"
+        )
+        return self._db.all(_row, sql, owner, limit, offset)
+
+    def count(self, owner: str | None) -> int:
+        sql = "SELECT count(*) FROM sessions WHERE ?1 IS NULL OR owner = ?1"
+        return self._db.number(sql, owner)
+
     def search(self, query: SessionQuery, limit: int) -> list[FoundSession]:
         """Returns the sessions that a query finds, at most `limit`, the newest first."""
         conditions, values = _conditions(query)
@@ -109,6 +121,7 @@ def _row(row: sqlite3.Row) -> SessionRow:
         row["finished_at"],
         row["finish_reason"],
         row["finish_detail"],
+        row["heartbeat_at"],
     )
 
 

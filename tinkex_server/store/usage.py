@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tinkex_server.store.database import Database, Statement
+from tinkex_server.store.recent_usage import RecentUsage
 from tinkex_server.store.rows import StoredSpan, UsageKind, UsageRow
 
 HOUR = 3600
@@ -25,6 +26,7 @@ class Usage:
         self._db = database
         # the amounts that are not written yet
         self._sums: Counter[tuple[int, str, str, str, UsageKind]] = Counter()
+        self.recent = RecentUsage()
 
     def add(
         self,
@@ -44,6 +46,7 @@ class Usage:
         hour = int(now) // HOUR * HOUR
         for kind, amount in amounts.items():
             self._sums[hour, owner, session_id, base_model, kind] += amount
+        self.recent.add(owner, amounts, now)
 
     def _write_sums(self) -> Statement:
         sums, self._sums = self._sums, Counter()

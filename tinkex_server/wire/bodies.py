@@ -21,7 +21,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 from tinkex_api import models
 
-from tinkex_server.errors import Refused, malformed
+from tinkex_server.errors import Reason, Refused, malformed
 
 T = TypeVar("T")
 _Reader: TypeAlias = Callable[[Any], Any]
@@ -40,16 +40,16 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Returns the fields of a JSON body. Raises `Refused`: 422 unless it is a JSON object, and 413
-    if it holds more objects than the server accepts.
+    """Returns the fields of a JSON body. Raises `Refused` unless it is a JSON object, and if it
+    holds more objects than the server accepts.
     """
     _check_count(raw)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise Refused(422, f"the body is not JSON: {error}") from error
+        raise Refused(Reason.MALFORMED, f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise Refused(422, "the body is not a JSON object")
+        raise Refused(Reason.MALFORMED, "the body is not a JSON object")
     return cast("dict[str, Any]", value)
 
 
@@ -70,7 +70,7 @@ def _check_count(raw: bytes) -> None:
 def too_many(counted: str) -> Refused:
     """Returns the refusal of a body that holds too many objects."""
     return Refused(
-        413,
+        Reason.TOO_LARGE,
         f"the body has {counted}; this server reads at most {MAX_CONTAINERS} objects and lists and "
         f"{_MAX_STRINGS} strings, more than the largest batch has; send less at once",
     )
@@ -80,13 +80,15 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     """Returns a digest of a body, which is the same when the request is sent again.
 
     It leaves sampling_session_seq_id out: an ephemeral save that is sent again has a new one.
-    Raises `Refused` (422) for fields that are nested more than about 250 levels deep.
+    Raises `Refused` for fields that are nested more than about 250 levels deep.
     """
     counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
     try:
         written = orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        raise Refused(422, f"the body cannot be written as JSON again: {error}") from error
+        raise Refused(
+            Reason.MALFORMED, f"the body cannot be written as JSON again: {error}"
+        ) from error
     return _digest(written)
 
 
@@ -108,7 +110,7 @@ class _FieldError(Exception):
 
 
 def read(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """Returns the fields of a body as a generated type. Raises `Refused` (422), naming the field,
+    """Returns the fields of a body as a generated type. Raises `Refused`, naming the field,
     if they are not of this type.
     """
     try:

@@ -9,28 +9,29 @@ from pathlib import Path
 import zstandard
 from starlette.types import Message, Receive
 
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 
 PIECE = 1024
 """The compressed bytes that are given to the decompressor at once. They can become 32 million."""
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """Returns the decompressed body. Raises `Refused`: 413 as soon as it has more than `most`
-    bytes, and 415 for an encoding other than zstd.
+    """Returns the decompressed body. Raises `Refused` as soon as it has more than `most`
+    bytes, and for an encoding other than zstd.
     """
     encoding = headers.get("content-encoding", "identity")
     if encoding not in ("identity", "zstd"):
         raise Refused(
-            415, f"this server reads uncompressed and zstd bodies; this one is {encoding}"
+            Reason.UNSUPPORTED_MEDIA_TYPE,
+            f"this server reads uncompressed and zstd bodies; this one is {encoding}",
         )
     raw = await receive_body(headers, receive, most)
     return raw if encoding == "identity" else await asyncio.to_thread(decompress, raw, most)
 
 
 async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """Returns the body as it was sent. Raises `Refused`: 413 if it is declared to have more than
-    `most` bytes or has them, and 400 if it breaks off.
+    """Returns the body as it was sent. Raises `Refused` if it is declared to have more than `most`
+    bytes or has them, and if it breaks off.
     """
     _check_declared(headers, most)
     pieces: list[bytes] = []
@@ -42,8 +43,8 @@ async def receive_body(headers: Mapping[str, str], receive: Receive, most: int) 
 
 
 async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path, most: int) -> None:
-    """Writes a body to a file while it arrives. Raises `Refused` as `receive_body` does, and 507 if
-    the file cannot be written.
+    """Writes a body to a file while it arrives. Raises `Refused` as `receive_body` does, and if the
+    file cannot be written.
     """
     _check_declared(headers, most)
     try:
@@ -54,17 +55,20 @@ async def receive_file(headers: Mapping[str, str], receive: Receive, file: Path,
                 await asyncio.to_thread(opened.write, piece)
     except OSError as error:
         raise Refused(
-            507, f"the file could not be written to the data folder: {error.strerror or error}"
+            Reason.STORAGE_FULL,
+            f"the file could not be written to the data folder: {error.strerror or error}",
         ) from error
 
 
 def _next_piece(message: Message, size: int, most: int) -> tuple[bytes, int, bool]:
     """Returns the next piece of a body of which `size` bytes have arrived, the size with it, and
-    whether more follows. Raises `Refused`: 413 for more than `most` bytes, and 400 if the body
-    breaks off.
+    whether more follows. Raises `Refused` for more than `most` bytes, and if the body breaks
+    off.
     """
     if message["type"] == "http.disconnect":
-        raise Refused(400, "the client disconnected before it had sent the whole body")
+        raise Refused(
+            Reason.BAD_REQUEST, "the client disconnected before it had sent the whole body"
+        )
     piece: bytes = message.get("body", b"")
     size += len(piece)
     if size > most:
@@ -79,8 +83,8 @@ def _check_declared(headers: Mapping[str, str], most: int) -> None:
 
 
 def decompress(raw: bytes, most: int) -> bytes:
-    """Returns a decompressed body. Raises `Refused`: 413 as soon as it has more than `most` bytes,
-    and 400 if it is not one complete zstd frame.
+    """Returns a decompressed body. Raises `Refused` as soon as it has more than `most` bytes, and
+    if it is not one complete zstd frame.
     """
     decoder = zstandard.ZstdDecompressor().decompressobj()
     parts: list[bytes] = []
@@ -92,13 +96,14 @@ def decompress(raw: bytes, most: int) -> bytes:
             if size > most:
                 raise _too_long(most)
     except zstandard.ZstdError as error:
-        raise Refused(400, f"the body is not zstd: {error}") from error
+        raise Refused(Reason.BAD_REQUEST, f"the body is not zstd: {error}") from error
     if not decoder.eof or decoder.unused_data:
-        raise Refused(400, "the body is not one complete zstd frame")
+        raise Refused(Reason.BAD_REQUEST, "the body is not one complete zstd frame")
     return b"".join(parts)
 
 
 def _too_long(most: int) -> Refused:
     return Refused(
-        413, f"the body is over {most} bytes, the most that this server accepts; send less at once"
+        Reason.TOO_LARGE,
+        f"the body is over {most} bytes, the most that this server accepts; send less at once",
     )

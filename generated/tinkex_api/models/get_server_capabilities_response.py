@@ -24,20 +24,29 @@ class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
 
     Attributes:
         supported_models: Base models of the server; on some servers only those that are loaded.
+        runs_on: What the server computes with, for people: library, device and precision; where other software
+            samples than trains, also how far the logprobs of the two differ, and what cannot be sampled. Null until it
+            is known. Only the embedded server has this field.
     """
 
     supported_models: list[SupportedModel]
+    runs_on: str | None = None
     additional_properties: dict[str, Any] = field(init=False, factory=dict)
     __hash__ = OpenModel.__hash__
 
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = dict(self.additional_properties)
         fields["supported_models"] = [item.to_dict() for item in self.supported_models]
+        if self.runs_on is not None:
+            fields["runs_on"] = self.runs_on
         return fields
 
     @classmethod
     def from_dict(cls, src_dict: Mapping[str, Any]) -> Self:
         rest = dict(src_dict)
-        self = cls(supported_models=[models.SupportedModel.from_dict(item) for item in rest.pop("supported_models")])
+        self = cls(
+            supported_models=[models.SupportedModel.from_dict(item) for item in rest.pop("supported_models")],
+            runs_on=rest.pop("runs_on", None),
+        )
         self.additional_properties = rest
         return self

@@ -283,7 +283,7 @@ def test_a_key_is_stored_used_and_removed(keyed_server: Server, tmp_path: Path) 
     assert wrong.exit_code == 4
     assert not (tmp_path / "home").exists()
     stored = data("auth", "login", "--key-stdin", given=f"{KEY}\n")
-    assert (stored["key"], stored["file"]) == (
+    assert (stored["key"], stored["stored_in"]) == (
         "tml-…1234",
         str(tmp_path / "home" / ".tinker" / "credentials.json"),
     )

@@ -161,6 +161,22 @@ def test_data_check_ends_with_7_and_names_the_lines(here: Path) -> None:
     assert found["cut"] == [{"line": 1, "tokens": 3}, {"line": 4, "tokens": 3}]
 
 
+def test_data_check_in_a_pipe_has_a_line_for_each_finding(here: Path) -> None:
+    Path("bad.jsonl").write_text('{"text": "abcdef"}\nnonsense\n' + '{"text": "abcdef"}\n' * 13)
+    done = run("tinkex data check bad.jsonl")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert ["duplicates", "13"] in lines
+    assert ["errors", "1"] in lines
+    found = [line[1:] for line in lines if line[0] == "line"]
+    assert [line[:2] for line in found] == [["2", "errors"]] + [
+        [str(line), "duplicates"] for line in range(3, 13)
+    ]
+    assert {line[2] for line in found[1:]} == {"1"}
+    assert "and 3 more lines of duplicates; --json lists all" in done.stderr
+    whole = json.loads(run("tinkex data check bad.jsonl --json=duplicates").stdout)
+    assert len(whole["duplicates"]) == 13
+
+
 def test_data_check_shows_what_is_trained_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKEX_FORCE_TTY", "100")
     done = run("tinkex data check numbers.jsonl --color never")

@@ -12,7 +12,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
-from tests.support.answering_server import NO_ROUTE, answering
+from tests.support.answering_server import NO_ROUTE, answering, as_json
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 from tinkex.cli import main
 from tinkex.cli.curve import draw
@@ -133,6 +133,36 @@ def test_a_server_that_does_not_tell_says_what_to_watch_instead() -> None:
     assert done.exit_code == 1
     assert "does not tell the steps of a run" in done.stderr
     assert "Watch the folder of the run" in done.stderr
+
+
+def test_any_metric_of_a_server_is_shown_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [{"step": n, "loss": 2.0 / n, "grad_norm": 0.5 * n, "at": 1e9} for n in (1, 2)]
+    told = as_json({"state": "unloaded", "steps": steps}), as_json({"state": "ready", "steps": []})
+    with answering(lambda call: told[int(call.query["after"]) >= 2]) as there:
+        url = f"--base-url={there.base_url}"
+        chosen = watch("a-run", "--no-follow", "--metric=grad_norm", url)
+        unknown = watch("a-run", "--no-follow", "--metric=grad", url)
+        monkeypatch.setenv("TINKEX_FORCE_TTY", "60")
+        drawn = watch("a-run", "--no-follow", "--metric=grad_norm", url)
+    assert chosen.stdout.splitlines() == ["step=1 grad_norm=0.5", "step=2 grad_norm=1"]
+    assert unknown.exit_code == 3
+    assert "no step has the metric grad; there are: loss, grad_norm" in unknown.stderr
+    assert "\ngrad_norm" in drawn.stdout
+
+
+def test_a_metric_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tinkex", "run", "watch", str(tmp_path), "--metric=eval_loss"]
+    write(tmp_path, {"step": 1, "loss": 2.5})
+    with subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stderr.readline() == "No step has eval_loss yet. There are: loss.\n"
+        write(tmp_path, {"step": 2, "loss": 2.25, "eval_loss": 3.5})
+        assert process.stdout.readline() == "step=2 eval_loss=3.5\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
 
 
 def test_a_curve_has_its_highest_value_on_top_and_joins_its_steps() -> None:

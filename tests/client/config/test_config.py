@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tinkex import (
@@ -418,6 +419,21 @@ def test_a_pickle_holds_no_secret_and_its_copy_takes_the_key_of_its_own_environm
         {"team": "one"},
     )
     assert (restored.proxy, restored.cf_access_client_secret) == (None, "other")
+
+
+def test_a_changed_copy_leaves_what_the_original_says_of_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TINKEX_RETRY_MAX_ATTEMPTS", "7")
+    config = Config(api_key="tml-x")
+    before = {s.name: (s.value, s.source) for s in config.describe()}
+    changed = attrs.evolve(config, max_retries=4, progress_timeout=30.0)
+    assert {s.name: (s.value, s.source) for s in config.describe()} == before
+    found = {s.name: (s.value, s.source) for s in changed.describe()}
+    assert found["retry.max_attempts"] == ("5", "argument")
+    assert found["retry.max_wait"] == ("30.0", "argument")
+    assert before["retry.max_attempts"] == ("7", "TINKEX_RETRY_MAX_ATTEMPTS")
+    assert found["timeout"] == before["timeout"]
 
 
 def test_a_copy_within_the_process_is_the_same() -> None:

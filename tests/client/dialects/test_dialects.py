@@ -4,13 +4,12 @@ recognition of a dialect by first answers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tinkex_api.models import ClientConfigResponse, ClientDynamicConfigResponse
 
+from tests.support.contract import CONTRACT
 from tests.support.first_contact import first_contact
 from tinkex.dialects import resend
 from tinkex.dialects.detect import (
@@ -24,7 +23,6 @@ from tinkex.dialects.dialect import Dialect
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex_server.profiles import PROFILES
 
-CONTRACT = yaml.safe_load((Path(__file__).parents[3] / "openapi" / "tinker.yaml").read_text())
 OPERATIONS = {
     operation["operationId"]: operation
     for item in CONTRACT["paths"].values()

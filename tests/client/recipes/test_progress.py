@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.support.wait_until import wait_until
 from tinkex import WaitFacts, events
-from tinkex.recipes import progress
+from tinkex.display import due
 from tinkex.recipes.activity import Activity
 from tinkex.recipes.card import sparkline
 from tinkex.recipes.progress import Bar, Lines, Pace, display_for
@@ -81,7 +81,7 @@ def test_a_pipe_gets_a_line_for_each_tenth(activity: Activity) -> None:
 def test_a_pipe_gets_a_line_when_nothing_happens(
     activity: Activity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_LINE_EVERY", 0.1)
+    monkeypatch.setattr(due, "LINE_SECONDS", 0.1)
     shown = io.StringIO()
     activity.now("sampling 8 answers on the server")
     queue("paused_rate_limit")

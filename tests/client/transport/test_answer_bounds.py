@@ -8,7 +8,7 @@ import asyncio
 import gzip
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +318,17 @@ def test_a_download_is_bounded_as_a_whole(
 
     asyncio.run(to_endless("application/x-tar", piece, pause, use))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [3 << 20, 9 << 20])
+def test_a_body_of_many_pieces_is_read_whole_below_its_bound(size: int):
+    whole = bytes(range(256)) * (size >> 8)
+    bound = response_body.SizeBound(size, "")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, size, 100_000):
+            yield whole[start : start + 100_000]
+
+    assert asyncio.run(response_body.read_all(pieces(), bound)) == whole
+    with pytest.raises(AnswerTooLargeError):
+        asyncio.run(response_body.read_all(pieces(), response_body.SizeBound(size - 1, "")))

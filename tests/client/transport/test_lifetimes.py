@@ -27,6 +27,7 @@ from tinkex import (
     ServiceClient,
 )
 from tinkex.local import Server, serve
+from tinkex.transport.lifetimes import LoopBinding
 
 REST_CALLS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "list": lambda rest: rest.list_training_runs(),
@@ -95,6 +96,68 @@ def test_a_client_whose_loop_was_left_is_closed_all_the_same(server: Server) -> 
     asyncio.run(rest.close())
     with pytest.raises(ClientClosedError):
         asyncio.run(awaited(rest.get_server_capabilities))
+    loop.close()
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_the_last_work_ends_if_the_loop_of_the_client_stops_meanwhile(closes: bool) -> None:
+    loop, binding = asyncio.new_event_loop(), LoopBinding()
+    began, done = threading.Event(), list[str]()
+
+    async def bind() -> None:
+        binding.check("test")
+
+    async def work() -> None:
+        began.set()
+        await asyncio.sleep(0.5)
+        done.append("work")
+
+    def run_and_stop() -> None:
+        loop.run_forever()
+        if closes:
+            loop.close()
+
+    def stop() -> None:
+        began.wait()
+        loop.call_soon_threadsafe(loop.stop)
+
+    loop.run_until_complete(bind())
+    threads = threading.Thread(target=run_and_stop), threading.Thread(target=stop)
+    for thread in threads:
+        thread.start()
+    while not loop.is_running():
+        time.sleep(0.01)
+    ended = asyncio.run(asyncio.wait_for(binding.run(work), 20))
+    for thread in threads:
+        thread.join()
+    assert (ended, done) == ((False, []) if closes else (True, ["work"]))
+    loop.close()
+
+
+def test_waiting_for_the_last_work_can_be_cancelled() -> None:
+    loop, binding = asyncio.new_event_loop(), LoopBinding()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    cancelled = threading.Event()
+
+    async def bind() -> None:
+        binding.check("test")
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    try:
+        asyncio.run_coroutine_threadsafe(bind(), loop).result()
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(binding.run(work), 0.3))
+        assert cancelled.wait(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
     loop.close()
 
 

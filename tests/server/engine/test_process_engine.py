@@ -42,7 +42,6 @@ from tinkex_server.engine.interface import (
     SampleSpec,
 )
 from tinkex_server.engine.process import frames
-from tinkex_server.engine.process.child import EngineError
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import (
@@ -50,6 +49,10 @@ from tinkex_server.engine.process.restart import (
     failures_in_a_row,
     pause_before_restart,
 )
+from tinkex_server.engine.remote_errors import EngineError
+
+# as the product starts them, and not forked
+pytestmark = pytest.mark.usefixtures("new_interpreters")
 
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 

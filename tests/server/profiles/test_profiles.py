@@ -8,18 +8,17 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import yaml
 import zstandard
 from attrs import define, evolve, field
 from starlette.routing import Route
 from tinkex_proto import tinker_pb2 as pb
 
+from tests.support.contract import CONTRACT
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, new_model, sample, step
 from tinkex.local import Limits, Server, serve
@@ -29,7 +28,6 @@ from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profi
 from tinkex_server.profiles.profile import Rule
 from tinkex_server.profiles.warped_engine import warped_logprob
 
-CONTRACT = Path(__file__).parents[3] / "openapi" / "tinker.yaml"
 PROTOBUF = "application/x-protobuf"
 OTHERS = [name for name in PROFILES if name != "tinkex"]
 PROTOBUF_ONLY = ("hosted", "hosted-0.25", "skyrl-0.4", "tuft")
@@ -256,15 +254,10 @@ def embedded_routes() -> set[str]:
     }
 
 
-@cache
-def contract_paths() -> dict[str, Any]:
-    return yaml.safe_load(CONTRACT.read_text())["paths"]
-
-
 def contract_routes_missing_on(name: str) -> set[str]:
     return {
         f"{method.upper()} {path}"
-        for path, methods in contract_paths().items()
+        for path, methods in CONTRACT["paths"].items()
         for method, operation in methods.items()
         if name in operation.get("x-tinker-missing-on", ())
     }
@@ -273,7 +266,7 @@ def contract_routes_missing_on(name: str) -> set[str]:
 def test_every_route_of_the_contract_is_served() -> None:
     wanted = {
         f"{method.upper()} {path}"
-        for path, methods in contract_paths().items()
+        for path, methods in CONTRACT["paths"].items()
         for method in methods
     }
     assert wanted <= embedded_routes()

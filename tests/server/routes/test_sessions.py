@@ -27,7 +27,8 @@ def test_the_server_describes_itself(api: Api) -> None:
                 "trainable": True,
                 "sampleable": True,
             },
-        ]
+        ],
+        "runs_on": "a fake engine",
     }
     assert api.ok(
         "telemetry", events=[], platform="x", sdk_version="1", session_id="s", process_uuid="u"

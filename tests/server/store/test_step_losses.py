@@ -12,7 +12,7 @@ import pytest
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, started, step
 from tinkex_server.engine.interface import LoraShape
-from tinkex_server.store import ModelRow, SessionRow, Store
+from tinkex_server.store import Batch, ModelRow, SessionRow, Store
 
 
 @pytest.fixture
@@ -26,13 +26,17 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+def add(store: Store, model_id: str, loss: float, tokens: int, now: float) -> None:
+    store.steps.add_batch(model_id, Batch(loss=loss, tokens=tokens), now)
+
+
 def test_all_batches_before_an_optim_step_are_one_point(store: Store) -> None:
-    store.steps.add_loss("a", 6.0, 3, 1.0)
-    store.steps.add_loss("a", 2.0, 1, 2.0)
+    add(store, "a", 6.0, 3, 1.0)
+    add(store, "a", 2.0, 1, 2.0)
     store.steps.end("a")
     store.steps.end("a")  # a step without a loss is no point
-    store.steps.add_loss("a", 5.0, 5, 3.0)
-    store.steps.add_loss("b", 1.0, 1, 4.0)
+    add(store, "a", 5.0, 5, 3.0)
+    add(store, "b", 1.0, 1, 4.0)
     assert [(row.number, row.loss, row.at) for row in store.steps.curve("a", 10)] == [
         (1, 2.0, 2.0),
         (2, 1.0, 3.0),
@@ -41,17 +45,17 @@ def test_all_batches_before_an_optim_step_are_one_point(store: Store) -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_a_gap_of_one_step(store: Store) -> None:
-    store.steps.add_loss("a", math.nan, 3, 1.0)
-    store.steps.add_loss("a", 1.0, 1, 1.0)
+    add(store, "a", math.nan, 3, 1.0)
+    add(store, "a", 1.0, 1, 1.0)
     store.steps.end("a")
-    store.steps.add_loss("a", 1.0, 1, 2.0)
+    add(store, "a", 1.0, 1, 2.0)
     assert [row.loss for row in store.steps.curve("a", 10)] == [None, 1.0]
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100, 1000])
 def test_a_long_curve_is_thinned_and_keeps_its_ends(store: Store, steps: int) -> None:
     for number in range(steps):
-        store.steps.add_loss("a", float(number), 1, 0.0)
+        add(store, "a", float(number), 1, 0.0)
         store.steps.end("a")
     rows = store.steps.curve("a", 50)
     assert len(rows) <= 2 * 50 + 2

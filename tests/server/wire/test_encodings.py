@@ -19,7 +19,7 @@ from tinkex_proto import tinker_pb2 as pb
 from tinkex import Datum, TensorData
 from tinkex.wire import json, protobuf
 from tinkex_server.engine.interface import LossResult, SampledTokens, SampleResult
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 from tinkex_server.wire.bodies import read
 from tinkex_server.wire.json import encode
 from tinkex_server.wire.protobuf import (
@@ -105,7 +105,7 @@ def test_a_malformed_sparse_tensor_is_422_and_names_the_field(
     }
     with pytest.raises(Refused) as caught:
         examples(read(api.ForwardBackwardInput, body), ())
-    assert caught.value.status == 422
+    assert caught.value.reason is Reason.MALFORMED
     assert caught.value.detail[0]["loc"][-1] == field
 
 

@@ -1,12 +1,17 @@
-"""The part of an API key that is shown, and the facts that a server tells of a key."""
+"""The part of an API key that is shown, the facts that a server tells of a key, and where it is
+stored.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from tinkex import credentials
+from tinkex.credentials import system_keyring
 from tinkex.errors import NotFoundError, UnsupportedByServer
 
 if TYPE_CHECKING:
@@ -57,3 +62,44 @@ def ask(rest: RestClient, key: str) -> KeyFacts:
         organization.name if organization else None,
         info.note,
     )
+
+
+KEYRING = "the system's keyring"
+
+
+@frozen
+class StoredKey:
+    """A key that was stored, without the key itself."""
+
+    key_id: str
+    name: str | None
+    place: str
+    """The path of the file that had it, or `KEYRING`."""
+
+
+def store(
+    key_id: str, key: str, name: str, note: str | None, details: Mapping[str, Any] | None
+) -> str:
+    """Stores a key as the default of all programs. Returns the place: a path, or `KEYRING`."""
+    stored = credentials.load()
+    if system_keyring.write(key_id, key):
+        if stored.in_keyring is not None and stored.in_keyring["id"] != key_id:
+            system_keyring.delete(stored.in_keyring["id"])
+        credentials.save(stored.with_key_in_keyring(key_id, name))
+        return KEYRING
+    return str(credentials.save(stored.with_key(key_id, key, name, note=note, details=details)))
+
+
+def remove_default() -> StoredKey | None:
+    """Removes the stored default key. Returns what was removed; None if there was none."""
+    stored = credentials.load()
+    if stored.in_keyring is not None:
+        key_id, name, place = stored.in_keyring["id"], stored.in_keyring["name"], KEYRING
+        system_keyring.delete(key_id)
+    elif stored.default is not None:
+        key_id, place = stored.default, str(credentials.default_path())
+        name = stored.keys.get(key_id, {}).get("name")
+    else:
+        return None
+    credentials.save(stored.without_key(key_id))
+    return StoredKey(key_id, name, place)

@@ -19,10 +19,10 @@ _KEYS = "https://tinker.thinkingmachines.ai/keys"
 @data_command(
     "login",
     help=(
-        "Check an API key and store it for all programs of this user, in a file that nobody else "
-        "can read."
+        "Check an API key and store it for all programs of this user: in the system's keyring if "
+        "the package keyring is installed, else in a file that nobody else can read."
     ),
-    fields=("key_id", "name", "key", "email", "organization", "file"),
+    fields=("key_id", "name", "key", "email", "organization", "stored_in"),
     examples=["tinkex auth login", "tinkex auth login --key-stdin < key.txt"],
     id_field="key_id",
 )
@@ -30,8 +30,8 @@ _KEYS = "https://tinker.thinkingmachines.ai/keys"
 @connection_options
 def command(output: Output, connection: Connection, key_stdin: bool) -> None:
     """Stores an API key."""
-    from tinkex import RestClient, credentials
-    from tinkex.cli.auth.keys import ask, masked_key
+    from tinkex import RestClient
+    from tinkex.cli.auth.keys import ask, masked_key, store
 
     connection.api_key = key = _given_key(output, key_stdin, connection)
     rest: RestClient = connection.rest
@@ -42,10 +42,7 @@ def command(output: Output, connection: Connection, key_stdin: bool) -> None:
     }
     known = facts.organization or facts.email
     name = facts.name or "manual"
-    stored = credentials.load().with_key(
-        facts.key_id, key, name, note=facts.note, details=details if known else None
-    )
-    file = credentials.save(stored)
+    place = store(facts.key_id, key, name, facts.note, details if known else None)
     output.record(
         {
             "key_id": facts.key_id,
@@ -53,7 +50,7 @@ def command(output: Output, connection: Connection, key_stdin: bool) -> None:
             "key": masked_key(key),
             "email": facts.email,
             "organization": facts.organization,
-            "file": str(file),
+            "stored_in": place,
         }
     )
     output.status("The key is stored, and is the default of all programs.")

@@ -11,7 +11,7 @@ import click
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.exit_codes import ExitCode
-from tinkex.cli.output import Output
+from tinkex.cli.output import Output, plain
 
 if TYPE_CHECKING:
     from tinkex import Tokenizer
@@ -31,7 +31,8 @@ FIELDS = (
     "duplicates",
     "cut",
 )
-_LISTED = 10  # findings of a kind that a person is shown
+_KINDS = "errors", "empty", "duplicates", "cut"  # of findings
+_LISTED = 10  # findings of a kind that are shown; `--json` has all
 
 
 @data_command(
@@ -76,6 +77,8 @@ def command(
     report = check(file, tokenizer, template=template, max_length=max_length)
     if output.mode == "human":
         _show(output, report, tokenizer)
+    elif output.mode == "plain":
+        _write_lines(output, report)
     else:
         output.record(_row(report))
     if not report.clean:
@@ -108,6 +111,24 @@ def _row(report: Report) -> dict[str, Any]:
     }
 
 
+def _write_lines(output: Output, report: Report) -> None:
+    """Writes the fields, with the number of findings of each kind, and a line for each finding:
+    `line`, its number, the kind and what is known about it.
+    """
+    row = _row(report)
+    output.record(row | {kind: len(row[kind]) for kind in _KINDS})
+    for kind in _KINDS:
+        for finding in row[kind][:_LISTED]:
+            line, *details = (finding,) if kind == "empty" else finding.values()
+            output.text("\t".join(map(plain, ("line", line, kind, *details))))
+        _say_more(output, len(row[kind]), f"lines of {kind}")
+
+
+def _say_more(output: Output, found: int, what: str) -> None:
+    if found > _LISTED:
+        output.status(f"… and {found - _LISTED:,} more {what}; --json lists all")
+
+
 def _show(output: Output, report: Report, tokenizer: Tokenizer) -> None:
     for example in report.shown:
         output.text(_masked(output, report, example.line, list(example.pieces(tokenizer))))
@@ -118,10 +139,8 @@ def _show(output: Output, report: Report, tokenizer: Tokenizer) -> None:
         f"in the loss; the longest has {report.longest:,} (line {report.longest_line})"
     )
     for lines in _findings(report):
-        shown = lines[:_LISTED]
-        output.text("\n".join(shown))
-        if len(lines) > len(shown):
-            output.text(f"  … and {len(lines) - len(shown):,} more; --json lists all")
+        output.text("\n".join(lines[:_LISTED]))
+        _say_more(output, len(lines), "such lines")
     output.text("Nothing wrong was found." if report.clean else "")
 
 

@@ -51,7 +51,11 @@ class Source(Protocol):
     id_field="step",
 )
 @click.argument("run")
-@click.option("--metric", metavar="NAME", help="Metric to draw.  [default: loss, else the first]")
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="Metric to show.  [default: all in a pipe; of a curve loss, else the first]",
+)
 @click.option("--follow/--no-follow", default=True, help="Whether to wait for more.")
 @connection_options
 def command(
@@ -61,6 +65,8 @@ def command(
     with ExitStack() as stack:
         source = _open(output, connection, run, stack, follow=follow)
         batches = _batches(source, follow=follow)
+        if metric is not None:
+            batches = _with_metric(output, batches, metric, waits=follow)
         if output.mode == "human" and output.terminal.moves_cursor and output.can_write("⣿"):
             _draw(output, run, batches, metric)
         else:
@@ -116,11 +122,38 @@ def _batches(source: Source, *, follow: bool) -> Iterator[list[Metrics]]:
             time.sleep(_SECONDS)
 
 
+def _with_metric(
+    output: Output, batches: Iterator[list[Metrics]], metric: str, *, waits: bool
+) -> Iterator[list[Metrics]]:
+    """Passes the steps on. Says which metrics there are if the first steps lack the one that is
+    wanted, which may come later, as that of an evaluation does.
+
+    Raises:
+        Failure: at the end, no step has had it.
+    """
+    names = dict[str, None]()
+    was_told = False
+    for batch in batches:
+        names |= dict.fromkeys(name for row in batch for name in row if name != "step")
+        if waits and names and metric not in names and not was_told:
+            was_told = True
+            output.status(f"No step has {metric} yet. There are: {', '.join(names)}.")
+        yield batch
+    if names and metric not in names:
+        raise Failure(
+            f"no step has the metric {metric}; there are: {', '.join(names)}",
+            code=ExitCode.NOT_FOUND,
+        )
+
+
 def _write(output: Output, batches: Iterator[list[Metrics]], metric: str | None) -> None:
     for batch in batches:
         for row in batch:
-            names = row if metric is None else [name for name in ("step", metric) if name in row]
-            output.event({name: _whole(row[name]) for name in names})
+            if metric is None:
+                output.event({name: _whole(value) for name, value in row.items()})
+            elif metric in row:
+                names = [name for name in ("step", metric) if name in row]
+                output.event({name: _whole(row[name]) for name in names})
 
 
 def _whole(value: float) -> float | int:
@@ -150,7 +183,7 @@ def _view(output: Output, run: str, rows: Sequence[Metrics], metric: str | None)
     values = [row[name] for row in rows if name in row]
     lines = [f"{title}  step {_whole(rows[-1].get('step', len(rows)))}  {_last(rows[-1])}"]
     if not values:
-        return Text(f"{lines[0]}\nno step has {name}")
+        return Text(f"{lines[0]}\nno step has {name} yet")
     return Text("\n".join([lines[0], name, *_curve(values, output.terminal.width)]))
 
 

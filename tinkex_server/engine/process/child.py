@@ -19,7 +19,6 @@ from attrs import frozen
 
 from tinkex_server.engine.interface import (
     EngineDied,
-    InvalidRequest,
     OnToken,
     SampleResult,
     SampleSpec,
@@ -38,6 +37,7 @@ from tinkex_server.engine.process.messages import (
     StartSample,
     TokenSampled,
 )
+from tinkex_server.engine.remote_errors import startup_error
 
 _CLOSING = 5.0  # seconds for the process to exit by itself
 _DUMP_TIME = 0.5  # seconds
@@ -45,12 +45,6 @@ _SHORT_SPIN = {
     "GOMP_SPINCOUNT": "20000",  # GNU's OpenMP; well under a millisecond
     "KMP_BLOCKTIME": "1",  # Intel's and LLVM's; milliseconds
 }
-
-
-class EngineError(RuntimeError):
-    """An unexpected error in the engine process. The text begins with the error's class there;
-    the notes hold its traceback.
-    """
 
 
 @frozen
@@ -182,11 +176,11 @@ class Child:
                 self._settle(0, runs_on)
             case CallResult(number, value):
                 self._settle(number, value)
-            case CallFailure(number):
+            case CallFailure(number, raised):
                 if call := self._pop_pending(number):
                     _settle(
                         call.future.set_exception,
-                        _error(message) if number else _startup_error(message),
+                        raised.error() if number else startup_error(raised),
                     )
 
     def _settle(self, number: int, value: Any) -> None:
@@ -204,20 +198,6 @@ class Child:
 def _settle(how: Callable[[Any], None], what: Any) -> None:
     with suppress(InvalidStateError):  # cancelled in the meantime
         how(what)
-
-
-def _error(raised: CallFailure) -> Exception:
-    if raised.invalid:
-        return InvalidRequest(raised.text)
-    error = EngineError(raised.text)
-    error.add_note(f"in the engine process:\n{raised.trace}")
-    return error
-
-
-def _startup_error(raised: CallFailure) -> EngineDied:
-    error = EngineDied(f"the engine could not start: {raised.text}")
-    error.__cause__ = _error(raised)
-    return error
 
 
 def _spawn() -> subprocess.Popen[bytes]:

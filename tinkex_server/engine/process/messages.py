@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from attrs import frozen
 
 from tinkex_server.engine.interface import Engine, SampleSpec
+from tinkex_server.engine.remote_errors import RemoteError
 
 EngineFactory: TypeAlias = Callable[[], Engine]
 """A function that creates the engine, in its process. It is pickled, so the process must be able to
@@ -75,11 +76,7 @@ class CallResult:
 
 @frozen
 class CallFailure:
-    """A reply with the error of a call, as text, since its class may need modules that the server
-    must not import.
-    """
+    """A reply with the error of a call."""
 
     number: int
-    invalid: bool  # whether it was an InvalidRequest
-    text: str
-    trace: str
+    error: RemoteError

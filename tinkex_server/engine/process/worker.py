@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from tinkex_server.engine.interface import Engine, InvalidRequest, OnToken, SampleResult
+from tinkex_server.engine.interface import Engine, OnToken, SampleResult
 from tinkex_server.engine.process import frames
 from tinkex_server.engine.process.heartbeat import start_heartbeat
 from tinkex_server.engine.process.messages import (
@@ -31,6 +31,7 @@ from tinkex_server.engine.process.messages import (
     StartSample,
     TokenSampled,
 )
+from tinkex_server.engine.remote_errors import RemoteError
 
 
 class Worker:
@@ -68,7 +69,7 @@ class Worker:
                 self._token_sender(asked.number) if asked.streamed else None,
             )
         except Exception as error:  # noqa: BLE001  handed on to whoever asked
-            self._send(call_failure(asked.number, error))
+            self._send(CallFailure(asked.number, RemoteError.of(error)))
             return
         self._samples[asked.number] = sample
         sample.add_done_callback(lambda ended: self._end(asked.number, ended))
@@ -86,13 +87,7 @@ def call_outcome(number: int, work: Callable[[], Any]) -> CallResult | CallFailu
     try:
         return CallResult(number, work())
     except Exception as error:  # noqa: BLE001  handed on to whoever asked
-        return call_failure(number, error)
-
-
-def call_failure(number: int, error: Exception) -> CallFailure:
-    invalid = isinstance(error, InvalidRequest)
-    text = str(error) if invalid else f"{type(error).__name__}: {error}"
-    return CallFailure(number, invalid, text, "".join(traceback.format_exception(error)))
+        return CallFailure(number, RemoteError.of(error))
 
 
 def message_sender(file: IO[bytes]) -> Callable[[object], None]:
@@ -129,7 +124,7 @@ def _work(incoming: IO[bytes], send: Callable[[object], None]) -> None:
     try:
         engine, runs_on = _create_engine(factory)
     except Exception as error:  # noqa: BLE001  handed on to whoever asked
-        send(call_failure(0, error))
+        send(CallFailure(0, RemoteError.of(error)))
         os._exit(1)
     send(Ready(runs_on))
     start_heartbeat(send)

@@ -41,7 +41,7 @@ def signed_files(
 
 
 def file_named(path: CheckpointPath, files: Iterable[Path], name: str) -> Path:
-    """Returns the file with this name. Raises `Refused` (404) if the checkpoint has none."""
+    """Returns the file with this name. Raises `Refused` if the checkpoint has none."""
     by_name = {file.name: file for file in files}
     if name not in by_name:
         raise not_found(f"{path} has no file {name!r}; it has {', '.join(by_name)}")

@@ -22,9 +22,10 @@ from starlette.types import Receive, Scope, Send
 from tinkex_server.access.ownership import Access
 from tinkex_server.data_dir.folders import DataDirReplaced
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused, bad_request
 from tinkex_server.jobs.poll_answers import PollAnswer
 from tinkex_server.jobs.requests import RequestIdentity
+from tinkex_server.routes.support.refusals import note_refusal
 from tinkex_server.state import CommonState
 from tinkex_server.store import StoreWriteError
 from tinkex_server.wire import bodies
@@ -32,6 +33,7 @@ from tinkex_server.wire.body_copy import BodyCopy
 from tinkex_server.wire.events import EventStream
 from tinkex_server.wire.protobuf import MEDIA_TYPE
 from tinkex_server.wire.raw_body import read_body
+from tinkex_server.wire.refusals import refusal_response
 from tinkex_server.wire.responses import json_response
 from tinkex_server.wire.scope import OWNER, PREFIX, STATE
 
@@ -177,7 +179,8 @@ def _read(
         return bodies.read(kind, fields), bodies.fingerprint(fields)
     except Refused as refusal:
         refusal.fields = fields
-        raise refusal.adding(refused) from None
+        refusal.append(refused)
+        raise
 
 
 @frozen(eq=False)
@@ -194,15 +197,17 @@ class Endpoint:
         try:
             response = await self._respond(scope, receive)
         except Refused as refusal:
-            response = json_response(refusal.status, {"detail": refusal.detail}, refusal.headers)
+            response = refusal_response(refusal)
         except InvalidRequest as error:
-            response = json_response(400, {"detail": str(error)})
+            response = refusal_response(bad_request(str(error)))
         except (StoreWriteError, DataDirReplaced) as error:
-            response = json_response(507, {"detail": str(error)})
+            response = refusal_response(Refused(Reason.STORAGE_FULL, str(error)))
         # an error that reached uvicorn would close the connection, and fail the next request on it
         except Exception:
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            response = json_response(500, {"detail": "internal error of the server; see its log"})
+            response = refusal_response(
+                Refused(Reason.SERVER_FAULT, "internal error of the server; see its log")
+            )
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
@@ -212,9 +217,15 @@ class Endpoint:
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        body, fingerprint = await self._read_body(state, access, headers, receive)
-        call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
-        result = await self._handler(state, call)
+        body: Any = None
+        try:
+            body, fingerprint = await self._read_body(state, access, headers, receive)
+            call = Call(body, fingerprint, scope, headers, access, arrived_at, receive)
+            result = await self._handler(state, call)
+        except (Refused, InvalidRequest) as error:
+            if scope["method"] != "GET":
+                note_refusal(state, access, scope["path"], body, error)
+            raise
         await state.store.flush()
         return _response(result)
 
@@ -248,7 +259,9 @@ class Endpoint:
         content_type = headers.get("content-type", "application/json").partition(";")[0].strip()
         if content_type not in self._readers:
             known = " or ".join(self._readers)
-            raise Refused(415, f"the body must be {known}, not {content_type}")
+            raise Refused(
+                Reason.UNSUPPORTED_MEDIA_TYPE, f"the body must be {known}, not {content_type}"
+            )
         return self._readers[content_type]
 
 

@@ -1,4 +1,4 @@
-"""Readers of the parameters in a URL's query. Each function raises `Refused` (422) with the name of
+"""Readers of the parameters in a URL's query. Each function raises `Refused` with the name of
 a parameter that cannot be read.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 
-from tinkex_server.errors import Refused
+from tinkex_server.errors import Reason, Refused
 
 _LONGEST = 1000
 
@@ -73,4 +73,4 @@ def _number(query: Mapping[str, str], name: str, default: int) -> int:
 
 def _wrong(name: str, message: str) -> Refused:
     problem: dict[str, object] = {"loc": ["query", name], "msg": message, "type": "value_error"}
-    return Refused(422, [problem])
+    return Refused(Reason.MALFORMED, [problem])

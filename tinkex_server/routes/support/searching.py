@@ -1,5 +1,5 @@
 """The common parts of the searches for sessions and for checkpoints. Each function raises `Refused`
-(422) with the name of the field at fault.
+with the name of the field at fault.
 """
 
 from __future__ import annotations

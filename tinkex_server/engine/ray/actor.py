@@ -1,0 +1,168 @@
+"""`EngineActor`: the engine of one base model, in the process of a Ray actor.
+
+Its methods return errors of the engine as values: an error that Ray raises means that the actor, or
+the way to it, was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from attrs import evolve
+
+from tinkex_server.engine.interface import (
+    CustomLoss,
+    Engine,
+    Example,
+    LoraShape,
+    LossResult,
+    SampleResult,
+    SampleSpec,
+)
+from tinkex_server.engine.process.messages import EngineFactory
+from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
+from tinkex_server.engine.remote_errors import RemoteError
+
+T = TypeVar("T")
+Outcome: TypeAlias = T | RemoteError
+Token: TypeAlias = tuple[int, float]
+
+
+class EngineActor:
+    """An actor whose methods run side by side, on an event loop. It makes its engine in `start`,
+    so that a model that cannot be loaded is an error like others, and not the end of an actor.
+    """
+
+    def __init__(self, factory: EngineFactory) -> None:
+        self._factory = factory
+        self._made: Engine | None = None
+        self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
+
+    async def start(self) -> Outcome[str]:
+        """Makes the engine; returns what it runs on."""
+        return await self._in_thread(self._start)
+
+    async def beat(self, seconds: float) -> float:
+        """Returns, after these seconds, the processor time of the process in seconds."""
+        await asyncio.sleep(seconds)
+        return time.process_time()
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Calls a method of the engine whose arguments and result mean the same everywhere."""
+        return await self._in_thread(partial(getattr(self._engine, method), *args, **kwargs))
+
+    async def forward_backward(
+        self,
+        model_id: str,
+        data: Sequence[Example],
+        loss_fn: str | CustomLoss,
+        config: Mapping[str, float],
+        backward: bool,
+    ) -> Outcome[LossResult]:
+        def compute() -> LossResult:
+            own = [_own_copy(example) for example in data]
+            return self._engine.forward_backward(model_id, own, loss_fn, config, backward=backward)
+
+        return await self._in_thread(compute)
+
+    async def save_model(self, model_id: str, optimizer: bool) -> Outcome[Files]:
+        def save(folder: Path) -> Files:
+            self._engine.save_model(model_id, folder / "saved", optimizer=optimizer)
+            return read_folder(folder / "saved")
+
+        return await self._in_thread(partial(_in_folder, save))
+
+    async def load_model(self, model_id: str, files: Files, optimizer: bool) -> Outcome[None]:
+        def load(folder: Path) -> None:
+            write_folder(files, folder)
+            self._engine.load_model(model_id, folder, optimizer=optimizer)
+
+        return await self._in_thread(partial(_in_folder, load))
+
+    async def import_adapter(
+        self, base_model: str, lora: LoraShape, files: Files
+    ) -> Outcome[Files]:
+        def convert(folder: Path) -> Files:
+            write_folder(files, folder / "source")
+            self._engine.import_adapter(base_model, lora, folder / "source", folder / "saved")
+            return read_folder(folder / "saved")
+
+        return await self._in_thread(partial(_in_folder, convert))
+
+    async def load_sampler(self, name: str, base_model: str, files: Files | None) -> Outcome[None]:
+        def load(folder: Path) -> None:
+            if files is not None:
+                write_folder(files, folder)
+            self._engine.load_sampler(name, base_model, None if files is None else folder)
+
+        return await self._in_thread(partial(_in_folder, load))
+
+    async def sample(self, name: str, spec: SampleSpec) -> Outcome[SampleResult]:
+        """Returns a sample. Cancelling the call ends it."""
+        return await _outcome(self._engine.sample(name, _own_targets(spec)))
+
+    async def stream(
+        self, name: str, spec: SampleSpec
+    ) -> AsyncIterator[Token | Outcome[SampleResult]]:
+        """Yields each token as soon as it is sampled, and then the result."""
+        loop = asyncio.get_running_loop()
+        items: asyncio.Queue[Token | None] = asyncio.Queue()
+
+        def put(item: Token | None) -> None:  # on a thread of the engine
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+        sample = self._engine.sample(
+            name, _own_targets(spec), lambda token, logprob: put((token, logprob))
+        )
+        sample.add_done_callback(lambda _: put(None))
+        try:
+            while (item := await items.get()) is not None:
+                yield item
+            yield await _outcome(sample)
+        finally:
+            sample.cancel()
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._made, "the engine is called before it was started"
+        return self._made
+
+    def _start(self) -> str:
+        self._made = self._factory()
+        return self._made.ready.result()
+
+    async def _in_thread(self, work: Callable[[], T]) -> Outcome[T]:
+        return await _outcome(self._pool.submit(work))
+
+
+async def _outcome(work: Future[T]) -> Outcome[T]:
+    try:
+        return await asyncio.wrap_future(work)
+    except Exception as error:  # noqa: BLE001  handed on to whoever asked
+        return RemoteError.of(error)
+
+
+def _own_copy(example: Example) -> Example:
+    """Returns an example whose arrays may be written: those from the object store may not, and
+    torch wants that they may.
+    """
+    inputs = {name: value.copy() for name, value in example.loss_inputs.items()}
+    return Example(example.tokens.copy(), inputs)
+
+
+def _own_targets(spec: SampleSpec) -> SampleSpec:
+    targets = spec.target_prompt_tokens
+    return spec if targets is None else evolve(spec, target_prompt_tokens=targets.copy())
+
+
+def _in_folder(work: Callable[[Path], T]) -> T:
+    """Returns what `work` makes of a new, temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="tinkex-") as folder:
+        return work(Path(folder))

@@ -1,0 +1,283 @@
+"""`Crew`: actors that live and die together, from their start to the loss of one of them.
+
+Everything here runs on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from attrs import define
+
+from tinkex_server.engine.interface import EngineDied
+from tinkex_server.engine.process.hang_detector import Activity, HangDetector, HangTimeouts
+from tinkex_server.engine.process.heartbeat import PERIOD
+from tinkex_server.engine.ray.actor import EngineActor
+from tinkex_server.engine.ray.cluster import free_resources
+from tinkex_server.engine.ray.library import ActorUnavailableError, RayError, ray
+from tinkex_server.engine.remote_errors import RemoteError, startup_error
+
+logger = logging.getLogger("tinkex.local")
+
+_MOST_CALLS = 100_000
+"""Calls of one actor at once, far more than a server accepts."""
+_CONTROL = "control"
+"""The concurrency group of the heartbeat, which has a thread and places of its own."""
+_FIRST_REMINDER = 30.0  # seconds; each later one comes after twice the time
+
+REMOTE_ACTOR: Any = ray.remote(concurrency_groups={_CONTROL: 2})(EngineActor)
+
+
+def actor_options(cpus: float, gpus: float) -> dict[str, Any]:
+    """Returns the options of an actor that needs these resources.
+
+    Ray does not restart it: the new process would have the handle of the old one, and a call that
+    was meant for the old one could reach the new, empty one.
+    """
+    return {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_concurrency": _MOST_CALLS,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }
+
+
+@define(eq=False)
+class _Member:
+    """One actor, and what it has done so far."""
+
+    actor: Any
+    calls: int = 0
+    beats: int = 0
+    answers: int = 0
+    cpu: float = 0.0
+
+    def activity(self) -> Activity:
+        return Activity(self.calls > 0, self.beats, self.answers, self.cpu)
+
+
+class Crew:
+    """Actors that were just created. `run` must run, once."""
+
+    def __init__(
+        self, name: str, actors: Sequence[Any], demand: str, hang_timeouts: HangTimeouts
+    ) -> None:
+        self.name = name
+        self.size = len(actors)
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[str] = loop.create_future()
+        """Done when all have started; its exception says why they cannot."""
+        self.ready_at: float | None = None
+        """The time of the loop at which all had started."""
+        self._members = [_Member(actor) for actor in actors]
+        self._demand = demand
+        self._hang_timeouts = hang_timeouts
+        self._lost: asyncio.Future[str] = loop.create_future()
+        self._failed: EngineDied | None = None
+        self._pending: set[asyncio.Future[Any]] = set()
+        for unwatched in (self.ready, self._lost):
+            unwatched.add_done_callback(_note_retrieved)
+
+    @property
+    def failed(self) -> bool:
+        """Whether all calls fail."""
+        return self._failed is not None
+
+    async def run(self) -> str:
+        """Starts the actors, and watches them until one is lost; returns how, as a phrase that
+        follows the crew's name. Those that are left are then killed.
+        """
+        work = [asyncio.create_task(self._start())]
+        for member in self._members:
+            work += [asyncio.create_task(self._watch(member))]
+            work += [asyncio.create_task(self._detect_hang(member))]
+        try:
+            return await asyncio.shield(self._lost)
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            for member in self._members:
+                ray.kill(member.actor)
+
+    def fail(self, error: EngineDied) -> None:
+        """Fails all pending and all later calls with this error."""
+        self._failed = error
+        if not self.ready.done():
+            self.ready.set_exception(EngineDied(*error.args))
+        pending, self._pending = self._pending, set()
+        for answer in pending:
+            if not answer.done():
+                answer.set_exception(EngineDied(*error.args))
+
+    async def call(self, method: str, *args: Any, member: int = 0) -> Any:
+        """Calls a method of an actor once it has started.
+
+        Raises the errors of the engine, and `EngineDied` if the actor is lost; that error comes
+        once `fail` was called, so that nobody tries again too early.
+        """
+        await asyncio.shield(self.ready)
+        return await self._call(self._members[member], method, args)
+
+    async def call_all(self, method: str, *args: Any) -> list[Any]:
+        """Calls a method of all actors; returns or raises when all have answered."""
+        await asyncio.shield(self.ready)
+        answers = await asyncio.gather(
+            *(self._call(member, method, args) for member in self._members), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return answers
+
+    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        """Yields what a method of the first actor yields."""
+        await asyncio.shield(self.ready)
+        member = self._members[0]
+        items = getattr(member.actor, method).options(num_returns="streaming").remote(*args)
+        done = False
+        try:
+            while True:
+                item = await self._answer(member, items.__anext__())
+                if item is None:
+                    done = True
+                    return
+                yield _value(await self._answer(member, _awaited(item)))
+        finally:
+            if not done:
+                ray.cancel(items)
+
+    async def _call(self, member: _Member, method: str, args: Sequence[Any]) -> Any:
+        reference = getattr(member.actor, method).remote(*args)
+        try:
+            return _value(await self._answer(member, _awaited(reference)))
+        except asyncio.CancelledError:
+            ray.cancel(reference)
+            raise
+
+    async def _answer(self, member: _Member, answer: Any) -> Any:
+        """Returns what an actor answers; None at the end of a stream."""
+        if self._failed:
+            raise EngineDied(*self._failed.args)
+        asked: asyncio.Task[Any] = asyncio.ensure_future(answer)
+        given: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending.add(given)
+        asked.add_done_callback(lambda _: self._settle(given, asked))
+        member.calls += 1
+        try:
+            return await given
+        finally:
+            member.calls -= 1
+            member.answers += 1
+            self._pending.discard(given)
+            asked.cancel()
+
+    def _settle(self, given: asyncio.Future[Any], asked: asyncio.Task[Any]) -> None:
+        if given.done() or asked.cancelled():
+            return
+        error = asked.exception()
+        if error is None:
+            given.set_result(asked.result())
+        elif isinstance(error, StopAsyncIteration):
+            given.set_result(None)
+        elif isinstance(error, RayError):
+            self._lose(loss_reason(error))  # `fail` settles it
+        else:
+            given.set_exception(error)
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(reason)
+
+    async def _start(self) -> None:
+        """Has each actor make its engine, which takes as long as Ray needs to place it, too."""
+        reminder = asyncio.create_task(self._remind())
+        try:
+            told = await asyncio.gather(
+                *(_awaited(member.actor.start.remote()) for member in self._members)
+            )
+        except RayError as error:
+            self._lose(loss_reason(error))
+            return
+        finally:
+            reminder.cancel()
+        for answer in told:
+            if isinstance(answer, RemoteError):
+                error = startup_error(answer)
+                self.ready.set_exception(error)
+                self._lose(str(error))
+                return
+        self.ready_at = asyncio.get_running_loop().time()
+        self.ready.set_result(told[0])
+
+    async def _remind(self) -> None:
+        """Says ever more rarely that the actors have not started, and what may be missing."""
+        pause, waited = _FIRST_REMINDER, 0.0
+        while True:
+            await asyncio.sleep(pause)
+            waited, pause = waited + pause, 2 * pause if waited else pause
+            logger.warning(
+                "%s has not started for %.0f s: Ray has no room for it, or its model is being "
+                "loaded. It needs %s; the cluster has %s",
+                self.name,
+                waited,
+                self._demand,
+                free_resources(),
+            )
+
+    async def _watch(self, member: _Member) -> None:
+        """Notes the heartbeats of an actor until it is lost."""
+        await asyncio.shield(self.ready)
+        beat = member.actor.beat.options(concurrency_group=_CONTROL)
+        try:
+            while True:
+                member.cpu = await _awaited(beat.remote(PERIOD))
+                member.beats += 1
+        except RayError as error:
+            self._lose(loss_reason(error))
+
+    async def _detect_hang(self, member: _Member) -> None:
+        await asyncio.shield(self.ready)
+        detector = HangDetector(self._hang_timeouts, PERIOD)
+        while not self._lost.done():
+            await asyncio.wait([self._lost], timeout=PERIOD)
+            if reason := detector.observe(member.activity()):
+                self._lose(reason)
+
+
+def loss_reason(error: BaseException) -> str:
+    """Returns how an actor was lost, as a phrase that follows its name."""
+    text = str(error)
+    where = ", ".join(
+        f"{name} {found[1]}"
+        for name in ("ip", "pid")
+        if (found := re.search(rf"^\s*{name}: (\S+)$", text, re.MULTILINE))
+    )
+    if isinstance(error, ActorUnavailableError):
+        why = re.search(r"RPC error: (.*?) rpc_code", text)
+        return f"cannot be reached any more ({why[1] if why else text})"
+    died = re.search(r"^The actor (?:is dead|died) because (.*)", text, re.MULTILINE | re.DOTALL)
+    told = " ".join((died[1] if died else text).split())
+    short = told.partition(" Some common causes include")[0].rstrip(".")
+    return f"was lost{f' ({where})' if where else ''}: {short}"
+
+
+def _value(outcome: Any) -> Any:
+    if isinstance(outcome, RemoteError):
+        raise outcome.error()
+    return outcome
+
+
+async def _awaited(reference: Any) -> Any:
+    return await reference
+
+
+def _note_retrieved(future: asyncio.Future[Any]) -> None:
+    """Marks the exception as seen, since perhaps nobody waits."""
+    if not future.cancelled():
+        future.exception()
