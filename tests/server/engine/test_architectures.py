@@ -32,6 +32,7 @@ from transformers import (
 from tests.support.model_zoo import tiny_config
 from tests.support.small_models import SMALL_SHAPE
 from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.torch import base_model
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -304,3 +305,36 @@ def test_longrope_models_are_served_up_to_the_length_where_positions_change(
     with pytest.raises(InvalidRequest, match=f"must have 1 to {longest - 1}"):
         engine.sample("s", SampleSpec(longer)).result(60)
     engine.close()
+
+
+class _Gathered(torch.nn.Module):
+    """Gives a layer the tokens of the batch in another order, as experts of their own modules
+    do.
+    """
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        flat = states.flatten(0, 1)
+        return self.inner(flat.flip(0)).flip(0).view_as(states)
+
+
+def test_a_model_that_mixes_up_adapters_of_one_batch_is_refused_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(CONFIGS["llama"], tmp_path)
+    load = base_model.AutoModelForCausalLM.from_pretrained
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        model: Any = load(*args, **kwargs)
+        layer = model.model.layers[0]
+        layer.mlp = _Gathered(layer.mlp)
+        return model
+
+    monkeypatch.setattr(base_model.AutoModelForCausalLM, "from_pretrained", loaded)
+    with pytest.raises(
+        InvalidRequest, match="other logprobs in a batch with several adapters than alone"
+    ):
+        LoadedBaseModel.load(str(tmp_path), "cpu")
