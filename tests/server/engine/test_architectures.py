@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BertConfig,
-    GlmMoeDsaConfig,
     GPT2Config,
     GPTBigCodeConfig,
     GPTNeoXConfig,
@@ -203,8 +203,11 @@ def test_all_experts_are_trained_but_not_what_chooses_between_them(tmp_path: Pat
 def test_a_model_whose_layers_have_no_known_cache_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
-    saved(tiny_config(GlmMoeDsaConfig), tmp_path)
+    saved(CONFIGS["llama"], tmp_path)
     (tmp_path / "model.safetensors").unlink()
+    file = tmp_path / "config.json"
+    kinds = {"layer_types": ["indexed_attention", "full_attention"]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **kinds}))
     with pytest.raises(
         InvalidRequest,
         match="indexed_attention layers, which are not supported: sampling relies on caches",
