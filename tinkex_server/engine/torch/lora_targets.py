@@ -37,7 +37,7 @@ _CLASSES: Mapping[str, re.Pattern[str]] = {
     "train_attn": re.compile("Attention|Mamba|Mixer|DeltaNet|ShortConv"),
     "train_mlp": re.compile("MLP|MoE|Moe|Experts"),
 }
-"""Of a module whose name does not say what it is, such as `mixer`, the class does."""
+"""Words in the class of a module, for those whose names do not say what they are, as `mixer`."""
 _ROUTER = re.compile(r"\.(gate|router)(\.\w+)*$")
 _BYPASSED: Mapping[str, frozenset[str]] = {
     "out_proj": frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"))
