@@ -110,7 +110,7 @@ _OWN: Mapping[str, Mapping[str, Any]] = {
             },
         ),
         (
-            "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid qwen4_exp_text",
+            "qwen3_next qwen3_5_text qwen3_5_moe_text olmo_hybrid",
             {
                 "layer_types": ["linear_attention", "full_attention"],
                 "linear_key_head_dim": 8,

@@ -18,7 +18,7 @@ RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
 STATELESS = frozenset(("mlp", "moe"))
 """The kinds that keep nothing, since each token passes through them alone."""
 _OLDER_NAMES = frozenset(("attention", "mamba"))
-"""What older files call full and linear attention."""
+"""The names of full and linear attention in older files."""
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """The names that transformers' configurations use for the context length."""
@@ -35,7 +35,7 @@ _DEQUANTIZED: Mapping[str, str] = {
     "mxfp4": _BY_TRANSFORMERS.format(config="Mxfp4Config"),
     "fp8": _BY_TRANSFORMERS.format(config="FineGrainedFP8Config"),
 }
-"""What to do about a model, by the method of quantization, where transformers can undo it."""
+"""The remedy for a quantized model, by its method, where transformers can undo it."""
 
 
 def check_kind(name: str, config: Mapping[str, Any]) -> None:

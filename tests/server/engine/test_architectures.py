@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BertConfig,
-    GlmMoeDsaConfig,
     GPT2Config,
     GPTBigCodeConfig,
     GPTNeoXConfig,
@@ -32,6 +32,7 @@ from transformers import (
 from tests.support.model_zoo import tiny_config
 from tests.support.small_models import SMALL_SHAPE
 from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
+from tinkex_server.engine.torch import base_model
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.engine import TorchEngine
 
@@ -202,8 +203,11 @@ def test_all_experts_are_trained_but_not_what_chooses_between_them(tmp_path: Pat
 def test_a_model_whose_layers_have_no_known_cache_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
-    saved(tiny_config(GlmMoeDsaConfig), tmp_path)
+    saved(CONFIGS["llama"], tmp_path)
     (tmp_path / "model.safetensors").unlink()
+    file = tmp_path / "config.json"
+    kinds = {"layer_types": ["indexed_attention", "full_attention"]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **kinds}))
     with pytest.raises(
         InvalidRequest,
         match="indexed_attention layers, which are not supported: sampling relies on caches",
@@ -304,3 +308,36 @@ def test_longrope_models_are_served_up_to_the_length_where_positions_change(
     with pytest.raises(InvalidRequest, match=f"must have 1 to {longest - 1}"):
         engine.sample("s", SampleSpec(longer)).result(60)
     engine.close()
+
+
+class _Gathered(torch.nn.Module):
+    """Gives a layer the tokens of the batch in another order, as experts of their own modules
+    do.
+    """
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        flat = states.flatten(0, 1)
+        return self.inner(flat.flip(0)).flip(0).view_as(states)
+
+
+def test_a_model_that_mixes_up_adapters_of_one_batch_is_refused_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(CONFIGS["llama"], tmp_path)
+    load = base_model.AutoModelForCausalLM.from_pretrained
+
+    def loaded(*args: Any, **kwargs: Any) -> Any:
+        model: Any = load(*args, **kwargs)
+        layer = model.model.layers[0]
+        layer.mlp = _Gathered(layer.mlp)
+        return model
+
+    monkeypatch.setattr(base_model.AutoModelForCausalLM, "from_pretrained", loaded)
+    with pytest.raises(
+        InvalidRequest, match="other logprobs in a batch with several adapters than alone"
+    ):
+        LoadedBaseModel.load(str(tmp_path), "cpu")

@@ -27,7 +27,13 @@ from tinkex_server.engine.torch.adapter import Adapter, LayerWeights
 from tinkex_server.engine.torch.adapter_files import AdaptedModel, check_fit, read_adapter
 from tinkex_server.engine.torch.experts import ExpertLayer, expert_layers, wrap_experts
 from tinkex_server.engine.torch.kv_cache import CacheLayout
-from tinkex_server.engine.torch.load_check import check_logprobs, reference_logprobs, refusal
+from tinkex_server.engine.torch.load_check import (
+    ReferenceLogprobs,
+    check_adapters,
+    check_logprobs,
+    reference_logprobs,
+    refusal,
+)
 from tinkex_server.engine.torch.lora import LoraLinear, new_adapter, wrap_linears
 from tinkex_server.engine.torch.lora_targets import choose_layers
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, CurrentPlan
@@ -36,6 +42,8 @@ logging.disable_progress_bar()
 
 _ALPHA = 32  # lora_alpha of all adapters, for any rank
 _EXPERT = re.compile(r"\.experts\.\*\.(\w+)\.weight$")
+_SWITCHES = ("train_attn", "train_mlp", "train_unembed")
+_EFFECT = 0.003  # of the weights of a test adapter, whose effect is far above rounding
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -88,7 +96,7 @@ class LoadedBaseModel:
             linears = wrap_linears(model, _text_modules(model), current)
             wrap_experts(experts, current)
             bytes_per_token, bytes_per_row = check_logprobs(model, layout, info, found)
-            return cls(
+            base = cls(
                 info,
                 model,
                 tokenizer,
@@ -100,6 +108,8 @@ class LoadedBaseModel:
                 source,
                 current,
             )
+            base._check_adapters(found)
+            return base
         except InvalidRequest:
             raise
         except (
@@ -109,6 +119,26 @@ class LoadedBaseModel:
             SafetensorError,
         ) as error:  # a RuntimeError: out of memory, or weights that do not fit
             raise InvalidRequest(f"cannot load the model {spec!r}: {error}") from error
+
+    def _check_adapters(self, found: ReferenceLogprobs) -> None:
+        """Raises `InvalidRequest` if several adapters in one batch do not work."""
+        possible = [switch for switch in _SWITCHES if self._trains(switch)]
+        if not possible:
+            return
+        shape = LoraShape(1, seed=0, **{switch: switch in possible for switch in _SWITCHES})
+        adapter = self.new_adapter(shape)
+        with torch.no_grad():
+            for pair in adapter.layers.values():
+                pair.b.normal_(0, _EFFECT, generator=torch.Generator(self.device).manual_seed(0))
+        sampled = Adapter(adapter.rank, adapter.alpha, self._placed(adapter))
+        check_adapters(self.model, self.acquire, self.info, found, sampled)
+
+    def _trains(self, switch: str) -> bool:
+        try:
+            self.new_adapter(LoraShape(1, **{one: one == switch for one in _SWITCHES}))
+        except InvalidRequest:
+            return False
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -164,16 +194,17 @@ class LoadedBaseModel:
         saved = read_adapter(folder)
         if like:
             check_fit(saved.named_weights(), like.named_weights())
+        return Adapter(saved.rank, saved.alpha, self._placed(saved))
+
+    def _placed(self, adapter: Adapter) -> dict[str, LayerWeights]:
+        """Returns copies of an adapter's weights for sampling; the file that is mapped to it may be
+        deleted.
+        """
 
         def placed(weight: Tensor) -> Tensor:
-            # a copy, since the mapped file may be deleted
-            return weight.to(self.device, self.model.dtype, copy=True)
+            return weight.detach().to(self.device, self.model.dtype, copy=True)
 
-        return Adapter(
-            saved.rank,
-            saved.alpha,
-            {name: LayerWeights(*map(placed, pair)) for name, pair in saved.layers.items()},
-        )
+        return {name: LayerWeights(*map(placed, pair)) for name, pair in adapter.layers.items()}
 
 
 def _layout(model: Any, info: ModelInfo) -> CacheLayout:

@@ -20,7 +20,7 @@ from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, CurrentPlan, 
 FIRST_TENSORS, LAST_TENSOR = ("up_proj", "gate_up_proj"), "down_proj"
 """The names of the two tensors that a module of experts has."""
 _INTERFACE = ("has_gate", "has_bias", "is_transposed", "num_experts")
-"""What transformers sets in modules of experts that it computes through its `ExpertsInterface`."""
+"""The attributes of modules of experts that transformers computes by its `ExpertsInterface`."""
 
 _DIMENSIONS = 3
 

@@ -42,10 +42,10 @@ _ALL_LAYERS = "all"
 
 @frozen(eq=False)
 class CacheLayout:
-    """What a model keeps of the tokens that it has read."""
+    """The states that a model keeps of the tokens that it has read."""
 
     masks: Mapping[str, Hides | None]
-    """What each kind of layer hides; None: it has no attention."""
+    """The tokens that each kind of layer hides; None: it has no attention."""
     recurrent: bool
     """Whether some layers keep a state of all tokens together, which cannot be cut after a prefix,
     and which padding could change."""

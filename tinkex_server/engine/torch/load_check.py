@@ -11,8 +11,8 @@ passes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from attrs import frozen
 from torch import Tensor
 
 from tinkex_server.engine.interface import Example, InvalidRequest, ModelInfo
+from tinkex_server.engine.torch.adapter import Adapter
 from tinkex_server.engine.torch.kv_cache import CacheLayout, KVCache, cache_arguments
+from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, AdapterPlanner
 from tinkex_server.engine.torch.padding import left_padded, padding_arguments
 from tinkex_server.engine.torch.scoring import target_logprobs
 
@@ -108,6 +110,37 @@ def check_logprobs(
             allowed,
         )
     return sizes
+
+
+@torch.inference_mode()
+def check_adapters(
+    model: Any,
+    acquire: Callable[[AdapterPlan], AbstractContextManager[object]],
+    info: ModelInfo,
+    found: ReferenceLogprobs,
+    adapter: Adapter,
+) -> None:
+    """Raises `InvalidRequest` if texts get other logprobs in a batch in which each has an adapter
+    of its own, or none, than each alone.
+    """
+    other = Adapter(adapter.rank, -adapter.alpha, adapter.layers)
+    adapters = [adapter, None, other]
+    examples = [
+        Example(np.array(row[:-1]), {"target_tokens": np.array(row[1:])}) for row in found.rows
+    ]
+    alone: list[Tensor] = []
+    with _refusing(info, "its forward pass fails for a batch with several adapters"):
+        with acquire(AdapterPlanner(model.device).plan(adapters)):
+            together = [logprobs.cpu() for logprobs in target_logprobs(model, examples)]
+        for example, one in zip(examples, adapters, strict=True):
+            with acquire(one):
+                alone.append(target_logprobs(model, [example])[0].cpu())
+    if not (apart := _difference(together, alone)) <= _tolerance(model):
+        raise refusal(
+            info,
+            "a text gets other logprobs in a batch with several adapters than alone: they differ "
+            f"by {apart:.2g} nats per token on average",
+        )
 
 
 def _rows(info: ModelInfo) -> list[list[int]]:

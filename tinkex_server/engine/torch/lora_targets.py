@@ -37,13 +37,16 @@ _CLASSES: Mapping[str, re.Pattern[str]] = {
     "train_attn": re.compile("Attention|Mamba|Mixer|DeltaNet|ShortConv"),
     "train_mlp": re.compile("MLP|MoE|Moe|Experts"),
 }
-"""Of a module whose name does not say what it is, such as `mixer`, the class does."""
+"""Words in the class of a module, for those whose names do not say what they are, as `mixer`."""
 _ROUTER = re.compile(r"\.(gate|router)(\.\w+)*$")
 _BYPASSED: Mapping[str, frozenset[str]] = {
     "out_proj": frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"))
 }
 """Layers whose weights the kernels of these kinds use directly, so that peft refuses them; by their
 last names."""
+_LOST: Mapping[str, str] = {"laguna": "shared_experts"}
+"""Layers whose names peft changes to others when it reads an adapter for these kinds, because of
+the pattern by which transformers renames those of older files."""
 _NOT_A_LAYER = "A_log"  # the decay of a state space, a matrix in some kinds
 _UNEMBED = "train_unembed"
 _MATRIX = 2  # dimensions; merged experts have more
@@ -78,6 +81,11 @@ def choose_layers(
     for switch in on:
         if beside := [name for name in fixed if _switch(model, name) == switch]:
             raise InvalidRequest(f"{switch} must be false for this model: {_why(beside, fixed)}")
+        lost = _LOST.get(_kind(model), "")
+        if lost and any(f".{lost}." in name for name in switches if switches[name] == switch):
+            raise InvalidRequest(
+                f"{switch} must be false for this model: peft cannot read adapters on its {lost}"
+            )
         if switch not in switches.values():
             known = ", ".join(sorted({_last(name) for name in layers}))
             raise InvalidRequest(
@@ -114,8 +122,11 @@ def _routers(layers: Mapping[str, LoraLinear | ExpertLayer]) -> Set[str]:
 
 
 def _bypassed(model: Any, layers: Mapping[str, LoraLinear | ExpertLayer]) -> Set[str]:
-    kind = model.config.get_text_config(decoder=True).model_type
-    return {name for name in layers if kind in _BYPASSED.get(_last(name), ())}
+    return {name for name in layers if _kind(model) in _BYPASSED.get(_last(name), ())}
+
+
+def _kind(model: Any) -> str:
+    return model.config.get_text_config(decoder=True).model_type
 
 
 def _experts_beside(layers: Mapping[str, LoraLinear | ExpertLayer]) -> Mapping[str, int]:
