@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 0.5  # between two looks
 _HEIGHT = 10  # lines of the curve
+_ORDER = {"step": 0, "loss": 1}  # of the metrics in a line; the others follow as they come
 _MARGIN = 12  # columns left of the curve, for its scale
 
 
@@ -150,7 +151,8 @@ def _write(output: Output, batches: Iterator[list[Metrics]], metric: str | None)
     for batch in batches:
         for row in batch:
             if metric is None:
-                output.event({name: _whole(value) for name, value in row.items()})
+                names = sorted(row, key=lambda name: _ORDER.get(name, len(_ORDER)))
+                output.event({name: _whole(row[name]) for name in names})
             elif metric in row:
                 names = [name for name in ("step", metric) if name in row]
                 output.event({name: _whole(row[name]) for name in names})
