@@ -2,7 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest check format generate contract-diff test-clients notebooks test-dropin test-bridge test-servers test-vllm demo-vllm test-ray demo-ray tiny-model bench docs models-doc
+.PHONY: setup demo demo-vllm demo-ray bench gpu-check docs pictures notebooks
+.PHONY: test test-lowest test-models test-browser test-vllm test-ray
+.PHONY: test-clients test-dropin test-bridge test-servers
+.PHONY: check format generate contract-diff tiny-model models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,8 +30,12 @@ $(LOWEST_READY): pyproject.toml $(READY)
 	touch $@
 
 test-lowest: $(LOWEST_READY)
-	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
+	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/pytest $(LOWEST_TESTS) -m "models or not models" -k "not nemotron_h and not falcon_h1 and not bamba" # refused, and slow
 	PYTHONPATH=$(CURDIR)/$(LOWEST) $(BIN)/tinkex demo
+
+# Serves one tiny model of every kind that transformers has, and compares it with docs/models.md: it takes minutes.
+test-models: setup
+	$(BIN)/pytest -n auto --dist worksteal -m models tests/server/engine/test_models.py
 
 check: setup
 	$(BIN)/ruff check tinkex tinkex_server scripts tests examples benchmarks
@@ -69,6 +76,21 @@ test-dropin: setup
 test-bridge: setup
 	$(BIN)/python scripts/test_bridge.py
 
+# The pages of the embedded server in Chromium (on Debian: apt-get install chromium).
+BROWSER := .cache/browser
+BROWSER_READY := $(BROWSER)/.ready
+
+$(BROWSER_READY): $(READY)
+	rm -rf $(BROWSER)
+	$(BIN)/pip install --quiet --target $(BROWSER) playwright==1.65.2 axe-core-python==0.1.0
+	touch $@
+
+test-browser: $(BROWSER_READY)
+	PYTHONPATH=$(CURDIR)/$(BROWSER) $(BIN)/pytest tests/browser
+
+pictures: $(BROWSER_READY)
+	PYTHONPATH=$(CURDIR)/$(BROWSER) $(BIN)/python scripts/screenshots.py docs/images
+
 test-servers: setup
 	$(BIN)/python scripts/test_servers.py
 
@@ -87,6 +109,10 @@ demo-ray: setup
 
 contract-diff: setup
 	$(BIN)/python scripts/contract_diff.py $(BASE)
+
+# On a machine without a CUDA device, says so and succeeds.
+gpu-check: setup
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench: setup
 	$(BIN)/python -m benchmarks

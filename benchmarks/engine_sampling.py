@@ -37,8 +37,8 @@ from benchmarks.small_model import make_model
 from tinkex_server.engine.interface import LoraShape, SampleSpec
 from tinkex_server.engine.torch.engine import TorchEngine
 
-_PROMPT, _SAMPLED = 32, 32  # tokens
-_REQUESTS = (1, 64)
+_PROMPT, SAMPLED = 32, 32  # tokens
+REQUESTS = (1, 64)
 _ROUNDS = 7
 _ADAPTERS = (4, 32)
 # for prompts that begin alike
@@ -52,33 +52,33 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def of_generate(model: Any, count: int) -> None:
-    tokens = torch.tensor(prompts(count))
+    tokens = torch.tensor(prompts(count), device=model.device)
     made = model.generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
-        max_new_tokens=_SAMPLED,
+        max_new_tokens=SAMPLED,
         do_sample=True,
         top_k=0,
         pad_token_id=0,
     )
-    assert made.shape == (count, _PROMPT + _SAMPLED)
+    assert made.shape == (count, _PROMPT + SAMPLED)
 
 
 def of_engine(engine: TorchEngine, samplers: list[str], count: int) -> None:
-    specs = [SampleSpec(prompt, max_tokens=_SAMPLED, stop_tokens=[]) for prompt in prompts(count)]
+    specs = [SampleSpec(prompt, max_tokens=SAMPLED, stop_tokens=[]) for prompt in prompts(count)]
     futures = [
         engine.sample(samplers[index % len(samplers)], spec) for index, spec in enumerate(specs)
     ]
-    assert all(len(future.result().sequences[0].tokens) == _SAMPLED for future in futures)
+    assert all(len(future.result().sequences[0].tokens) == SAMPLED for future in futures)
 
 
 async def over_http(sampler: tinkex.AsyncSamplingClient, count: int) -> None:
-    params = tinkex.SamplingParams(max_tokens=_SAMPLED, stop=[])
+    params = tinkex.SamplingParams(max_tokens=SAMPLED, stop=[])
     calls = [
         sampler.sample(tinkex.ModelInput.from_ints(prompt), 1, params) for prompt in prompts(count)
     ]
     assert all(
-        len(result.sequences[0].tokens) == _SAMPLED for result in await asyncio.gather(*calls)
+        len(result.sequences[0].tokens) == SAMPLED for result in await asyncio.gather(*calls)
     )
 
 
@@ -99,16 +99,16 @@ async def seconds(work: Callable[[int], Awaitable[None] | None], count: int) -> 
     return time.perf_counter() - began
 
 
-def of_vllm(model: str) -> list[float] | None:
+def of_vllm(model: str, dtype: str = "float32") -> list[float] | None:
     """Returns the median seconds of each number of requests; None where vLLM is not installed."""
     python = os.environ.get("VLLM_PYTHON")
     if not python:
         return None
     script = Path(__file__).with_name("vllm_sampling.py")
-    sizes = map(str, (_PROMPT, _SAMPLED, _ROUNDS, *_REQUESTS))
+    sizes = map(str, (_PROMPT, SAMPLED, _ROUNDS, *REQUESTS))
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
     done = subprocess.run(
-        [python, script, model, *sizes], check=True, stdout=subprocess.PIPE, env=environment
+        [python, script, model, dtype, *sizes], check=True, stdout=subprocess.PIPE, env=environment
     )
     # vLLM logs to the same output
     return json.loads(done.stdout.splitlines()[-1])
@@ -170,7 +170,7 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
     engine.load_sampler("base", base, None)
     names = adapters(engine, base, folder)
     table = Table(
-        f"tokens/s, {_PROMPT} + {_SAMPLED} tokens", *(f"{count} at once" for count in _REQUESTS)
+        f"tokens/s, {_PROMPT} + {SAMPLED} tokens", *(f"{count} at once" for count in REQUESTS)
     )
     async with tinkex.AsyncServiceClient(base_url=url, api_key="tml-local") as service:
         sampler = await service.create_sampling_client(base_model=base)
@@ -184,13 +184,13 @@ async def measure(url: str, model: Any, base: str, folder: Path) -> Table:
             },
             "tinkex through HTTP": lambda count: over_http(sampler, count),
         }
-        taken = {count: await rounds(ways, count) for count in _REQUESTS}
+        taken = {count: await rounds(ways, count) for count in REQUESTS}
     engine.close()
-    for count, median in zip(_REQUESTS, of_vllm(base) or (), strict=False):
+    for count, median in zip(REQUESTS, of_vllm(base) or (), strict=False):
         taken[count]["vLLM"] = median
-    for way in taken[_REQUESTS[0]]:
+    for way in taken[REQUESTS[0]]:
         table.add_row(
-            way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in _REQUESTS)
+            way, *(_cell(count, taken[count][way], taken[count]["generate"]) for count in REQUESTS)
         )
     return table
 
@@ -206,7 +206,7 @@ async def rounds(
 
 
 def _cell(count: int, taken: float, reference: float) -> str:
-    return f"{count * _SAMPLED / taken:,.0f} ({reference / taken:.2f})"
+    return f"{count * SAMPLED / taken:,.0f} ({reference / taken:.2f})"
 
 
 def tables() -> Iterator[Table]:

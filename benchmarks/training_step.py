@@ -38,13 +38,13 @@ from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 logging.disable_progress_bar()
 
-_RANK = 32
+RANK = 32
 _SHAPES = ((8, 128), (32, 256))  # datums, tokens
 _ROUNDS = 15
 _WARM_UP = 3
-_LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4
 # all that the server trains
-_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
 
 
 @frozen
@@ -58,21 +58,26 @@ class Row:
     ratio: float
 
 
-def plain_step(model: Path, tokens: np.ndarray[Any, Any]) -> Callable[[], None]:
+def plain_step(
+    model: Path | str, tokens: np.ndarray[Any, Any], device: str = "cpu", dtype: str = "float32"
+) -> Callable[[], None]:
     """Returns a function that makes the step of the embedded server for a batch of cross_entropy:
     the sum of the losses, backward, AdamW.
     """
-    config = LoraConfig(r=_RANK, lora_alpha=32, target_modules=_LAYERS, task_type="CAUSAL_LM")
-    network = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    config = LoraConfig(r=RANK, lora_alpha=32, target_modules=LAYERS, task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+    network = get_peft_model(base, config)
     optimizer = torch.optim.AdamW(
-        [p for p in network.parameters() if p.requires_grad], lr=_LEARNING_RATE
+        [p for p in network.parameters() if p.requires_grad], lr=LEARNING_RATE
     )
-    inputs, targets = torch.tensor(tokens[:, :-1]), torch.tensor(tokens[:, 1:])
+    inputs, targets = (
+        torch.tensor(part, device=device) for part in (tokens[:, :-1], tokens[:, 1:])
+    )
 
     def step() -> None:
         logits = network(input_ids=inputs, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum"
+            logits.flatten(0, 1).float(), targets.flatten(), reduction="sum"
         )
         loss.backward()
         optimizer.step()
@@ -90,7 +95,7 @@ def served_step(trainer: Any, tokens: np.ndarray[Any, Any]) -> Callable[[], None
             Datum(ModelInput.from_ints(row[:-1]), {"target_tokens": row[1:]}) for row in tokens
         ]
         losses = trainer.forward_backward(batch, "cross_entropy")
-        update = trainer.optim_step(AdamParams(learning_rate=_LEARNING_RATE))
+        update = trainer.optim_step(AdamParams(learning_rate=LEARNING_RATE))
         losses.result()
         update.result()
 
@@ -115,7 +120,7 @@ def rows() -> Iterator[Row]:
         model = Path(folder)
         make_model(model)
         with serving(model) as url, ServiceClient(base_url=url, api_key="tml-local") as service:
-            trainer = service.create_lora_training_client(str(model), rank=_RANK)
+            trainer = service.create_lora_training_client(str(model), rank=RANK)
             for datums, length in _SHAPES:
                 tokens = np.random.default_rng(0).integers(0, 256, (datums, length + 1))
                 rounds = in_turns(served_step(trainer, tokens), plain_step(model, tokens))

@@ -1,5 +1,5 @@
-"""Samples by vLLM, in the interpreter that has it: `vllm_sampling.py MODEL PROMPT SAMPLED ROUNDS
-COUNT…` prints as JSON the median seconds of each number of prompts at once, after a warm-up.
+"""Samples by vLLM, in the interpreter that has it: `vllm_sampling.py MODEL DTYPE PROMPT SAMPLED
+ROUNDS COUNT…` prints as JSON the median seconds of each number of prompts at once, after a warm-up.
 
 It imports nothing of ours, since that interpreter has none of it.
 """
@@ -15,8 +15,10 @@ import time
 from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
 
-def main(model: str, prompt: int, sampled: int, rounds: int, counts: list[int]) -> list[float]:
-    llm = LLM(model=model, dtype="float32", max_model_len=prompt + sampled)  # pyright: ignore[reportUnknownVariableType]
+def main(
+    model: str, dtype: str, prompt: int, sampled: int, rounds: int, counts: list[int]
+) -> list[float]:
+    llm = LLM(model=model, dtype=dtype, max_model_len=prompt + sampled)  # pyright: ignore[reportUnknownVariableType]
     params = SamplingParams(temperature=1.0, max_tokens=sampled, ignore_eos=True)  # pyright: ignore[reportUnknownVariableType]
     medians: list[float] = []
     for count in counts:
@@ -35,6 +37,6 @@ def main(model: str, prompt: int, sampled: int, rounds: int, counts: list[int]) 
 
 
 if __name__ == "__main__":
-    model, *sizes = sys.argv[1:]
+    model, dtype, *sizes = sys.argv[1:]
     prompt, sampled, rounds, *counts = map(int, sizes)
-    print(json.dumps(main(model, prompt, sampled, rounds, counts)))
+    print(json.dumps(main(model, dtype, prompt, sampled, rounds, counts)))

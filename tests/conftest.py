@@ -13,19 +13,24 @@ os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import tinkex.local
+from tests.support.engine_forks import Forks
 from tests.support.facades import ADMINS, FACADES, RESTS
 from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
 from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.interface import Engine
+from tinkex_server.engine.process import child
+from tinkex_server.engine.process.child import _spawn
 
 # where the environment asks Python to keep nothing compiled, each worker of xdist and each process
 # that a test starts, of which there are hundreds, would compile all that it imports
@@ -55,6 +60,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return (cores or 1) + 1
 
 
+def pytest_collection(session: pytest.Session) -> None:
+    """Imports transformers without what an engine never uses, as engine processes do, if all tests
+    are collected: these import it in any case.
+    """
+    if [Path(argument).resolve() for argument in session.config.args] == [Path(__file__).parent]:
+        from tinkex_server.engine.torch.lean_imports import import_lean
+
+        import_lean()
+
+
 def pytest_collection_finish() -> None:
     """Leaves what is imported by now out of garbage collections: it stays until the end."""
     gc.collect()
@@ -75,6 +90,24 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks(_home_of_nobody: None) -> Iterator[Callable[[], Forks]]:
+    """The process that engine processes are forked from so that they start at once, which is
+    started when it is first called for.
+    """
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        forks = cache(lambda: stack.enter_context(closing(Forks())))
+        if sys.platform == "linux":
+            patch.setattr(child, "_spawn", lambda: forks().start_engine())
+        yield forks
+
+
+@pytest.fixture
+def new_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engine processes are started as the product starts them: each is a new interpreter."""
+    monkeypatch.setattr(child, "_spawn", _spawn)
 
 
 @pytest.fixture(scope="session")

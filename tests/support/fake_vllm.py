@@ -59,6 +59,8 @@ class FakeVllm:
     url: str = ""
     pause: float = 0.0
     """The seconds that a sample takes."""
+    delay: float = 0.0
+    """The seconds after which a request to sample is looked at."""
     running: int = 0
     aborted: int = 0
     """The number of samples whose client disconnected."""
@@ -106,6 +108,8 @@ class FakeVllm:
         return web.Response(text=text.replace("1050.0", f"{1050 + moved}.0"))
 
     async def models(self, request: web.Request) -> web.Response:
+        if self.faults["no vllm"]:
+            return web.json_response({"detail": "no such page"}, status=422)
         answer = json.loads(RECORDED["models with adapter"]["answer"])
         base, adapter = answer["data"]
         base |= {"root": self.root, "max_model_len": 32_768}
@@ -159,6 +163,7 @@ class FakeVllm:
             return web.json_response({"error": {"message": text, "code": 403}}, status=403)
         if self.faults["hangs"]:
             await asyncio.sleep(3600)
+        await asyncio.sleep(self.delay)
         if body["model"] != "base" and body["model"] not in self.adapters:
             return recorded("unknown adapter")
         if not 0 < body["sampling_params"].get("top_p", 1.0) <= 1:

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from tinkex_server.app.serve import serve
     from tinkex_server.app.server import Server
     from tinkex_server.engine.ray.settings import RaySettings
+    from tinkex_server.engine.vllm.settings import VllmSettings
     from tinkex_server.limits import Limits
 
-__all__ = ["Faults", "Limits", "RaySettings", "Server", "gc", "serve"]
+__all__ = ["Faults", "Limits", "RaySettings", "Server", "VllmSettings", "gc", "serve"]
 
 _MODULES = {
     "Faults": "app.faults",
     "Limits": "limits",
     "RaySettings": "engine.ray.settings",
     "Server": "app.server",
+    "VllmSettings": "engine.vllm.settings",
     "gc": "app.gc",
     "serve": "app.serve",
 }

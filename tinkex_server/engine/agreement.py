@@ -72,7 +72,7 @@ class _Comparison:
         max_difference: float,
     ) -> None:
         self.notes: list[str] = []
-        """What the sampler cannot do."""
+        """The things that the sampler cannot do."""
         self._training = training
         self._sampler = sampler
         self._info = info

@@ -32,7 +32,11 @@ logger = logging.getLogger("tinkex.local")
 
 
 class Sampler(Protocol):
-    """What samples adapters that an engine has saved; a part of `Engine`, with the same methods."""
+    """The part of `Engine` that samples adapters which an engine has saved."""
+
+    def warnings(self, lora: LoraShape) -> Sequence[str]:
+        """Returns what the user who creates a model of this shape should know about sampling it."""
+        ...
 
     @property
     def ready(self) -> Future[str]: ...
@@ -82,7 +86,8 @@ class SplitEngine:
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
     ) -> Sequence[str]:
-        return self._training.create_model(model_id, base_model, lora, optimizer)
+        warnings = self._training.create_model(model_id, base_model, lora, optimizer)
+        return [*warnings, *self._sampler.warnings(lora)]
 
     def unload_model(self, model_id: str) -> None:
         self._training.unload_model(model_id)

@@ -184,6 +184,17 @@ class Futures:
         """Waits as long as a poll whose result does not come, or until the server stops."""
         await wait_for(self._stopping, self._hold)
 
+    @property
+    def activity(self) -> tuple[int, int]:
+        """A value that changes whenever a request comes, begins or ends."""
+        started = sum(request.started_at is not None for request in self._active.values())
+        return len(self._active), started
+
+    async def stopping_within(self, seconds: float) -> bool:
+        """Returns whether the server stops, as soon as it does, or after this time."""
+        await wait_for(self._stopping, seconds)
+        return self._stopping.is_set()
+
     def is_pending(self, request_id: str) -> bool:
         """Returns whether the request has no outcome yet."""
         return request_id in self._active
@@ -191,7 +202,15 @@ class Futures:
     def pending(self, access: Access) -> Sequence[PendingRequest]:
         """Returns the caller's requests without an outcome, in order of arrival."""
         return [
-            PendingRequest(request.identity, request.since, self._state(request))
+            PendingRequest(
+                request.identity,
+                request.since,
+                self._state(request),
+                request.lane,
+                request.number,
+                request.started_at,
+                self._missing.reason(request) is not None,
+            )
             for request in self._active.values()
             if access.sees(request.identity.owner)
         ]

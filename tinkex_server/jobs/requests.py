@@ -83,3 +83,9 @@ class PendingRequest:
     """The time of arrival, in seconds since 1970."""
     state: str
     """A text that says what the request waits for."""
+    lane: str | None = None
+    number: int | None = None
+    """The number at whose turn it runs in its lane, if it has one."""
+    started_at: float | None = None
+    waits_for_missing: bool = False
+    """Whether it waits for a request that has not come."""

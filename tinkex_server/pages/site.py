@@ -1,60 +1,115 @@
-"""`make_site`: makes the ASGI application of the pages."""
+"""`make_site`: makes the ASGI application of the pages.
+
+Beside the pages it has requests that only the pages themselves send, and that may change in any
+release: a page asked for as text/event-stream, `POST /playground/sample`, and the forms. Programs
+use `GET /runs/{run_id}/steps` and `POST /runs/{run_id}/metrics`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
 
-from attrs import define, field
+from attrs import define, field, frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Reason, Refused, bad_request
+from tinkex_server.pages import playground, step_metrics
 from tinkex_server.pages.contract import contract_text
+from tinkex_server.pages.facts import DiskGauge, describe_engine
+from tinkex_server.pages.failures import count_failures, failures
+from tinkex_server.pages.live import MEDIA_TYPE, live_regions
 from tinkex_server.pages.login import Logins, OwnerOf, read_form
-from tinkex_server.pages.status import Disk, describe_engine, measure_disk, status
+from tinkex_server.pages.names import session_words, subject_of
+from tinkex_server.pages.one_run import one_run
+from tinkex_server.pages.paging import pages
+from tinkex_server.pages.queue import queue
+from tinkex_server.pages.runs import run_page
+from tinkex_server.pages.same_origin import check_same_origin
+from tinkex_server.pages.static_files import send_static
 from tinkex_server.pages.templates import render
 from tinkex_server.profiles import Profile
 from tinkex_server.rules.checkpoint_urls import archive_url
+from tinkex_server.rules.deletion import delete_checkpoint
 from tinkex_server.state import ServerState
-from tinkex_server.wire.refusals import refusal_response
+from tinkex_server.wire.bodies import parse_object
+from tinkex_server.wire.raw_body import read_body
+from tinkex_server.wire.refusals import refusal_response, status_of
 from tinkex_server.wire.responses import json_response, refuse_route
 
-_DISK_SECONDS = 60.0
-"""The age at which the measured size of the data folder is renewed."""
-_MOST_STEPS = 1000
-"""The most steps of one answer."""
+_QUEUE = 20  # requests
+_FAILURES = 5  # beside other things
+_ON_PAGE = 50  # failures, or sessions
+_MOST_JSON_BYTES = 1 << 20
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors "
-        "'none'; base-uri 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     ),
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
+    "Vary": "Accept",
     "X-Content-Type-Options": "nosniff",
 }
+
+Values: TypeAlias = Callable[[Access], Awaitable[Mapping[str, object]]]
+"""A function that returns what a page shows to a caller now."""
+
+
+@frozen
+class _Page:
+    """A page of which some regions are live."""
+
+    template: str
+    regions: Sequence[str]
+    """The names of the templates in `regions/`, each of which makes one element of that id."""
+    values: Values
 
 
 def make_site(state: ServerState, profile: Profile, owner_of: OwnerOf | None) -> Starlette:
     """Returns the application of the pages. `owner_of` is None for a server without keys."""
     site = _Site(state, profile, Logins(owner_of) if owner_of else None)
+    checkpoint = "/runs/{run_id}/checkpoints/{kind}/{name}"
     return Starlette(
         routes=[
             Route("/", site.show_status),
+            Route("/runs/{run_id}", site.show_run),
+            Route("/runs/{run_id}/steps", site.list_steps),
+            Route("/runs/{run_id}/metrics", site.add_metrics, methods=["POST"]),
+            Route(f"{checkpoint}/delete", site.ask_to_delete, methods=["GET"]),
+            Route(f"{checkpoint}/delete", site.delete, methods=["POST"]),
+            Route("/failures", site.show_failures),
+            Route("/sessions", site.show_sessions),
+            Route("/playground", site.show_playground),
+            Route("/playground/sample", site.sample, methods=["POST"]),
             Route("/docs", site.show_reference),
             Route("/openapi.yaml", site.show_contract),
             Route("/download/{run_id}/{kind}/{name}", site.download),
-            Route("/runs/{run_id}/steps", site.list_steps),
+            Route("/static/{digest}/{name}", send_static),
             Route("/login", site.log_in, methods=["POST"]),
             Route("/logout", site.log_out, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: refuse_route, Refused: _refuse},
+        exception_handlers={
+            HTTPException: refuse_route,
+            Refused: site.refuse,
+            InvalidRequest: site.refuse,
+        },
     )
 
 
@@ -64,26 +119,111 @@ class _Site:
     _profile: Profile
     _logins: Logins | None
     _started: float = field(factory=time.time)
-    _disk: asyncio.Task[Disk] | None = None
-    _disk_measured_at: float = 0.0
+    _disk: DiskGauge = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._disk = DiskGauge(self._state.data_dir)
 
     async def show_status(self, request: Request) -> Response:
+        async def values(access: Access) -> Mapping[str, object]:
+            state, now = self._state, time.time()
+            recent = state.store.usage.recent
+            return {
+                "runs": run_page(state, access, request.query_params, now),
+                "queue": queue(state, access, _QUEUE),
+                "failures": failures(state, access, _FAILURES),
+                "failures_in_all": count_failures(state, access),
+                # with keys, the size of the folder would tell one owner about the data of others
+                "disk": None if self._logins else await self._disk.read(),
+                "checkpoints_size": state.store.checkpoints.size(access.owner),
+                "models": list(state.base_models.values()),
+                "engine": describe_engine(state.engine.ready),
+                "profile": self._profile,
+                "started": self._started,
+                "training_rate": recent.per_second(access.owner, "training", now),
+                "sampling_rate": recent.per_second(access.owner, "sampling_sample", now),
+            }
+
+        regions = ("facts", "queue", "failures", "groups", "runs")
+        return await self._show(request, _Page("status.html", regions, values))
+
+    async def show_run(self, request: Request) -> Response:
+        run_id: str = request.path_params["run_id"]
+
+        async def values(access: Access) -> Mapping[str, object]:
+            state = self._state
+            return {
+                "one": one_run(state, access, run_id, request.query_params, time.time()),
+                "queue": queue(state, access, _QUEUE, run_id),
+                "failures": failures(state, access, _FAILURES, scope=run_id),
+                "failures_in_all": count_failures(state, access, run_id),
+            }
+
+        regions = ("run_head", "run_metrics", "run_checkpoints", "queue", "failures")
+        return await self._show(request, _Page("run.html", regions, values))
+
+    async def show_failures(self, request: Request) -> Response:
+        scope = request.query_params.get("run") or None
+
+        async def values(access: Access) -> Mapping[str, object]:
+            total = count_failures(self._state, access, scope)
+            asked = {"run": scope} if scope else {}
+            here = pages(request.query_params.get("page", ""), _ON_PAGE, total, asked)
+            return {
+                "failures": failures(self._state, access, here.size, here.offset, scope),
+                "pages": here,
+                "subject": subject_of(self._state, scope) if scope else None,
+            }
+
+        return await self._show(request, _Page("failures.html", ("all_failures",), values))
+
+    async def show_sessions(self, request: Request) -> Response:
+        async def values(access: Access) -> Mapping[str, object]:
+            sessions = self._state.store.sessions
+            total = sessions.count(access.owner)
+            here = pages(request.query_params.get("page", ""), _ON_PAGE, total)
+            rows = sessions.page(access.owner, here.size, here.offset)
+            return {
+                "sessions": [(row, session_words(row, time.time())) for row in rows],
+                "pages": here,
+            }
+
+        return await self._show(request, _Page("sessions.html", ("sessions",), values))
+
+    async def show_playground(self, request: Request) -> Response:
         access = self._access(request)
         if access is None:
-            return self._page(request, "login.html", 401, refused=False)
-        # with keys, the size of the folder would tell one owner about the data of others
-        disk = None if self._logins else await self._recent_disk()
-        return self._page(
-            request,
-            "status.html",
-            seen=status(self._state, access),
-            disk=disk,
-            models=list(self._state.base_models.values()),
-            engine=describe_engine(self._state.engine.ready),
-            profile=self._profile,
-            started=self._started,
-            now=time.time(),
-        )
+            return self._login_form(request)
+        asked = [request.query_params.get(name, "") for name in ("weights", "other")]
+        chosen = [value for value in asked if value]
+        values = {"groups": playground.choices(self._state, access, chosen), "asked": asked}
+        return self._page(request, "playground.html", values)
+
+    async def sample(self, request: Request) -> Response:
+        """Streams a sample for the playground."""
+        access = self._own_access(request)
+        fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
+        stream = await playground.sample(self._state, access, fields)
+        await self._state.store.flush()
+        return StreamingResponse(stream.read(), media_type=MEDIA_TYPE, headers=_HEADERS)
+
+    async def ask_to_delete(self, request: Request) -> Response:
+        """Shows the form that deletes a checkpoint."""
+        access = self._access(request)
+        if access is None:
+            return self._login_form(request)
+        row = access.own_checkpoint(CheckpointPath(**request.path_params))
+        subject = subject_of(self._state, row.path.run_id)
+        return self._page(request, "delete.html", {"checkpoint": row, "subject": subject})
+
+    async def delete(self, request: Request) -> Response:
+        """Deletes a checkpoint, and leads back to its run."""
+        access = self._own_access(request)
+        row = access.own_checkpoint(CheckpointPath(**request.path_params))
+        await delete_checkpoint(self._state, row)
+        await self._state.store.flush()
+        back = subject_of(self._state, row.path.run_id).href or "/"
+        return RedirectResponse(back, 303, _HEADERS)
 
     async def download(self, request: Request) -> Response:
         """Redirects to a signed URL of a checkpoint's tar: a browser sends no key with a link."""
@@ -108,14 +248,22 @@ class _Site:
         if not after.isdecimal():
             raise bad_request(f"after must be the number of a step, not {after!r}")
         run = access.run(request.path_params["run_id"])
-        steps = self._state.store.steps.after(run.model_id, int(after), _MOST_STEPS)
-        rows = [{"step": row.number, "loss": row.loss, "at": row.at} for row in steps]
-        return json_response(200, {"state": run.state, "steps": rows}, _HEADERS)
+        answer = step_metrics.steps_after(self._state, run, int(after))
+        return json_response(200, answer, _HEADERS)
+
+    async def add_metrics(self, request: Request) -> Response:
+        """Adds values that a program has computed to a step of its run."""
+        access = self._own_access(request)
+        run = access.run(request.path_params["run_id"])
+        fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
+        answer = step_metrics.add(self._state, run, fields)
+        await self._state.store.flush()
+        return json_response(200, answer, _HEADERS)
 
     async def show_reference(self, request: Request) -> Response:
         """Shows the contract, for which no key is needed."""
         return await asyncio.to_thread(
-            lambda: self._page(request, "docs.html", contract=_reference())
+            lambda: self._page(request, "docs.html", {"contract": _reference()})
         )
 
     async def show_contract(self, request: Request) -> Response:
@@ -130,7 +278,7 @@ class _Site:
             key, home, https=request.url.scheme == "https"
         ):
             return home
-        return self._page(request, "login.html", 401, refused=True)
+        return self._login_form(request, refused=True)
 
     async def log_out(self, request: Request) -> Response:
         home = RedirectResponse("/", 303)
@@ -138,33 +286,71 @@ class _Site:
             self._logins.end(request, home)
         return home
 
-    async def _recent_disk(self) -> Disk:
-        """Returns the size of the data folder as it was a minute ago at most. To measure a folder
-        with many checkpoints takes about a second.
-        """
-        if self._disk is None or time.monotonic() > self._disk_measured_at + _DISK_SECONDS:
-            self._disk = asyncio.create_task(asyncio.to_thread(measure_disk, self._state.data_dir))
-            self._disk_measured_at = time.monotonic()
-        return await asyncio.shield(self._disk)
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answers a refusal: as a page where a browser asked for one, and otherwise as JSON."""
+        refused = error if isinstance(error, Refused) else bad_request(str(error))
+        if "text/html" in request.headers.get("accept", ""):
+            status = status_of(refused)
+            values = {"detail": refused.detail, "status": status}
+            return self._page(request, "refused.html", values, code=status)
+        return refusal_response(refused, _HEADERS)
+
+    async def _show(self, request: Request, page: _Page) -> Response:
+        """Answers with a page, or with its regions whenever they change."""
+        access = self._access(request)
+        is_live = MEDIA_TYPE in request.headers.get("accept", "")
+        if access is None:
+            return Response(status_code=204) if is_live else self._login_form(request)
+        values = await page.values(access)  # which may refuse, before a stream begins
+        if not is_live:
+            return self._page(request, page.template, values)
+        return StreamingResponse(
+            live_regions(self._state, lambda: self._regions(request, page)),
+            media_type=MEDIA_TYPE,
+            headers=_HEADERS,
+        )
+
+    async def _regions(self, request: Request, page: _Page) -> Mapping[str, str] | None:
+        access = self._access(request)
+        if access is None:
+            return None
+        values = {**await page.values(access), "now": time.time(), **self._common(request)}
+        return {name: render(f"regions/{name}.html", **values) for name in page.regions}
 
     def _access(self, request: Request) -> Access | None:
         """Returns the access of the sender, or None if it is not logged in."""
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._state.store, owner)
 
-    def _page(
-        self, request: Request, template: str, code: int = 200, **values: object
-    ) -> HTMLResponse:
+    def _own_access(self, request: Request) -> Access:
+        """Returns the access of a sender that changes something. Raises `Refused` unless it is
+        logged in, and the request comes from a page of this server or from a program.
+        """
+        access = self._access(request)
+        if access is None:
+            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        if self._logins:
+            check_same_origin(request)  # without keys, the origin of every request is checked
+        return access
+
+    def _login_form(self, request: Request, *, refused: bool = False) -> HTMLResponse:
+        return self._page(request, "login.html", {"refused": refused}, code=401)
+
+    def _common(self, request: Request) -> Mapping[str, object]:
         logged_in = self._logins is not None and self._access(request) is not None
-        html = render(
-            template, base_url=str(request.base_url).rstrip("/"), logged_in=logged_in, **values
-        )
-        return HTMLResponse(html, code, headers=_HEADERS)
+        base_url = str(request.base_url).rstrip("/")
+        return {"base_url": base_url, "logged_in": logged_in, "path": request.url.path}
 
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return refusal_response(error)
+    def _page(
+        self,
+        request: Request,
+        template: str,
+        values: Mapping[str, object] | None = None,
+        *,
+        code: int = 200,
+    ) -> HTMLResponse:
+        shown = {"now": time.time(), **self._common(request), **(values or {})}
+        return HTMLResponse(render(template, **shown), code, headers=_HEADERS)
 
 
 def _reference() -> object:

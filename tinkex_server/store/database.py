@@ -95,7 +95,7 @@ ALTER TABLE steps ADD COLUMN metrics TEXT NOT NULL DEFAULT '{}';
 CREATE INDEX failed_futures ON futures (finished_at) WHERE state = 'failed';
 """
 }
-"""What turns a file of an older layout into one of the next, by the older layout."""
+"""The scripts that turn a file of one layout into one of the next, by the older layout."""
 # with recursive_triggers a row that is replaced fires the triggers of a deletion, too
 _PRAGMAS = (
     *(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import CancelledError, Future
+from typing import Protocol
 
 import orjson
 from tinkex_api.models import SampleStreamEvent
@@ -19,11 +20,40 @@ _COMMENT_AFTER = 10.0  # seconds without an event, so that nobody takes the conn
 _COMMENT = b": waiting\n\n"
 
 
+class SampleEvents(Protocol):
+    """The form of the events of a sample. Its methods are called in turn, on the engine's
+    thread.
+    """
+
+    def token(self, token: int, logprob: float) -> Mapping[str, object]:
+        """Returns the event of a token."""
+        ...
+
+    def end(self, result: SampleResult) -> Mapping[str, object]:
+        """Returns the last event of a sample that has succeeded."""
+        ...
+
+
+class ContractEvents:
+    """The events that the contract describes as `SampleStreamEvent`."""
+
+    def token(self, token: int, logprob: float) -> Mapping[str, object]:
+        return SampleStreamEvent(tokens=[token], logprobs=[logprob]).to_dict()
+
+    def end(self, result: SampleResult) -> Mapping[str, object]:
+        return SampleStreamEvent(stop_reason=result.sequences[0].stop_reason).to_dict()
+
+
 class EventStream:
     """The events of one sample. It is used on the event loop's thread alone."""
 
-    def __init__(self, begin: Callable[[OnToken], Future[SampleResult]]) -> None:
+    def __init__(
+        self,
+        begin: Callable[[OnToken], Future[SampleResult]],
+        events: SampleEvents | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._events = events or ContractEvents()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._sample = begin(self._on_token)
         self._sample.add_done_callback(self._end)
@@ -46,30 +76,31 @@ class EventStream:
 
     def _on_token(self, token: int, logprob: float) -> None:
         # called on the engine's thread, as is `_end`
-        self._put_event(SampleStreamEvent(tokens=[token], logprobs=[logprob]))
+        self._put(server_sent_event(self._events.token(token, logprob)))
 
     def _end(self, sample: Future[SampleResult]) -> None:
-        self._put_event(_last_event(sample))
+        self._put(server_sent_event(self._last_event(sample)))
         self._put(None)
-
-    def _put_event(self, event: SampleStreamEvent) -> None:
-        self._put(b"data: %s\n\n" % orjson.dumps(event.to_dict()))
 
     def _put(self, event: bytes | None) -> None:
         call_on_loop(self._loop, self._queue.put_nowait, event)
 
+    def _last_event(self, sample: Future[SampleResult]) -> Mapping[str, object]:
+        try:
+            return self._events.end(sample.result())
+        except CancelledError:
+            error, category = "the sampling was cancelled", "server"
+        except InvalidRequest as refused:
+            error, category = str(refused), "user"
+        except EngineDied as died:
+            error, category = str(died), "server"
+        except Exception as failure:
+            logger.exception("a stream of tokens failed")
+            error = f"the sampling failed in the server: {type(failure).__name__}"
+            category = "server"
+        return SampleStreamEvent(error=error, category=category).to_dict()
 
-def _last_event(sample: Future[SampleResult]) -> SampleStreamEvent:
-    try:
-        return SampleStreamEvent(stop_reason=sample.result().sequences[0].stop_reason)
-    except CancelledError:
-        return SampleStreamEvent(error="the sampling was cancelled", category="server")
-    except InvalidRequest as error:
-        return SampleStreamEvent(error=str(error), category="user")
-    except EngineDied as error:
-        return SampleStreamEvent(error=str(error), category="server")
-    except Exception as error:
-        logger.exception("a stream of tokens failed")
-        return SampleStreamEvent(
-            error=f"the sampling failed in the server: {type(error).__name__}", category="server"
-        )
+
+def server_sent_event(value: object) -> bytes:
+    """Returns the bytes of an event whose data is the JSON of a value."""
+    return b"data: %s\n\n" % orjson.dumps(value)

@@ -98,3 +98,26 @@ def test_it_says_which_data_folder_it_cannot_use(tmp_path: Path) -> None:
     assert serve_error("--port=0", f"--data-dir={folder}") == (
         f"Error: cannot use {folder}: Not a directory; choose another data folder by --data-dir\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampler=vllm"], "needs either --vllm-python"),
+        (["--vllm-url=http://x"], "the options --vllm-… need --sampler vllm"),
+        (["--sampler=vllm", "--vllm-url=http://x", "--vllm-args=--x"], "--vllm-args are for a"),
+    ],
+)
+@pytest.mark.usefixtures("same_sigterm")
+def test_it_says_which_options_of_vllm_do_not_fit(options: list[str], message: str) -> None:
+    done = click.testing.CliRunner().invoke(main, ["serve", *options])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+@pytest.mark.usefixtures("same_sigterm")
+def test_vllm_needs_an_engine_with_weights(tmp_path: Path) -> None:
+    told = serve_error(
+        "--sampler=vllm", "--vllm-url=http://127.0.0.1:9", "--port=0", f"--data-dir={tmp_path}"
+    )
+    assert "use --engine torch with --sampler vllm" in told

@@ -15,20 +15,21 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BertConfig,
+    GlmMoeDsaConfig,
     GPT2Config,
     GPTBigCodeConfig,
     GPTNeoXConfig,
     JambaConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
-    MixtralConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3MoeConfig,
-    Qwen3NextConfig,
 )
 
+from tests.support.model_zoo import tiny_config
 from tests.support.small_models import SMALL_SHAPE
 from tinkex_server.engine.interface import Example, InvalidRequest, LoraShape, SampleSpec
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
@@ -157,7 +158,7 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
 
 
 def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) -> None:
-    saved(MixtralConfig(**SMALL_SHAPE, num_local_experts=2), tmp_path)
+    saved(tiny_config(Llama4TextConfig), tmp_path)
     base = LoadedBaseModel.load(str(tmp_path), "cpu")
     with pytest.raises(
         InvalidRequest, match="train_mlp must be false for this model: it has experts"
@@ -173,34 +174,39 @@ def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) 
         ),
     ):
         LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+
+
+def test_all_experts_are_trained_but_not_what_chooses_between_them(tmp_path: Path) -> None:
     saved(
         Qwen3MoeConfig(
             **SMALL_SHAPE,
-            num_experts=2,
+            num_experts=3,
             num_experts_per_tok=1,
             moe_intermediate_size=8,
             mlp_only_layers=[0],
         ),
         tmp_path,
     )
-    with pytest.raises(
-        InvalidRequest, match="train_mlp must be false for this model: it has experts"
-    ):
-        LoadedBaseModel.load(str(tmp_path), "cpu").new_adapter(LoraShape(2))
+    base = LoadedBaseModel.load(str(tmp_path), "cpu")
+    layers = base.new_adapter(LoraShape(2, train_attn=False, train_unembed=False)).layers
+    dense, experts = "model.layers.0.mlp", "model.layers.1.mlp.experts"
+    assert {name: (a.shape, b.shape) for name, (a, b) in layers.items()} == {
+        f"{dense}.gate_proj": ((2, 32), (48, 2)),
+        f"{dense}.up_proj": ((2, 32), (48, 2)),
+        f"{dense}.down_proj": ((2, 48), (32, 2)),
+        f"{experts}.base_layer": ((6, 32), (16, 6)),  # gate_up_proj, by peft's name
+        experts: ((6, 8), (32, 6)),  # down_proj
+    }
 
 
-def test_a_model_without_a_plain_kv_cache_is_refused_before_it_is_loaded(
+def test_a_model_whose_layers_have_no_known_cache_is_refused_before_it_is_loaded(
     tmp_path: Path,
 ) -> None:
-    types = ["linear_attention", "full_attention"]
-    saved(
-        Qwen3NextConfig(**SMALL_SHAPE, layer_types=types, num_experts=0, mlp_only_layers=[0, 1]),
-        tmp_path,
-    )
+    saved(tiny_config(GlmMoeDsaConfig), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(
         InvalidRequest,
-        match="linear_attention layers, which are not supported: every layer must use full or",
+        match="indexed_attention layers, which are not supported: sampling relies on caches",
     ):
         LoadedBaseModel.load(str(tmp_path), "cpu")
 
@@ -210,7 +216,7 @@ def test_a_model_without_a_plain_kv_cache_is_refused_before_it_is_loaded(
     [
         (
             JambaConfig(**SMALL_SHAPE, num_experts=2, num_experts_per_tok=1),
-            "cannot continue from a standard KV cache",
+            "cannot continue from a standard cache",
         ),
         (
             BertConfig(**SMALL_SHAPE),

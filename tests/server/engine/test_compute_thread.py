@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.support.engine_forks import Forks
 from tinkex_server.engine.torch.compute_thread import ComputeThread
 
 # prints how many threads torch itself started, with 3 for each thread that computes
@@ -29,7 +28,7 @@ torch.set_num_threads(3)
 folder, before = Path(sys.argv[1]), own_threads()
 engine = TorchEngine(["tinkex/tiny"], "cpu")
 tokens = np.arange(513) % 256
-data = [Example(tokens[:-1], {"target_tokens": tokens[1:]})] * 12
+data = [Example(tokens[:-1], {"target_tokens": tokens[1:]})] * 3
 together = threading.Barrier(4)
 
 def work(name):
@@ -41,9 +40,9 @@ def work(name):
     engine.save_model(name, folder / name, optimizer=True)
     engine.load_model(name, folder / name, optimizer=True)
     engine.load_sampler(name, "tinkex/tiny", folder / name)
-    specs = [SampleSpec([row] * 200, max_tokens=9, stop_tokens=[]) for row in range(9)]
+    specs = [SampleSpec([row] * 200, max_tokens=3, stop_tokens=[]) for row in range(3)]
     samples = [engine.sample(name, spec) for spec in specs]
-    assert all(len(sample.result().sequences[0].tokens) == 9 for sample in samples)
+    assert all(len(sample.result().sequences[0].tokens) == 3 for sample in samples)
 
 with ThreadPoolExecutor(4) as callers:
     list(callers.map(work, "abcd"))
@@ -58,17 +57,13 @@ def compute() -> Iterator[ComputeThread]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-def test_torch_has_one_team_of_threads_whoever_calls(tmp_path: Path) -> None:
-    counted = subprocess.run(
-        [sys.executable, "-c", _ALL_KINDS_OF_WORK, str(tmp_path)],
-        # no second team beside it, for a crowded machine
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        check=True,
-        text=True,
-    )
+def test_torch_has_one_team_of_threads_whoever_calls(
+    tmp_path: Path, forks: Callable[[], Forks]
+) -> None:
+    # no second team beside it, for a crowded machine
+    counted = forks().output_of(_ALL_KINDS_OF_WORK, str(tmp_path), OMP_WAIT_POLICY="PASSIVE")
     # with its caller they are the three
-    assert int(counted.stdout) == 2
+    assert int(counted) == 2
 
 
 def test_work_in_turns_lets_others_go_before_its_next_turn(compute: ComputeThread) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.engine_forks import Forks
 
 _START = """
 import sys
@@ -29,7 +34,16 @@ assert len(engine.sample("base", SampleSpec([1, 2, 3], max_tokens=2)).result().s
 """
 
 
+@pytest.fixture
+def run(forks: Callable[[], Forks]) -> Callable[[str], str]:
+    """A function that runs a program in a process that has imported what an engine imports, and
+    returns what it printed.
+    """
+    return forks().output_of if sys.platform == "linux" else output
+
+
 def output(script: str) -> str:
+    """Runs a program in a process that has imported nothing, and returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
@@ -37,14 +51,14 @@ def output(script: str) -> str:
     return done.stdout
 
 
-def test_an_engine_that_trains_and_samples_needs_no_compiler() -> None:
-    shown = output(f"{_START}{_JOB}print(sorted(name for name in sys.modules if '.' in name))")
+def test_an_engine_that_trains_and_samples_needs_no_compiler(run: Callable[[str], str]) -> None:
+    shown = run(f"{_START}{_JOB}print(sorted(name for name in sys.modules if '.' in name))")
     assert "torch.optim.adamw" in shown
     for unused in ("torch._dynamo.eval_frame", "torch.distributed.tensor", "torch._inductor"):
         assert f"'{unused}'" not in shown
 
 
-def test_the_compiler_is_there_when_something_is_compiled() -> None:
+def test_the_compiler_is_there_when_something_is_compiled(run: Callable[[str], str]) -> None:
     script = """
 import torch
 twice = torch.compile(lambda x: 2 * x, backend="eager")
@@ -55,14 +69,14 @@ print(torch._dynamo is sys.modules["torch._dynamo"], reset.__module__, trace_wra
 engine.load_sampler("base", "tinkex/tiny", None)
 print(len(engine.sample("base", SampleSpec([1, 2, 3], max_tokens=2)).result().sequences))
 """
-    assert output(f"{_START}{script}").splitlines() == [
+    assert run(f"{_START}{script}").splitlines() == [
         "[2.0, 2.0] True",
         "True torch._dynamo torch._dynamo._trace_wrapped_higher_order_op",
         "1",
     ]
 
 
-def test_masks_that_need_the_compiler_get_it() -> None:
+def test_masks_that_need_the_compiler_get_it(run: Callable[[str], str]) -> None:
     script = """
 import torch
 from transformers import masking_utils
@@ -70,7 +84,7 @@ with masking_utils.TransformGetItemToIndex():
     rows = torch.vmap(lambda row: torch.eye(3)[row])(torch.arange(3))
 print(type(masking_utils.TransformGetItemToIndex()).__module__, torch.equal(rows, torch.eye(3)))
 """
-    assert output(f"{_START}{script}") == ("torch._dynamo._trace_wrapped_higher_order_op True\n")
+    assert run(f"{_START}{script}") == ("torch._dynamo._trace_wrapped_higher_order_op True\n")
 
 
 def test_the_files_of_the_models_are_read_once() -> None:

@@ -51,6 +51,9 @@ from tinkex_server.engine.process.restart import (
 )
 from tinkex_server.engine.remote_errors import EngineError
 
+# as the product starts them, and not forked
+pytestmark = pytest.mark.usefixtures("new_interpreters")
+
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprobs=True)
 
 

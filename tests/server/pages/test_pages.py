@@ -28,14 +28,14 @@ def api() -> Iterator[Api]:
 
 def text(page: str) -> str:
     """Returns the text of a page without its elements."""
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def test_an_idle_server_shows_how_to_begin(api: Api) -> None:
     page = api.http.get("/")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "fake/base FakeForCausalLM, 64 tokens of context" in text(page.text)
+    assert "No request has failed" in text(page.text)
     assert f"export TINKER_BASE_URL={str(api.http.base_url).rstrip('/')}" in text(page.text)
     assert "No request is waiting." in text(page.text)
 
@@ -48,23 +48,28 @@ def test_runs_are_shown_with_losses_and_checkpoints(api: Api) -> None:
             "optim_step", model_id=model_id, seq_id=number + 1, adam_params={"learning_rate": 1.0}
         )
     api.result(api.ok("save_weights", model_id=model_id, seq_id=7, path="first"))
-    page = api.http.get("/").text
-    assert "Step 3, loss per token 50" in text(page)
-    assert 'd="M4,116L300,60L596,4"' in page  # the losses rise from 10 to 50
-    assert "weights/first 0 s ago" in text(page)
+    assert f"{model_id} fake/base, rank 4 ready 50 3 1 0 s ago" in text(api.http.get("/").text)
+    page = api.http.get(f"/runs/{model_id}").text
+    assert "From 10 at step 1 to 50 at step 3" in page
+    assert 'd="M0,240L500,120L1000,0"' in page  # the losses rise from 10 to 50, the axis from 0
+    assert f"tinker://{model_id}/weights/first train 0 s ago" in text(page)
     [link] = re.findall(r'href="(/download/[^"]+)"', page)
     tar = api.http.get(link, follow_redirects=True)
     assert (tar.status_code, tar.headers["content-type"]) == (200, "application/x-tar")
     assert api.http.get(f"/download/{model_id}/weights/second").status_code == 404
 
 
-def test_of_many_checkpoints_the_newest_are_shown(api: Api) -> None:
+def test_checkpoints_are_shown_page_by_page_the_newest_first(api: Api) -> None:
     model_id = api.model()
-    for number in range(1, 8):
-        api.result(api.ok("save_weights", model_id=model_id, seq_id=number, path=f"at-{number}"))
-    page = api.http.get("/").text
-    assert re.findall(r"/weights/(at-\d)\"", page) == ["at-7", "at-6", "at-5", "at-4", "at-3"]
-    assert "And 2 older ones." in text(page)
+    for number in range(1, 23):
+        api.ok("save_weights", model_id=model_id, seq_id=number, path=f"at-{number}")
+    api.result(api.ok("save_weights", model_id=model_id, seq_id=23, path="at-23"))
+    shown = [
+        re.findall(r"/weights/(at-\d+)</span>", api.http.get(f"/runs/{model_id}{query}").text)
+        for query in ("", "?page=2", "?page=99", "?page=x")
+    ]
+    names = [f"at-{number}" for number in range(23, 0, -1)]
+    assert shown == [names[:20], names[20:], names[20:], names[:20]]
 
 
 def test_the_data_folder_is_measured_once_in_a_while(
@@ -72,31 +77,34 @@ def test_the_data_folder_is_measured_once_in_a_while(
 ) -> None:
     measured: list[Path] = []
     monkeypatch.setattr(
-        "tinkex_server.pages.status.folder_size", lambda folder: measured.append(folder) or 1234
+        "tinkex_server.pages.facts.folder_size", lambda folder: measured.append(folder) or 1234
     )
     for _ in range(3):
-        assert "Data folder 1.2 kB" in text(api.http.get("/").text)
+        assert " free Running" in text(api.http.get("/").text)
     assert len(measured) == 1
-    monkeypatch.setattr("tinkex_server.pages.site._DISK_SECONDS", 0.0)
+    monkeypatch.setattr("tinkex_server.pages.facts._DISK_SECONDS", 0.0)
     api.http.get("/")
     assert len(measured) == 2
 
 
-def test_waiting_requests_are_listed_with_the_reason(api: Api) -> None:
+def test_waiting_requests_are_listed_with_whose_turn_it_is(api: Api) -> None:
     model_id = api.model()
     api.step(model_id, 2)
     shown = text(api.http.get("/").text)
-    assert f"forward_backward {model_id} 2" in shown
-    assert "seq_id 2 waits for seq_id 1, which has not come" in shown
+    assert (
+        f"seq_id 2 waits for seq_id 1, which has not come forward_backward #2 {model_id}" in shown
+    )
     api.engine.gate.clear()
     running = api.model()
     api.step(running, 1, 96)
+    api.step(running, 3)
     api.step(running, 2)
     assert api.engine.waiting.acquire(timeout=10)
-    shown = text(api.http.get("/").text)
+    shown = text(api.http.get(f"/runs/{running}").text)
     api.engine.gate.set()
-    assert f"forward_backward {running} 1 0 s runs" in shown
-    assert f"forward_backward {running} 2 0 s waits for earlier requests of its model" in shown
+    assert "Queue 3" in shown
+    turns = re.findall(r"(runs|next|\d before it) forward_backward #(\d)", shown)
+    assert turns == [("runs", "1"), ("next", "2"), ("1 before it", "3")]
 
 
 def test_text_from_clients_is_escaped(api: Api) -> None:
@@ -110,15 +118,30 @@ def test_text_from_clients_is_escaped(api: Api) -> None:
     session_id = api.ok("create_session", **body)["session_id"]
     api.result(api.ok("create_model", **new_model(session_id)))
     page = api.http.get("/").text
-    assert "<script" not in page
-    assert text(page).count(HOSTILE) == 3
+    assert "<script>" not in page
+    assert text(page).count(HOSTILE) == 2  # the name and the tag
+    assert text(api.http.get("/sessions").text).count(HOSTILE) == 3
 
 
-def test_the_pages_load_nothing_and_run_nothing(api: Api) -> None:
-    for path in ("/", "/docs"):
+def test_the_pages_run_only_what_this_server_serves(api: Api) -> None:
+    for path in ("/", "/docs", "/playground", "/failures", "/sessions"):
         page = api.http.get(path)
-        assert page.headers["content-security-policy"].startswith("default-src 'none'")
-        assert not re.search(r"<(script|link|img|iframe)|\ssrc=|url\(", page.text)
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
+        assert not re.search(r"<script>|<style|\sstyle=|\son\w+=|<(img|iframe)", page.text)
+        linked = re.findall(r'(?:src|<link[^>]* href)="([^"]+)"', page.text)
+        assert len(linked) >= 4
+        for url in linked:
+            file = api.http.get(url)
+            assert (url.startswith("/static/"), file.status_code) == (True, 200)
+            assert "immutable" in file.headers["cache-control"]
+
+
+def test_only_static_files_are_served_as_such(api: Api) -> None:
+    [folder] = set(re.findall(r"/static/\w+", api.http.get("/").text))
+    for name in ("no.js", "..%2fsite.py", "%2e%2e/site.py", ""):
+        assert api.http.get(f"{folder}/{name}").status_code == 404
 
 
 class TestReference:
@@ -209,7 +232,7 @@ class TestKeys:
         assert KEY not in cookie
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
-        page = http.get("/").text
+        page = http.get("/sessions").text
         assert session_id in page
         assert KEY not in page
         http.post("/logout")
@@ -230,7 +253,7 @@ class TestKeys:
                     )
             (hers, her_page), (his, his_page) = pages
             assert (hers in her_page, his in his_page, hers in his_page) == (True, True, False)
-            assert "Data folder" not in his_page
+            assert " free " not in his_page
             with httpx.Client(base_url=server.base_url) as browser:
                 assert browser.get(f"/download/{his}/weights/first").headers["location"] == "/"
                 browser.post("/login", data={"key": "another"})

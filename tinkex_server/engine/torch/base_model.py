@@ -71,7 +71,7 @@ class LoadedBaseModel:
         cannot be loaded, or not be served exactly.
         """
         info, source = describe(spec), loadable_name(spec)
-        place = _device(device)
+        place = device_of(device)
         precision = _dtype(dtype, place)
         try:
             # only safetensors: unpickling would run foreign code
@@ -215,7 +215,10 @@ def _expert_names(kind: str) -> frozenset[str]:
     return frozenset(found[1] for found in map(_EXPERT.search, merged) if found)
 
 
-def _device(asked: str | None) -> str:
+def device_of(asked: str | None) -> str:
+    """Returns the device that is asked for, or else the best that this machine has. Raises
+    `InvalidRequest` if it lacks that.
+    """
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

@@ -15,7 +15,7 @@ from tinkex_server.engine.interface import SampledTokens, SampleResult, SampleSp
 from tinkex_server.engine.vllm.errors import CallLost, WrongAnswer
 
 _NO_LOGPROB = -9999.0
-"""What vLLM writes for a logprob that is missing, NaN or minus infinity."""
+"""The value that vLLM writes for a logprob that is missing, NaN or minus infinity."""
 
 Json = Mapping[str, Any]
 

@@ -20,6 +20,7 @@ from tinkex_server.engine.vllm.errors import (
 )
 
 _CONNECTING = 10.0  # seconds
+_KEEP_ALIVE = 4.0  # seconds; vLLM closes a connection that is idle for 5
 _SHORT = aiohttp.ClientTimeout(total=10.0)
 # a large adapter from a slow disk
 _LOADING = aiohttp.ClientTimeout(total=600.0, sock_connect=_CONNECTING)
@@ -33,14 +34,14 @@ _COUNTERS = re.compile(
 )
 
 Health: TypeAlias = Literal["well", "silent", "gone"]
-"""How vLLM answers the question for its health: not in time is "silent"; "gone" is a refused
+"""The answer of vLLM to the question for its health: none in time is "silent"; "gone" is a refused
 connection, or the answer that it cannot compute.
 """
 
 
 @frozen
 class Served:
-    """What a vLLM serves: its name for the base model, where it loaded it from, the length of its
+    """The models of a vLLM: its name for the base model, where it loaded it from, the length of its
     context in tokens, and its adapters by name.
     """
 
@@ -55,7 +56,8 @@ class VllmApi:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
+        self._session = aiohttp.ClientSession(connector=connector)
 
     async def __aenter__(self) -> Self:
         return self
@@ -189,7 +191,7 @@ def error_text(body: bytes) -> str:
         found: Any = orjson.loads(body)
     except ValueError:
         return " ".join(body.decode("utf-8", "replace").split())[:300] or "no message"
-    for name in ("error", "message"):  # one inside the other, or the second alone
+    for name in ("error", "message", "detail"):  # the second is in the first, or one is alone
         if isinstance(found, dict):
             found = cast("dict[str, Any]", found).get(name, cast("Any", found))
     return " ".join(str(found).split())[:500]

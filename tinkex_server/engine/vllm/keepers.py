@@ -26,12 +26,13 @@ from tinkex_server.engine.vllm.replica import Replica
 logger = logging.getLogger("tinkex.local.vllm")
 
 _LOOK = 0.25  # seconds between two looks at a vLLM that is not up
+_PAUSE = 1.0  # seconds after the death of one that somebody else runs
 _TELL = 15.0  # seconds between two log lines about it
 
 
 @frozen(kw_only=True)
 class Start:
-    """How one vLLM is started."""
+    """The command that starts one vLLM, and the pauses between its restarts."""
 
     python: str
     arguments: Sequence[str]
@@ -44,12 +45,13 @@ class Start:
 
 @frozen(kw_only=True)
 class BaseArguments:
-    """What the arguments of a vLLM that the server starts depend on."""
+    """The facts on which the arguments of a vLLM that the server starts depend."""
 
     source: str
     """The folder or hub id of the base model."""
     context: int
     """The tokens of its context."""
+    max_lora_rank: int
     precision: str
     """The precision of the training engine, "float32" or "bfloat16"."""
 
@@ -58,7 +60,7 @@ class BaseArguments:
         return [
             *("--model", self.source, "--served-model-name", "base"),
             *("--dtype", self.precision, "--max-model-len", str(self.context)),
-            *("--enable-lora", "--max-lora-rank", "64", "--max-loras", "4"),
+            *("--enable-lora", "--max-lora-rank", str(self.max_lora_rank), "--max-loras", "4"),
             *("--max-cpu-loras", "32", "--max-logprobs", "-1", "--logprobs-mode", "raw_logprobs"),
             *("--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
             # tokens in, tokens out; and on this machine alone, since there is no key
@@ -117,7 +119,7 @@ async def keep_running(replica: Replica, url: str) -> None:
                 return
         replica.note_down(reason)
         logger.error("%s %s; samples wait for it, or go to another one", replica.label, reason)
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_PAUSE)
 
 
 async def _one_life(replica: Replica, process: VllmProcess, url: str) -> tuple[str, float]:

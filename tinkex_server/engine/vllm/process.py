@@ -164,6 +164,8 @@ def environment_for_vllm(environment: Mapping[str, str]) -> dict[str, str]:
     }
     return {
         "VLLM_NO_USAGE_STATS": "1",
+        # on a CPU, each vLLM would bind its threads to the same cores, which torch uses, too
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         **kept,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "PYTHONUNBUFFERED": "1",

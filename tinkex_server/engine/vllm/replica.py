@@ -6,7 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from tinkex_server.engine.interface import ModelInfo, OnToken, SampleResult, SampleSpec
+from tinkex_server.engine.interface import (
+    InvalidRequest,
+    ModelInfo,
+    OnToken,
+    SampleResult,
+    SampleSpec,
+)
 from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.vllm.adapters import Adapter
 from tinkex_server.engine.vllm.answers import PartialSample, cached_tokens, sample_result
@@ -76,7 +82,7 @@ class Replica:
         self.why_down = "is starting"
         """A phrase that follows the label."""
         self.base: Served | None = None
-        """What it served when it was up for the first time."""
+        """The models that it had when it was up for the first time."""
         self.version = ""
         self._info = info
         self._changed = changed
@@ -86,13 +92,16 @@ class Replica:
         """Lets samples through until this vLLM no longer answers or hangs; returns the reason, as a
         phrase that follows the label. Samples under way then raise `CallLost`.
 
-        Raises `SamplerFailed` if it serves something else than before.
+        Raises `SamplerFailed` if it is no vLLM, or serves something else than before.
         """
         try:
             served = await api.served()
             self.version = await api.version()
-        except (CallLost, WrongAnswer) as error:
-            return f"does not answer as vLLM does: {error}"
+        except (CallLost, WrongAnswer, InvalidRequest, AdapterMissing) as error:
+            reason = f"does not answer as vLLM does: {error}"
+            if self.base is None:
+                raise SamplerFailed(f"{self.label} {reason}") from error
+            return reason
         self._check_base(served)
         self.life = Life(api, served)
         self._changed()
@@ -187,11 +196,14 @@ class Replica:
                     return f"has not answered GET /health for {now - healthy_at:.0f} s"
                 continue
             healthy_at = now
+            if not self.running:
+                moved_at = now
+                continue
             try:
                 before, progress = progress, await api.progress()
-            except (CallLost, SamplerFailed):
+            except (CallLost, SamplerFailed, InvalidRequest):
                 continue  # the next look at /health tells more
-            if progress != before or not self.running:
+            if progress != before:
                 moved_at = now
             elif now - moved_at >= self._hang_timeouts.idle:
                 return f"has computed nothing for {now - moved_at:.0f} s while samples waited"

@@ -18,6 +18,7 @@ from attrs import frozen
 
 from tinkex_server.engine.interface import (
     InvalidRequest,
+    LoraShape,
     ModelInfo,
     OnToken,
     SampleResult,
@@ -29,7 +30,7 @@ from tinkex_server.engine.vllm.adapters import Adapter, AdapterFolders
 from tinkex_server.engine.vllm.errors import CallLost, SamplerFailed, WrongAnswer
 from tinkex_server.engine.vllm.keepers import BaseArguments, Start, keep_running, keep_started
 from tinkex_server.engine.vllm.replica import Life, Replica, choose
-from tinkex_server.engine.vllm.settings import VllmSettings
+from tinkex_server.engine.vllm.settings import RANKS, VllmSettings
 
 logger = logging.getLogger("tinkex.local.vllm")
 T = TypeVar("T")
@@ -38,7 +39,7 @@ _CLOSED = "the engine was closed"
 
 @frozen(kw_only=True)
 class Patience:
-    """How long, and how often, the sampler tries."""
+    """The bounds on how long, and how often, the sampler tries."""
 
     attempts: int = 3
     """The number of times that a sample is asked for."""
@@ -47,7 +48,7 @@ class Patience:
     for until it runs or is given up.
     """
     pauses: Sequence[float] = PAUSES
-    """As `Start.pauses`."""
+    """The pauses before restarts, as in `Start`."""
     hang_timeouts: HangTimeouts = HangTimeouts()
 
 
@@ -83,13 +84,13 @@ class VllmSampler:
         self._training_ready = training_ready
         self._patience = patience or Patience()
         self._folders = AdapterFolders(settings.adapters)
-        self._lock = threading.Lock()  # guards the next two
+        self._lock = threading.Lock()  # guards the next four
         self._closed = False
         self._samplers: dict[str, _Sampler] = {}
+        self._using: Counter[Adapter] = Counter()  # the samples that are not complete
+        self._retired: set[Adapter] = set()  # to be dropped after their samples
         # the rest is used on the loop's thread alone
         self._replicas: dict[str, list[Replica]] = {name: [] for name in self._models}
-        self._using: Counter[Adapter] = Counter()
-        self._retired: set[Adapter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Event()
@@ -98,6 +99,17 @@ class VllmSampler:
         )
         self._thread.start()
         self._call(self._start())
+
+    def warnings(self, lora: LoraShape) -> Sequence[str]:
+        most = self._settings.max_lora_rank
+        if most is None or lora.rank <= most:
+            return []
+        needed = next((rank for rank in RANKS if rank >= lora.rank), RANKS[-1])
+        return [
+            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be trained, "
+            "but sampled only after a restart of the server with "
+            f'--vllm-args "--max-lora-rank {needed}"'
+        ]
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         if base_model not in self._models:
@@ -128,11 +140,17 @@ class VllmSampler:
     ) -> Future[SampleResult]:
         with self._lock:
             sampler = self._samplers.get(sampler_id)
+            adapter = sampler.adapter if sampler else None
+            if adapter:  # at once, so that it is not dropped before the sample begins
+                self._using[adapter] += 1
         if sampler is None:
             unknown: Future[SampleResult] = Future()
             unknown.set_exception(InvalidRequest(f"unknown sampler {sampler_id!r}"))
             return unknown
-        return self._call(self._sample(sampler, spec, on_token))
+        sample = self._call(self._persistently(sampler, spec, on_token))
+        if adapter:
+            sample.add_done_callback(lambda _: self._release(adapter))
+        return sample
 
     def close(self) -> None:
         """Ends samples under way, and the vLLMs that this sampler has started. A second call does
@@ -157,15 +175,25 @@ class VllmSampler:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _retire(self, sampler: _Sampler | None) -> None:
-        with self._lock:
-            if sampler and sampler.adapter and not self._closed:
-                self._loop.call_soon_threadsafe(self._retire_adapter, sampler.adapter)
+        """Has vLLM forget the adapter of a sampler, once its samples have ended."""
+        if sampler and sampler.adapter:
+            with self._lock:
+                self._retired.add(sampler.adapter)
+                self._drop_if_unused(sampler.adapter)
 
-    def _retire_adapter(self, adapter: Adapter) -> None:
-        """Has vLLM forget the adapter, once running samples have ended."""
-        self._retired.add(adapter)
-        if not self._using[adapter]:
-            self._begin(self._drop(adapter))
+    def _release(self, adapter: Adapter) -> None:
+        with self._lock:
+            self._using[adapter] -= 1
+            self._drop_if_unused(adapter)
+
+    def _drop_if_unused(self, adapter: Adapter) -> None:
+        """Drops a retired adapter without samples. The caller holds the lock."""
+        if self._using[adapter]:
+            return
+        del self._using[adapter]
+        if adapter in self._retired and not self._closed:
+            self._retired.discard(adapter)
+            asyncio.run_coroutine_threadsafe(self._drop(adapter), self._loop)
 
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)
@@ -184,7 +212,7 @@ class VllmSampler:
         for info in self._models.values():
             for replica, keeper in self._new_replicas(info, runs_on):
                 self._replicas[info.name].append(replica)
-                self._begin(keeper)
+                self._begin(self._keep(replica, keeper))
         try:
             await self._await_first_lives()
         except SamplerFailed as error:
@@ -194,6 +222,14 @@ class VllmSampler:
             raise
         else:
             self.ready.set_result(self._describe())
+
+    async def _keep(self, replica: Replica, keeper: Coroutine[Any, Any, None]) -> None:
+        """Runs a keeper. Whatever ends it, nobody waits for the replica in vain."""
+        try:
+            await keeper
+        except Exception as error:
+            logger.exception("%s is not watched any more", replica.label)
+            replica.fail(SamplerFailed(f"{replica.label} was given up: {error}"))
 
     def _new_replicas(
         self, info: ModelInfo, runs_on: str
@@ -208,6 +244,7 @@ class VllmSampler:
         base = BaseArguments(
             source=self._sources[info.name],
             context=info.max_context_length,
+            max_lora_rank=self._settings.max_lora_rank or 0,
             precision=precision_of(runs_on),
         )
         start = Start(
@@ -282,22 +319,6 @@ class VllmSampler:
                 await self._pause_after(life)
         raise SamplerFailed(f"vLLM did not load an adapter: {lost}")
 
-    async def _sample(
-        self, sampler: _Sampler, spec: SampleSpec, on_token: OnToken | None
-    ) -> SampleResult:
-        adapter = sampler.adapter
-        if adapter:
-            self._using[adapter] += 1
-        try:
-            return await self._persistently(sampler, spec, on_token)
-        finally:
-            if adapter:
-                self._using[adapter] -= 1
-                if not self._using[adapter]:
-                    del self._using[adapter]
-                    if adapter in self._retired:
-                        self._begin(self._drop(adapter))
-
     async def _persistently(
         self, sampler: _Sampler, spec: SampleSpec, on_token: OnToken | None
     ) -> SampleResult:
@@ -352,7 +373,6 @@ class VllmSampler:
         await self._changed.wait()
 
     async def _drop(self, adapter: Adapter) -> None:
-        self._retired.discard(adapter)
         for replica in self._all():
             if replica.life:
                 try:

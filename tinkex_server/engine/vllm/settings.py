@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,16 @@ depend on the engine rather than on the policy. Equal precisions differ by about
 """
 
 
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM allows for the largest rank of an adapter."""
+_MAX_LORA_RANK = 64
+_RANK_ARGUMENT = re.compile(r"--max[-_]lora[-_]rank(?: +|=)(\d+)")
+
+
 @frozen(kw_only=True)
 class VllmSettings:
-    """Where vLLM is. Either `python` is set, and the server starts one vLLM for each base model, or
-    `urls`, and it uses the ones that are running there.
+    """The place of vLLM. Either `python` is set, and the server starts one vLLM for each base
+    model, or `urls`, and it uses the ones that are running there.
     """
 
     python: str | None = None
@@ -53,3 +60,11 @@ class VllmSettings:
             raise InvalidRequest(
                 f"--vllm-max-difference is {self.max_difference}; it must be above 0"
             )
+
+    @property
+    def max_lora_rank(self) -> int | None:
+        """The largest rank of an adapter that vLLM takes; None if the server does not start it."""
+        if not self.python:
+            return None
+        chosen = _RANK_ARGUMENT.findall(" ".join(self.args))
+        return int(chosen[-1]) if chosen else _MAX_LORA_RANK

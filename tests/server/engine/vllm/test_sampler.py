@@ -5,6 +5,7 @@ fault, and fails by name rather than hang or return a wrong result.
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.engine.vllm.conftest import MakeSampler
+from tests.server.engine.vllm.conftest import PATIENCE, MakeSampler
 from tests.support.fake_vllm import BASE, FakeVllm, PeftNamedEngine, running_vllm
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import InvalidRequest, SampleSpec
@@ -91,6 +92,28 @@ def test_an_adapter_in_use_is_unloaded_after_its_samples(
     wait_until(lambda: not fake.adapters)
     with pytest.raises(InvalidRequest, match="unknown sampler 's'"):
         sampler.sample("s", SPEC).result(10)
+
+
+def test_a_sample_that_was_asked_for_before_the_unload_is_given(
+    sampler: VllmSampler, fake: FakeVllm, save_adapter: Save
+) -> None:
+    sampler.load_sampler("s", BASE, save_adapter(1))
+    fake.delay = 0.3
+    busy, go_on = threading.Event(), threading.Event()
+
+    def keep_busy(token: int, logprob: float) -> None:
+        busy.set()
+        go_on.wait(5)
+
+    # while the sampler's thread is busy, both calls wait for it
+    sampler.load_sampler("base", BASE, None)
+    streamed = sampler.sample("base", SampleSpec([5], max_tokens=1), keep_busy)
+    assert busy.wait(10)
+    sample = sampler.sample("s", SPEC)
+    sampler.unload_sampler("s")
+    go_on.set()
+    assert sample.result(10)
+    assert streamed.result(10)
 
 
 def test_a_cancelled_sample_is_ended_in_vllm(sampler: VllmSampler, fake: FakeVllm) -> None:
@@ -249,6 +272,42 @@ def test_several_vllms_share_the_samples_and_stand_in_for_each_other(
             assert len(one.adapters) == len(two.adapters) == 1
             samples = [sampler.sample("s", SPEC) for _ in range(20)]
         assert [sample.result(20) for sample in samples] == [expected] * 20
+
+
+def test_each_of_several_base_models_is_sampled_where_it_is_served() -> None:
+    both = PeftNamedEngine([BASE, "other"])
+    with (
+        running_vllm(FakeVllm(root="/models/other")) as other,
+        running_vllm(FakeVllm(root="/models/base")) as one,
+    ):
+        settings = VllmSettings(urls=[other.url, one.url])
+        sources = {BASE: "/models/base", "other": "/models/other"}
+        sampler = VllmSampler(both.base_models, sources, settings, both.ready, PATIENCE)
+        try:
+            sampler.ready.result(10)
+            for name in sources:
+                sampler.load_sampler(name, name, None)
+                sampler.sample(name, SPEC).result(10)
+            sampler.sample("other", SPEC).result(10)
+            assert (len(one.bodies), len(other.bodies)) == (1, 2)
+        finally:
+            sampler.close()
+        missing = {BASE: "/models/base", "other": "/models/third"}
+        sampler = VllmSampler(both.base_models, missing, settings, both.ready, PATIENCE)
+        try:
+            with pytest.raises(SamplerFailed, match=r"none of the vLLMs at .* serves other"):
+                sampler.ready.result(10)
+        finally:
+            sampler.close()
+
+
+def test_a_server_that_is_no_vllm_fails_the_start_by_name(make_sampler: MakeSampler) -> None:
+    fake = FakeVllm()
+    fake.faults["no vllm"] = 1
+    with running_vllm(fake):
+        sampler = make_sampler(VllmSettings(urls=[fake.url]))
+        with pytest.raises(SamplerFailed, match=r"does not answer as vLLM does: .*no such page"):
+            sampler.ready.result(10)
 
 
 def test_an_address_where_nobody_answers_fails_the_start_by_name(

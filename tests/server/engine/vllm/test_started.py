@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.server.engine.vllm.conftest import MakeSampler
-from tests.support.fake_vllm import BASE, fake_python
+from tests.support.fake_vllm import BASE, FakeVllm, fake_python
 from tests.support.wait_until import wait_until
-from tinkex_server.engine.interface import SampleSpec
+from tinkex_server.engine.interface import LoraShape, SampleSpec
 from tinkex_server.engine.vllm.errors import SamplerFailed
 from tinkex_server.engine.vllm.process import environment_for_vllm, explain_exit
 from tinkex_server.engine.vllm.settings import VllmSettings
@@ -68,8 +68,19 @@ def test_vllm_is_started_with_the_model_the_precision_and_the_user_s_arguments(
     said = (tmp_path / "pid").read_text()
     assert "--model /models/base" in said
     assert "--dtype float32 --max-model-len 32768" in said
-    assert said.index("--max-lora-rank 64") < said.index("--max-lora-rank 128")
+    assert "--max-lora-rank 128" in said
     assert "--host 127.0.0.1" in said
+    assert not sampler.warnings(LoraShape(128))
+
+
+def test_an_adapter_that_is_too_large_to_be_sampled_is_noticed_before_it_is_trained(
+    make_sampler: MakeSampler, fake: FakeVllm, tmp_path: Path
+) -> None:
+    sampler = make_sampler(VllmSettings(python=with_pid(tmp_path)[0]))
+    assert not sampler.warnings(LoraShape(64))
+    [warning] = sampler.warnings(LoraShape(65))
+    assert '--vllm-args "--max-lora-rank 128"' in warning
+    assert not make_sampler(VllmSettings(urls=[fake.url])).warnings(LoraShape(256))
 
 
 def test_a_vllm_that_dies_again_and_again_is_given_up_by_name(
