@@ -246,30 +246,26 @@ def _undeflate(raw: bytes) -> Iterator[bytes]:
 
 
 def _unzstd(raw: bytes) -> Iterator[bytes]:
-    """Decompresses zstd in small pieces of input, since four bytes may expand to 128 KiB.
+    """Decompresses zstd piece by piece, since a few bytes may expand to any number."""
+    from tinkex.wire.zstd_library import zstd  # here, since few servers use it
 
-    The pieces grow as long as they yield little output.
-    """
-    import zstandard  # here, since few servers use it
-
-    view, at, step = memoryview(raw), 0, _ZSTD_LEAST
-    expanding = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+    expanding = zstd.ZstdDecompressor(
+        options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    )
+    waiting = raw
     try:
-        while at < len(view) and not expanding.eof:
-            piece = expanding.decompress(view[at : at + step])
-            at += step
-            step = _ZSTD_LEAST if len(piece) > _PIECE else min(_ZSTD_MOST, step * 2)
+        while not expanding.eof:
+            piece = expanding.decompress(waiting, _PIECE)
+            waiting = b""
             yield piece
-    except zstandard.ZstdError as error:
+            if expanding.needs_input and not expanding.eof:
+                raise _DamagedBody("the body is incomplete")
+    except zstd.ZstdError as error:
         raise _DamagedBody(str(error)) from error
-    if not expanding.eof:
-        raise _DamagedBody("the body is incomplete")
-    _check_end(max(0, len(view) - at) + len(expanding.unused_data))
+    _check_end(len(expanding.unused_data))
 
 
-_ZSTD_LEAST = 64  # bytes, which expand to at most 2 MiB
-_ZSTD_MOST = 1024  # bytes, which expand to at most 32 MiB
-_WINDOW = 128 << 20  # bytes
+_WINDOW_LOG = 27  # of 2: 128 MiB, the most that is kept of what was decompressed
 _DECOMPRESS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
     "gzip": _gunzip,
     "x-gzip": _gunzip,

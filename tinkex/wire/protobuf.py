@@ -85,9 +85,9 @@ def encode_forward_backward(
 
 def compress(raw: bytes) -> bytes:
     """Compresses a body with zstd, for servers that require it."""
-    import zstandard  # here, since few servers require it
+    from tinkex.wire.zstd_library import zstd  # here, since few servers require it
 
-    return zstandard.ZstdCompressor().compress(raw)
+    return zstd.compress(raw)
 
 
 def _encode_datum(index: int, datum: Datum) -> bytes:

@@ -13,11 +13,11 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 
 import orjson
-import zstandard
 from starlette.types import Message, Receive
 
 from tinkex_server.wire.message_size import varint
-from tinkex_server.wire.raw_body import PIECE
+from tinkex_server.wire.raw_body import unpacked
+from tinkex_server.wire.zstd_library import zstd
 
 # bytes at the beginning and at the end of a body, where the ids are: before or after the data
 _ENDS = 64 << 10
@@ -84,13 +84,12 @@ class BodyCopy:
 
 def _unpacked(raw: bytes, most: int) -> Generator[bytes, None, None]:
     """Yields what a zstd body holds, up to about `most` bytes, or up to what is not zstd."""
-    decoder, size = zstandard.ZstdDecompressor().decompressobj(), 0
-    with suppress(zstandard.ZstdError):
-        for start in range(0, len(raw), PIECE):
-            part = decoder.decompress(raw[start : start + PIECE])
+    size = 0
+    with suppress(zstd.ZstdError):
+        for part in unpacked(raw, zstd.ZstdDecompressor()):
             yield part
             size += len(part)
-            if size > most or decoder.eof:
+            if size > most:
                 return
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import zstandard
 from starlette.types import Message, Receive
 
 from tinkex_server.errors import Reason, Refused
+from tinkex_server.wire.zstd_library import zstd
 
-PIECE = 1024
-"""The compressed bytes that are given to the decompressor at once. They can become 32 million."""
+_PIECE = 1 << 20  # bytes that are decompressed at once
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
@@ -83,23 +82,32 @@ def _check_declared(headers: Mapping[str, str], most: int) -> None:
 
 
 def decompress(raw: bytes, most: int) -> bytes:
-    """Returns a decompressed body. Raises `Refused` as soon as it has more than `most` bytes, and
-    if it is not one complete zstd frame.
+    """Returns a decompressed body. Raises `Refused`: 413 as soon as it has more than `most` bytes,
+    and 400 if it is not one complete zstd frame.
     """
-    decoder = zstandard.ZstdDecompressor().decompressobj()
+    decoder = zstd.ZstdDecompressor()
     parts: list[bytes] = []
     size = 0
     try:
-        for start in range(0, len(raw), PIECE):
-            parts.append(decoder.decompress(raw[start : start + PIECE]))
-            size += len(parts[-1])
+        for part in unpacked(raw, decoder):
+            parts.append(part)
+            size += len(part)
             if size > most:
                 raise _too_long(most)
-    except zstandard.ZstdError as error:
+    except zstd.ZstdError as error:
         raise Refused(Reason.BAD_REQUEST, f"the body is not zstd: {error}") from error
     if not decoder.eof or decoder.unused_data:
         raise Refused(Reason.BAD_REQUEST, "the body is not one complete zstd frame")
     return b"".join(parts)
+
+
+def unpacked(raw: bytes, decoder: zstd.ZstdDecompressor) -> Iterator[bytes]:
+    """Yields what the frame at the beginning of a body holds, in pieces that are bounded, up to
+    its end or that of the body. Raises `ZstdError` for what is not zstd.
+    """
+    yield decoder.decompress(raw, _PIECE)
+    while not (decoder.eof or decoder.needs_input):
+        yield decoder.decompress(b"", _PIECE)
 
 
 def _too_long(most: int) -> Refused:

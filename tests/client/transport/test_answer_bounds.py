@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +37,7 @@ from tinkex import (
 from tinkex.session.session import Session
 from tinkex.transport import response_body
 from tinkex.transport.transport import Transport
+from tinkex.wire.zstd_library import zstd
 
 GOOD = (
     b'{"training_run_id": "r", "base_model": "m", "model_owner": "o", "is_lora": true, '
@@ -47,7 +47,7 @@ GOOD += b'"last_request_time": "2026-01-01T00:00:00Z"}'
 ENCODE: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
-    "zstd": zstandard.ZstdCompressor().compress,
+    "zstd": zstd.compress,
 }
 SMALL = 1 << 20
 QUICK = RetrySettings(max_attempts=1)

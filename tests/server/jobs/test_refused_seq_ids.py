@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.support.recording_engine import RecordingEngine
@@ -19,6 +18,7 @@ from tests.support.server_calls import API, Api, new_model, started, step
 from tinkex.local import Server
 from tinkex_server.jobs import missing_seq_ids
 from tinkex_server.limits import Limits
+from tinkex_server.wire.zstd_library import zstd
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 Refuse = Callable[[Api, str], httpx.Response]
@@ -43,7 +43,7 @@ def message(api: Api, model_id: str) -> httpx.Response:
     raw = pb.ForwardBackwardRequest(
         model_id=model_id, seq_id=2, data=[datum], loss_fn="cross_entropy"
     ).SerializeToString()
-    packed = zstandard.compress(raw)
+    packed = zstd.compress(raw)
     return api.http.post(
         f"{API}/forward_backward", content=packed, headers={**PROTOBUF, "content-encoding": "zstd"}
     )
@@ -314,7 +314,7 @@ def too_long(*, packed: bool, message: bool) -> Refuse:
             )
         headers = PROTOBUF if message else {"content-type": "application/json"}
         if packed:
-            content, headers = zstandard.compress(content), {**headers, "content-encoding": "zstd"}
+            content, headers = zstd.compress(content), {**headers, "content-encoding": "zstd"}
         return api.http.post(f"{API}/forward_backward", content=content, headers=headers)
 
     return refuse

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import zstandard
 from attrs import define, evolve, field
 from starlette.routing import Route
 from tinkex_proto import tinker_pb2 as pb
@@ -27,6 +26,7 @@ from tinkex_server.engine.interface import Example, LossResult, OnToken, SampleR
 from tinkex_server.profiles import PROFILES, Profile, UnknownProfile, find_profile
 from tinkex_server.profiles.profile import Rule
 from tinkex_server.profiles.warped_engine import warped_logprob
+from tinkex_server.wire.zstd_library import zstd
 
 PROTOBUF = "application/x-protobuf"
 OTHERS = [name for name in PROFILES if name != "tinkex"]
@@ -482,13 +482,13 @@ def with_weights(raw: bytes) -> bytes:
 
 @on("hosted", "skyrl", "skyrl-0.4", "spindle", "tuft", "tinker-cloud", "miles")
 def test_zstd_is_read(wire: Wire) -> None:
-    body = zstandard.compress(with_weights(message(wire.model(), 1)))
+    body = zstd.compress(with_weights(message(wire.model(), 1)))
     assert wire.protobuf(body, **{"content-encoding": "zstd"}).is_success
 
 
 @on("open-rl", "arctic")
 def test_zstd_is_refused(wire: Wire) -> None:
-    body = zstandard.compress(message(wire.model(), 1))
+    body = zstd.compress(message(wire.model(), 1))
     assert wire.protobuf(body, **{"content-encoding": "zstd"}).status_code == 415
 
 
@@ -496,7 +496,7 @@ def test_a_body_over_the_cap_is_413_also_when_compressed() -> None:
     small = evolve(PROFILES["tuft"], bodies=evolve(PROFILES["tuft"].bodies, most_bytes=300))
     with serving(small) as wire:
         body = message(wire.model(), 1, *[1] * 1000)
-        packed = zstandard.compress(body)
+        packed = zstd.compress(body)
         assert len(packed) < 300
         assert wire.protobuf(body).status_code == 413
         assert wire.protobuf(packed, **{"content-encoding": "zstd"}).status_code == 413

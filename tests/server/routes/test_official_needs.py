@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import zstandard
 from tinkex_proto import tinker_pb2 as pb
 
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, sample, started, step
 from tinkex.local import Server, serve
 from tinkex_server.profiles import TINKEX
+from tinkex_server.wire.zstd_library import zstd
 
 PROTOBUF = "application/x-protobuf"
 
@@ -76,7 +76,7 @@ def test_3_batches_come_as_protobuf_and_results_go_as_it(api: Api) -> None:
     model_id = api.model()
     body = message(model_id, 1, 3, 4)
     compress = api.ok("client/config", sdk_version="0.38.0")["proto_compress_fwdbwd"]
-    encoded = (zstandard.compress(body), {"content-encoding": "zstd"}) if compress else (body, {})
+    encoded = (zstd.compress(body), {"content-encoding": "zstd"}) if compress else (body, {})
     answer = poll(api, train(api, encoded[0], **encoded[1]).json())
     assert (answer.status_code, answer.headers["content-type"]) == (200, PROTOBUF)
     output = pb.ForwardBackwardOutput.FromString(answer.content)
