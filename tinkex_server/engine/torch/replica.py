@@ -1,7 +1,8 @@
 """`ReplicaEngine`: one of several torch engines that train the same models together."""
 
-# torch types some of its functions only in part
+# torch types some of its functions only in part, and does not export TCPStore, which it documents
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
