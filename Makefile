@@ -2,7 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-lowest test-models gpu-check check format generate contract-diff test-clients notebooks test-dropin test-bridge test-browser pictures test-servers test-vllm demo-vllm test-ray demo-ray tiny-model bench docs models-doc
+.PHONY: setup demo demo-vllm demo-ray bench gpu-check docs pictures notebooks
+.PHONY: test test-lowest test-models test-browser test-vllm test-ray
+.PHONY: test-clients test-dropin test-bridge test-servers
+.PHONY: check format generate contract-diff tiny-model models-doc
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
