@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import os
 import pickle
 import time
@@ -22,6 +25,7 @@ from ray import data
 
 import tinkex.local
 import tinkex.ray
+from tests.support.docstring_examples import indented_example
 from tinkex import SamplingClient, ServiceClient, TinkexError
 from tinkex.ray.datasets import BatchSampler
 
@@ -79,6 +83,32 @@ def test_a_prompt_that_fails_ends_the_dataset_with_its_error(sampler: SamplingCl
     sampled = tinkex.ray.sample_dataset(ds, sampler, prompt_column="text", workers=1)
     with pytest.raises(Exception, match=str(1 << 40)):
         sampled.take_all()
+
+
+def test_the_examples_of_the_docstrings_run(
+    sampler: SamplingClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts = [[1, 2], [3, 4], [5, 6]]
+    Path("prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
+    )
+    names = {
+        "functools": functools,
+        "prompts": prompts,
+        "ray": ray,
+        "reward_of": len,
+        "sampler": sampler,
+        "tinkex": tinkex,
+    }
+    for function in (tinkex.ray.sample_dataset, tinkex.ray.rollouts):
+        code = indented_example(inspect.cleandoc(function.__doc__ or ""))
+        assert code
+        exec(code, names)
+    rows = data.read_parquet("samples").take_all()
+    assert sorted(list(row["prompt"]) for row in rows) == prompts
+    assert all(len(row["tokens"]) for row in rows)
+    assert names["reward"] == len(names["tokens"])
 
 
 def play(number: int, sampler: SamplingClient) -> tuple[int, int, list[int]]:
