@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,15 @@ def rows(model: str, device: str, dtype: str) -> Iterator[Sequence[str]]:
                 taken, memory = measured(step)
                 what = f"train {datums} x {length}"
                 yield what, way, f"{datums * length / taken:,.0f}", memory
-        network = AutoModelForCausalLM.from_pretrained(loadable_name(model), dtype=dtype)
-        network = network.to(device).eval()
+        network: Any = AutoModelForCausalLM.from_pretrained(loadable_name(model), dtype=dtype)
+        network = network.to(torch.device(device)).eval()
         network.generation_config.eos_token_id = None  # each sample is as long as is asked for
         for count in REQUESTS[:1] if device == "cpu" else REQUESTS:
             for way, sample in (
-                ("tinkex", lambda count: of_engine(engine, ["base"], count)),
-                ("generate", lambda count: of_generate(network, count)),
+                ("tinkex", partial(of_engine, engine, ["base"])),
+                ("generate", partial(of_generate, network)),
             ):
-                taken, memory = measured(lambda: sample(count))  # noqa: B023  it runs at once
+                taken, memory = measured(partial(sample, count))
                 yield f"sample {count} at once", way, f"{count * SAMPLED / taken:,.0f}", memory
     for count, taken in zip(REQUESTS, of_vllm(loadable_name(model), dtype) or (), strict=False):
         yield f"sample {count} at once", "vLLM", f"{count * SAMPLED / taken:,.0f}", "-"

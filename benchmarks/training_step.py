@@ -65,7 +65,8 @@ def plain_step(
     the sum of the losses, backward, AdamW.
     """
     config = LoraConfig(r=RANK, lora_alpha=32, target_modules=LAYERS, task_type="CAUSAL_LM")
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+    base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    base = base.to(torch.device(device))
     network = get_peft_model(base, config)
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad], lr=LEARNING_RATE

@@ -33,6 +33,10 @@ def python_with_ray() -> Path:
 
 
 def environment() -> Mapping[str, str]:
-    """Returns the variables for a program of that venv, which imports this repository."""
+    """Returns the variables for a program of that venv, which imports this repository.
+
+    Ray lets an actor of one core compute in one thread. So do all other processes, since sums of
+    several threads have another order, and results are compared bit for bit.
+    """
     path = os.pathsep.join((str(ROOT), str(ROOT / "generated")))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -54,6 +54,9 @@ def sample_dataset(
         batch_format="pyarrow",
         batch_size=batch_size,
         compute=data.ActorPoolStrategy(size=workers),
+        # workers wait for the server; with cores of their own they could leave none of the cluster
+        # for the tasks that read the prompts and write the samples, and nothing would go on
+        num_cpus=0,
     )
 
 

@@ -85,12 +85,10 @@ def test_a_prompt_that_fails_ends_the_dataset_with_its_error(sampler: SamplingCl
         sampled.take_all()
 
 
-def test_the_examples_of_the_docstrings_run(
-    sampler: SamplingClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning")
+def test_the_examples_of_the_docstrings_run(sampler: SamplingClient, tmp_path: Path) -> None:
     prompts = [[1, 2], [3, 4], [5, 6]]
-    Path("prompts.jsonl").write_text(
+    (tmp_path / "prompts.jsonl").write_text(
         "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
     )
     names = {
@@ -104,8 +102,11 @@ def test_the_examples_of_the_docstrings_run(
     for function in (tinkex.ray.sample_dataset, tinkex.ray.rollouts):
         code = indented_example(inspect.cleandoc(function.__doc__ or ""))
         assert code
+        # the processes of the cluster have another working folder
+        for name in ("prompts.jsonl", "samples"):
+            code = code.replace(f'"{name}"', repr(str(tmp_path / name)))
         exec(code, names)
-    rows = data.read_parquet("samples").take_all()
+    rows = data.read_parquet(str(tmp_path / "samples")).take_all()
     assert sorted(list(row["prompt"]) for row in rows) == prompts
     assert all(len(row["tokens"]) for row in rows)
     assert names["reward"] == len(names["tokens"])
