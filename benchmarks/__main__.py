@@ -67,7 +67,7 @@ alone.
 
 @frozen
 class Figure:
-    """How a figure is shown."""
+    """The form in which a figure is shown."""
 
     name: str
     unit: str

@@ -1,5 +1,5 @@
-"""What a task costs at least, in the process that is measured: `floor.py TASK URL COUNT` does what
-no client can leave out, and prints figures as `client.py` does.
+"""Measures the least that a task costs: `floor.py TASK URL COUNT` does what no client can leave
+out, and prints figures as `client.py` does.
 
 For samples that is the HTTP library alone, with two requests for each; for a training step the
 library that writes and reads the bytes, with numpy.

@@ -1,5 +1,5 @@
-"""What a sample costs the client in CPU time and memory with 100 to 100,000 samples at once, as a
-table and a plot (docs/images/growth.svg). `python -m benchmarks growth`.
+"""Measures the CPU time and memory of a sample with 100 to 100,000 samples at once, as a table and
+a plot (docs/images/growth.svg). `python -m benchmarks growth`.
 """
 
 # the types of matplotlib are incomplete
@@ -24,7 +24,7 @@ _PLOT = ROOT / "docs" / "images" / "growth.svg"
 
 @frozen
 class Point:
-    """What a sample costs with so many at once."""
+    """The cost of a sample with so many at once."""
 
     count: int
     cpu: float  # milliseconds

@@ -163,7 +163,7 @@ class OnTerminal:
         terminal = _Terminal(columns)
         self._outer = terminal.outer
         self.shown = ""
-        """What the terminal has got so far."""
+        """The text that the terminal has got so far."""
         self._process = start(args, [terminal.inner] * 3, variables, controlling=True)
         terminal.close_inner()
 

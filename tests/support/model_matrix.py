@@ -53,15 +53,15 @@ _STEPS = 3
 
 @frozen
 class Precision:
-    """Where a model is served, in which precision, and how close to others its values must be."""
+    """The device and precision of a model, and how close to others its values must be."""
 
     device: str = "cpu"
     dtype: str = "float32"
     nats: float = 1e-5
     of_logprob: float = 2e-6
-    """Of a logprob's own size, in addition: some times what float32 tells apart."""
+    """The part of a logprob's own size, in addition: some times what float32 tells apart."""
     of_gradient: float = 2e-4
-    """Of the largest element of a gradient."""
+    """The part of the largest element of a gradient."""
 
     @classmethod
     def of(cls, device: str, dtype: str) -> Precision:

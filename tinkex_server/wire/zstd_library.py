@@ -5,6 +5,7 @@ import sys
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
-    from backports import zstd
+    # the namespace has no stubs; the package in it has
+    from backports import zstd  # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["zstd"]

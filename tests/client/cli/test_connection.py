@@ -21,7 +21,7 @@ _ANSWERED = events.HttpRequestStop(operation="o", status=200, seconds=0.1)
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What a command's stderr shows, of a wait that is worth a line after 0.3 seconds."""
+    """Returns what a command's stderr shows of a wait that is worth a line after 0.3 seconds."""
     monkeypatch.setattr(connection_module, "_WAIT", 0.3)
     monkeypatch.setenv("TINKEX_TIMEOUT", "2")
     monkeypatch.setenv("TINKEX_RETRY_MAX_ATTEMPTS", "1")

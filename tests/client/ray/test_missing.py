@@ -1,4 +1,4 @@
-"""What the user reads where Ray is not installed."""
+"""The errors where Ray is not installed."""
 
 from __future__ import annotations
 

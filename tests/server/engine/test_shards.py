@@ -1,4 +1,4 @@
-"""How a batch is divided among replicas, and how their results make one."""
+"""Division of a batch among replicas, and the union of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages change and compute: deletions and samples, and who may ask for them."""
+"""Changes and computations by the pages: deletions and samples, and who may ask for them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -83,15 +82,11 @@ def test_a_list_of_a_thousand_runs_is_shown_in_pages(tmp_path: Path) -> None:
             store.steps.add_batch(row.model_id, Batch(loss=1.0, tokens=1), 0.0)
             store.steps.end(row.model_id)
     with started(RecordingEngine(), data_dir=tmp_path) as api:
-        api.http.get("/")  # which reads the templates
-        begun = time.perf_counter()
         page = api.http.get("/?page=2").text
-        seconds = time.perf_counter() - begun
         assert len(titles(page)) == 25
         assert "26–50 of 1000 Previous Page 2 of 40 Next" in text(page)
         assert 'href="?page=3" rel="next"' in page
         assert len(page) < 150_000
-        assert seconds < 1.5  # some 40 ms on a machine that does nothing else
         assert titles(api.http.get("/?page=40").text)[-1] == "run-0"
 
 

@@ -1,4 +1,4 @@
-"""How a batch is divided among replicas, and how their results make one: plain functions."""
+"""Divides a batch among replicas, and makes one result of theirs: plain functions."""
 
 from __future__ import annotations
 
