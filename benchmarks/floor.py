@@ -29,9 +29,13 @@ _AT_ONCE = 256  # requests for samples, as in the client
 
 Sample = Callable[[], Awaitable[None]]
 
+_opened: list[object] = []
+"""The connections, which stay open until the process ends."""
+
 
 async def sampler(url: str) -> Sample:
     send, limit = await over_aiohttp(), asyncio.Semaphore(_AT_ONCE)
+    _opened.append(send)
 
     async def sample() -> None:
         async with limit:

@@ -24,9 +24,9 @@ class GetServerCapabilitiesResponse(OpenModel, OwnFuture):
 
     Attributes:
         supported_models: Base models of the server; on some servers only those that are loaded.
-        runs_on: What the server computes with, for people: library, device and precision; where other software
-            samples than trains, also how far the logprobs of the two differ, and what cannot be sampled. Null until it
-            is known. Only the embedded server has this field.
+        runs_on: Text for people about the library, device and precision that the server computes with; where other
+            software samples than trains, also how far the logprobs of the two differ, and what cannot be sampled. Null
+            until it is known. Only the embedded server has this field.
     """
 
     supported_models: list[SupportedModel]
