@@ -16,7 +16,8 @@ from tinkex_server.engine.vllm.settings import VllmSettings
 
 PATIENCE = Patience(down=3.0, pauses=(0.0, 0.1), hang_timeouts=HangTimeouts(silent=1.0, idle=1.0))
 
-MakeSampler = Callable[[VllmSettings], VllmSampler]
+MakeSampler = Callable[..., VllmSampler]
+"""A function that makes a sampler of `VllmSettings`, and by request with a `Patience`."""
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def fake() -> Iterator[FakeVllm]:
 def make_sampler(training: PeftNamedEngine) -> Iterator[MakeSampler]:
     with ExitStack() as opened:
 
-        def make(settings: VllmSettings) -> VllmSampler:
+        def make(settings: VllmSettings, patience: Patience = PATIENCE) -> VllmSampler:
             ready = already_ready("torch on cpu, float32")
             sampler = VllmSampler(
-                training.base_models, {BASE: "/models/base"}, settings, ready, PATIENCE
+                training.base_models, {BASE: "/models/base"}, settings, ready, patience
             )
             opened.callback(sampler.close)
             return sampler

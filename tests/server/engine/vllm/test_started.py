@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from tests.server.engine.vllm.conftest import MakeSampler
+from tests.server.engine.vllm.conftest import PATIENCE, MakeSampler
 from tests.support.fake_vllm import BASE, FakeVllm, fake_python
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import LoraShape, SampleSpec
@@ -112,7 +113,8 @@ def test_a_vllm_that_dies_again_and_again_is_given_up_by_name(
     make_sampler: MakeSampler, tmp_path: Path
 ) -> None:
     python, pid = with_pid(tmp_path)
-    sampler = make_sampler(VllmSettings(python=python))
+    # a busy machine needs a while for three starts: samples wait for longer
+    sampler = make_sampler(VllmSettings(python=python), evolve(PATIENCE, down=60.0))
     sampler.ready.result(60)
     sampler.load_sampler("base", BASE, None)
     Path(python).write_text("#!/bin/sh\necho 'RuntimeError: no such device'\nexit 3\n")
