@@ -72,7 +72,12 @@ def _options(found: click.Command) -> str:
         if isinstance(param, click.Option) and param not in shared and param.name not in _SHARED
         if (record := param.get_help_record(ctx)) is not None
     ]
-    return "".join(f"- `{name}`: {' '.join(text.split())}\n" for name, text in records)
+    return "".join(f"- `{name}`: {_as_text(text)}\n" for name, text in records)
+
+
+def _as_text(words: str) -> str:
+    """Returns words of the help as Markdown, where a range such as [x>=1] would be a reference."""
+    return " ".join(words.split()).replace("[x", "\\[x")
 
 
 def _fields(found: click.Command) -> str:
