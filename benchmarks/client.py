@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import sys
 import time
 import warnings
@@ -21,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from in_flight import latencies
 from workload import (
     DATUMS,
     IN_FLIGHT,
@@ -159,21 +159,9 @@ async def run_sample(service: Any) -> dict[str, float]:
 
 
 async def run_latency(service: Any) -> dict[str, float]:
-    """Keeps so many samples in flight, each after the one before it."""
     sampler = await create(service, "create_sampling_client")
     await samples(sampler, WARM_UP)
-    taken: list[float] = []
-
-    async def in_turn(number: int) -> None:
-        await asyncio.sleep(number / IN_FLIGHT)  # spreads them over a second
-        for _ in range(COUNT // IN_FLIGHT):
-            began = time.perf_counter()
-            await samples(sampler, 1)
-            taken.append(time.perf_counter() - began)
-
-    await asyncio.gather(*(in_turn(number) for number in range(IN_FLIGHT)))
-    percentiles = statistics.quantiles(taken, n=100)
-    return {"p50": percentiles[49], "p99": percentiles[98]}
+    return await latencies(lambda: samples(sampler, 1), COUNT, IN_FLIGHT)
 
 
 async def run_step(service: Any) -> dict[str, float]:

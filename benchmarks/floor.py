@@ -12,60 +12,38 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
 
 import numpy as np
 import orjson
 from tinkex_proto import tinker_pb2 as pb
 
-from benchmarks.http_libraries import POLL, SAMPLE, over_aiohttp
+from benchmarks.http_libraries import Sample, over_aiohttp, sampler
+from benchmarks.in_flight import latencies
 from benchmarks.server import RESULTS
 from benchmarks.workload import DATUMS, IN_FLIGHT, STEPS, TRAINED_TOKENS, WARM_UP
-
-_AT_ONCE = 256  # requests for samples, as in the client
-
-Sample = Callable[[], Awaitable[None]]
 
 _opened: list[object] = []
 """The connections, which stay open until the process ends."""
 
 
-async def sampler(url: str) -> Sample:
-    send, limit = await over_aiohttp(), asyncio.Semaphore(_AT_ONCE)
-    _opened.append(send)
-
-    async def sample() -> None:
-        async with limit:
-            await send(f"{url}/api/v1/asample", SAMPLE)
-        assert await send(f"{url}/api/v1/retrieve_future", POLL)
-
+async def warm_sampler(url: str) -> Sample:
+    sample = sampler(await over_aiohttp(), url)
+    _opened.append(sample)
     await asyncio.gather(*(sample() for _ in range(WARM_UP)))
     return sample
 
 
 async def run_sample(url: str, count: int) -> dict[str, float]:
-    sample = await sampler(url)
+    sample = await warm_sampler(url)
     began = time.process_time()
     await asyncio.gather(*(sample() for _ in range(count)))
     return {"cpu": (time.process_time() - began) / count}
 
 
 async def run_latency(url: str, count: int) -> dict[str, float]:
-    sample, taken = await sampler(url), list[float]()
-
-    async def in_turn(number: int) -> None:
-        await asyncio.sleep(number / IN_FLIGHT)
-        for _ in range(count // IN_FLIGHT):
-            began = time.perf_counter()
-            await sample()
-            taken.append(time.perf_counter() - began)
-
-    await asyncio.gather(*(in_turn(number) for number in range(IN_FLIGHT)))
-    percentiles = statistics.quantiles(taken, n=100)
-    return {"p50": percentiles[49], "p99": percentiles[98]}
+    return await latencies(await warm_sampler(url), count, IN_FLIGHT)
 
 
 async def run_step(url: str, _: int) -> dict[str, float]:

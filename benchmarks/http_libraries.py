@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.prepared_answers import server
-from benchmarks.workload import PROMPT_TOKENS, SAMPLES
+from benchmarks.workload import PROMPT_TOKENS, SAMPLES, WARM_UP
 from scripts.official_sdk import ROOT
 
 _AT_ONCE = 256  # requests for samples, as in the client
@@ -35,7 +35,7 @@ _HEADERS = {
     "X-Idempotency-Key": "0" * 32,
     "Content-Type": "application/json",
 }
-SAMPLE = orjson.dumps(
+_SAMPLE = orjson.dumps(
     {
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(range(PROMPT_TOKENS))}]},
         "sampling_params": {"max_tokens": 64, "temperature": 1.0},
@@ -43,9 +43,10 @@ SAMPLE = orjson.dumps(
         "seq_id": 1,
     }
 )
-POLL = orjson.dumps({"request_id": "asample"})
+_POLL = orjson.dumps({"request_id": "asample"})
 
 Send = Callable[[str, bytes], Awaitable[bytes]]
+Sample = Callable[[], Awaitable[None]]
 
 
 async def _tinkex() -> Send:
@@ -103,17 +104,24 @@ _LIBRARIES: dict[str, Callable[[], Awaitable[Send]]] = {
 }
 
 
-async def _measure(library: str, url: str) -> float:
-    """Returns the CPU time of a sample, in milliseconds."""
-    send, limit = await _LIBRARIES[library](), asyncio.Semaphore(_AT_ONCE)
-    calls = f"{url}/protobuf/api/v1"
+def sampler(send: Send, url: str) -> Sample:
+    """Returns a function that asks for one sample, of which so many requests are sent at once as a
+    client sends.
+    """
+    limit = asyncio.Semaphore(_AT_ONCE)
 
     async def sample() -> None:
         async with limit:
-            await send(f"{calls}/asample", SAMPLE)
-        assert await send(f"{calls}/retrieve_future", POLL)
+            await send(f"{url}/api/v1/asample", _SAMPLE)
+        assert await send(f"{url}/api/v1/retrieve_future", _POLL)
 
-    await asyncio.gather(*(sample() for _ in range(200)))  # opens connections
+    return sample
+
+
+async def _measure(library: str, url: str) -> float:
+    """Returns the CPU time of a sample, in milliseconds."""
+    sample = sampler(await _LIBRARIES[library](), f"{url}/protobuf")
+    await asyncio.gather(*(sample() for _ in range(WARM_UP)))  # opens connections
     began = time.process_time()
     await asyncio.gather(*(sample() for _ in range(SAMPLES)))
     return (time.process_time() - began) / SAMPLES * 1000

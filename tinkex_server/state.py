@@ -23,7 +23,7 @@ from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.data_dir.folders import Folders
 from tinkex_server.data_dir.reconcile import reconcile
 from tinkex_server.data_dir.uploads import Uploads
-from tinkex_server.engine.interface import Engine, EngineDied, ModelInfo
+from tinkex_server.engine.interface import Engine, EngineDied, ModelInfo, unknown_base_model
 from tinkex_server.errors import bad_request
 from tinkex_server.ids import Ids
 from tinkex_server.jobs.engine_recovery import EngineRecovery
@@ -129,9 +129,7 @@ class ServerState(CommonState):
         exist.
         """
         if name not in self.base_models:
-            raise bad_request(
-                f"unknown base model {name!r}; this server has {', '.join(self.base_models)}"
-            )
+            raise bad_request(str(unknown_base_model(name, self.base_models)))
         return self.base_models[name]
 
     def checked(self, request: ModelRequest, work: Work) -> Work:

@@ -36,6 +36,7 @@ from tinkex_server.engine.interface import (
     SampleSpec,
     TopTokens,
     already_ready,
+    unknown_base_model,
 )
 from tinkex_server.engine.model_info import local_folder, name_and_source, tokenizer_files
 
@@ -197,9 +198,7 @@ class FakeEngine:
 
     def _bare(self, base_model: str) -> _Weights:
         if base_model not in self._bases:
-            raise InvalidRequest(
-                f"unknown base model {base_model!r}; this server has {', '.join(self._bases)}"
-            )
+            raise unknown_base_model(base_model, self._bases)
         return _Weights(base_model)
 
     def _known(self, model_id: str) -> str:

@@ -8,7 +8,7 @@ one call at a time for each model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -23,6 +23,11 @@ ADAPTER_FILES = "adapter_config.json", "adapter_model.safetensors"
 
 class InvalidRequest(ValueError):
     """An error that the sender of a request must correct. The text names the item and the field."""
+
+
+def unknown_base_model(name: str, known: Iterable[str]) -> InvalidRequest:
+    """Returns the error of a request for a base model that is not among the known ones."""
+    return InvalidRequest(f"unknown base model {name!r}; this server has {', '.join(known)}")
 
 
 class EngineDied(RuntimeError):

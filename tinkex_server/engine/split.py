@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from pathlib import Path
@@ -13,20 +13,15 @@ from typing import Protocol
 from attrs import evolve
 
 from tinkex_server.engine.interface import (
-    CustomLoss,
     Engine,
     EngineDied,
-    EngineExit,
-    Example,
     LoraShape,
-    LossResult,
-    ModelInfo,
     OnToken,
     OptimizerKind,
-    OptimizerSettings,
     SampleResult,
     SampleSpec,
 )
+from tinkex_server.engine.wrapper import EngineWrapper
 
 logger = logging.getLogger("tinkex.local")
 
@@ -58,7 +53,7 @@ people, and raises `EngineDied` if samples would be wrong.
 """
 
 
-class SplitEngine:
+class SplitEngine(EngineWrapper):
     """An engine whose training calls go to `training` and whose samples come from `sampler`.
 
     Scores of prompts are computed by `training`, as the logprobs are that gradients are taken of.
@@ -67,12 +62,12 @@ class SplitEngine:
     """
 
     def __init__(self, training: Engine, sampler: Sampler, check: Check) -> None:
-        self._training = training
+        super().__init__(training)
         self._sampler = sampler
         self._check = check
-        self.ready: Future[str] = Future()
+        self._ready: Future[str] = Future()
         # many callers wait for it, and none may cancel it
-        self.ready.set_running_or_notify_cancel()
+        self._ready.set_running_or_notify_cancel()
         self._closed = threading.Event()
         self._starter = threading.Thread(
             target=self._become_ready, name="tinkex-sampler-check", daemon=True
@@ -80,52 +75,23 @@ class SplitEngine:
         self._starter.start()
 
     @property
-    def base_models(self) -> Sequence[ModelInfo]:
-        return self._training.base_models
+    def ready(self) -> Future[str]:
+        return self._ready
 
     def create_model(
         self, model_id: str, base_model: str, lora: LoraShape, optimizer: OptimizerKind = "adamw"
     ) -> Sequence[str]:
-        warnings = self._training.create_model(model_id, base_model, lora, optimizer)
+        warnings = super().create_model(model_id, base_model, lora, optimizer)
         return [*warnings, *self._sampler.warnings(lora)]
-
-    def unload_model(self, model_id: str) -> None:
-        self._training.unload_model(model_id)
-
-    def check_loss(self, loss: CustomLoss) -> None:
-        self._training.check_loss(loss)
-
-    def forward_backward(
-        self,
-        model_id: str,
-        data: Sequence[Example],
-        loss_fn: str | CustomLoss,
-        config: Mapping[str, float],
-        *,
-        backward: bool,
-    ) -> LossResult:
-        return self._training.forward_backward(model_id, data, loss_fn, config, backward=backward)
-
-    def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
-        return self._training.optim_step(model_id, settings)
-
-    def save_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        self._training.save_model(model_id, folder, optimizer=optimizer)
-
-    def load_model(self, model_id: str, folder: Path, *, optimizer: bool) -> None:
-        self._training.load_model(model_id, folder, optimizer=optimizer)
-
-    def import_adapter(self, base_model: str, lora: LoraShape, source: Path, folder: Path) -> None:
-        self._training.import_adapter(base_model, lora, source, folder)
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         self._wait_until_ready()
-        self._training.load_sampler(sampler_id, base_model, folder)
+        super().load_sampler(sampler_id, base_model, folder)
         self._sampler.load_sampler(sampler_id, base_model, folder)
 
     def unload_sampler(self, sampler_id: str) -> None:
         self._sampler.unload_sampler(sampler_id)
-        self._training.unload_sampler(sampler_id)
+        super().unload_sampler(sampler_id)
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
@@ -133,20 +99,17 @@ class SplitEngine:
         if not scores_prompt(spec):
             return self._sampler.sample(sampler_id, spec, on_token)
         if spec.num_samples == 1 and spec.max_tokens == 1:  # a request for the scores alone
-            return self._training.sample(sampler_id, spec, on_token)
+            return super().sample(sampler_id, spec, on_token)
         scoring = evolve(spec, num_samples=1, max_tokens=1, topk_sample_logprobs=0)
         return _joined(
             self._sampler.sample(sampler_id, spec, on_token),
-            self._training.sample(sampler_id, scoring),
+            super().sample(sampler_id, scoring),
         )
-
-    def watch(self, died: Callable[[EngineExit], None]) -> None:
-        self._training.watch(died)
 
     def close(self) -> None:
         self._closed.set()
         self._sampler.close()
-        self._training.close()
+        super().close()
         self._starter.join()
 
     def _wait_until_ready(self) -> None:
@@ -156,18 +119,18 @@ class SplitEngine:
 
     def _become_ready(self) -> None:
         try:
-            trains_on = self._training.ready.result()
+            trains_on = self.engine.ready.result()
             samples_on = self._sampler.ready.result()
-            found = self._check(self._training, self._sampler)
+            found = self._check(self.engine, self._sampler)
         except EngineDied as error:
-            self.ready.set_exception(error)
+            self._ready.set_exception(error)
         except BaseException as error:  # noqa: BLE001  whatever it is, whoever waits is told
             text = "the engine was closed" if self._closed.is_set() else f"{error}"
             failed = EngineDied(f"sampling cannot start: {text}")
             failed.__cause__ = error
-            self.ready.set_exception(failed)
+            self._ready.set_exception(failed)
         else:
-            self.ready.set_result(f"{trains_on}; samples by {samples_on}, {found}")
+            self._ready.set_result(f"{trains_on}; samples by {samples_on}, {found}")
 
 
 def scores_prompt(spec: SampleSpec) -> bool:

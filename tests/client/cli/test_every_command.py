@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 from huggingface_hub import HfApi
 
 from tests.client.cli.conftest import Things
+from tests.client.cli.in_process import run
 from tinkex.cli import main
 from tinkex.cli.command import Command
 from tinkex.local import Server
@@ -67,10 +67,6 @@ EXAMPLES = [
     if words not in _ELSEWHERE
     for example in found.examples
 ]
-
-
-def run(*args: str, given: str | None = None) -> Result:
-    return CliRunner().invoke(main, list(args), input=given, catch_exceptions=False)
 
 
 def first_example(name: str, things: Things, folder: Path) -> list[str]:

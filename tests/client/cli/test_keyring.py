@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 import tinkex.local
+from tests.client.cli.in_process import data, run
 from tinkex import Config, ConfigError, credentials
-from tinkex.cli import main
 
 keyring = pytest.importorskip("keyring")
 pytest.importorskip("keyring.backend")
@@ -65,16 +63,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tinkex.local.serve(["tinkex/tiny"], engine="fake", api_key=[KEY, OTHER]) as server:
         monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
         yield home
-
-
-def run(*args: str, given: str | None = None) -> Result:
-    return CliRunner().invoke(main, list(args), input=given, catch_exceptions=False)
-
-
-def data(*args: str, given: str | None = None) -> Any:
-    done = run(*args, "--json", given=given)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
 
 
 def login(key: str) -> Any:

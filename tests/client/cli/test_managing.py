@@ -10,27 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 import tinkex.local
 from tests.client.cli.conftest import Things, things_on
+from tests.client.cli.in_process import data, run
 from tinkex import RestClient, ServiceClient
-from tinkex.cli import main
 from tinkex.cli.checkpoint.selection import Selection
 from tinkex.local import Server
 
 KEY = "tml-a-key-of-a-test-1234"
-
-
-def run(*args: str, given: str | None = None) -> Result:
-    return CliRunner().invoke(main, list(args), input=given, catch_exceptions=False)
-
-
-def data(*args: str, given: str | None = None) -> Any:
-    """Returns what the command writes with `--json`, once it has succeeded."""
-    done = run(*args, "--json", given=given)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
 
 
 def paths_of(run_id: str) -> set[str]:

@@ -31,6 +31,7 @@ from tests.support.killable_engine import (
     does_not_start,
     starts_slowly,
 )
+from tests.support.processes import is_running
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import (
@@ -83,14 +84,6 @@ def step(engine: ProcessEngine, *tokens: int) -> float:
     return engine.forward_backward(
         "x", [example(*tokens)], "cross_entropy", {}, backward=True
     ).metrics["loss:sum"]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_the_process_returns_what_its_engine_returns(

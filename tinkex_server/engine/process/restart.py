@@ -27,8 +27,15 @@ def exit_reason(exit_code: int) -> str:
     """Returns the reason of an exit, as a phrase that follows "the engine process"."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
+    return killed_by(-exit_code, _MEMORY)
+
+
+def killed_by(number: int, memory: str) -> str:
+    """Returns which signal ended a process, as a phrase that follows its name, and after SIGKILL
+    the note `memory`.
+    """
     try:
-        name = signal.Signals(-exit_code).name
+        name = signal.Signals(number).name
     except ValueError:
-        name = f"signal {-exit_code}"
-    return f"was killed by {name}{_MEMORY if name == 'SIGKILL' else ''}"
+        name = f"signal {number}"
+    return f"was killed by {name}{memory if name == 'SIGKILL' else ''}"

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias, TypeVar
 from attrs import evolve
 
 from tinkex_server.engine.interface import (
-    CustomLoss,
     Engine,
     Example,
     LoraShape,
@@ -58,35 +57,19 @@ class EngineActor:
         """Calls a method of the engine whose arguments and result mean the same everywhere."""
         return await self._in_thread(partial(getattr(self._engine, method), *args, **kwargs))
 
-    async def forward_backward(
+    async def compute(
         self,
+        method: str,
         model_id: str,
         data: Sequence[Example],
-        loss_fn: str | CustomLoss,
-        config: Mapping[str, float],
-        backward: bool,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Outcome[LossResult]:
-        def compute() -> LossResult:
-            own = [_own_copy(example) for example in data]
-            return self._engine.forward_backward(model_id, own, loss_fn, config, backward=backward)
-
-        return await self._in_thread(compute)
-
-    async def compute_part(
-        self,
-        model_id: str,
-        data: Sequence[Example],
-        loss_fn: str | CustomLoss,
-        config: Mapping[str, float],
-        backward: bool,
-        first: int,
-    ) -> Outcome[LossResult]:
-        """Computes a part of a batch, as `ReplicaEngine.compute_part` does."""
+        """Calls `forward_backward`, or `compute_part` of `ReplicaEngine`, with a batch."""
 
         def compute() -> LossResult:
             own = [_own_copy(example) for example in data]
-            engine: Any = self._engine
-            return engine.compute_part(model_id, own, loss_fn, config, backward, first)
+            return getattr(self._engine, method)(model_id, own, *args, **kwargs)
 
         return await self._in_thread(compute)
 

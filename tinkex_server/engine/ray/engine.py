@@ -26,6 +26,7 @@ from tinkex_server.engine.interface import (
     OptimizerSettings,
     SampleResult,
     SampleSpec,
+    unknown_base_model,
 )
 from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.messages import EngineFactory
@@ -186,9 +187,7 @@ class RayEngine:
 
     def _check_base(self, base_model: str) -> None:
         if base_model not in self._factories:
-            raise InvalidRequest(
-                f"unknown base model {base_model!r}; this server has {', '.join(self._factories)}"
-            )
+            raise unknown_base_model(base_model, self._factories)
 
     def _call_trainer(self, model_id: str, work: Callable[[Trainer], Coroutine[Any, Any, T]]) -> T:
         base = self._model_bases.get(model_id)

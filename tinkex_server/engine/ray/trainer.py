@@ -61,14 +61,17 @@ class Trainer:
         *,
         backward: bool,
     ) -> LossResult:
-        crew, asked = self._crew, (loss_fn, config, backward)
+        crew = self._crew
         if crew.size == 1:
-            return await crew.call("forward_backward", model_id, data, *asked)
+            asked = (loss_fn, config), {"backward": backward}
+            return await crew.call("compute", "forward_backward", model_id, data, *asked)
         shards = divide(data, crew.size)
         results = await asyncio.gather(
             *(
                 crew.call(
-                    "compute_part", model_id, shard.data, *asked, shard.first, member=shard.replica
+                    *("compute", "compute_part", model_id, shard.data),
+                    *((loss_fn, config, backward, shard.first), {}),
+                    member=shard.replica,
                 )
                 for shard in shards
             ),

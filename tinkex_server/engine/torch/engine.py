@@ -30,6 +30,7 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
     already_ready,
+    unknown_base_model,
 )
 from tinkex_server.engine.torch import optimizers
 from tinkex_server.engine.torch.adapter import Adapter
@@ -254,9 +255,7 @@ class TorchEngine:
 
     def _base(self, name: str) -> LoadedBaseModel:
         if name not in self._bases:
-            raise InvalidRequest(
-                f"unknown base model {name!r}; this server has {', '.join(self._bases)}"
-            )
+            raise unknown_base_model(name, self._bases)
         return self._bases[name]
 
     def _sampler(self, sampler_id: str) -> _Sampler:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
+from tinkex_server.engine.process.restart import killed_by
+
 logger = logging.getLogger("tinkex.local.vllm")
 
 _KEPT = 400  # lines of the log
@@ -130,9 +132,7 @@ def explain_exit(code: int, log: Sequence[str]) -> str:
     lines of its log.
     """
     if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        memory = " (perhaps because memory ran out)" if name == "SIGKILL" else ""
-        return f"was killed by {name}{memory}"
+        return killed_by(-code, " (perhaps because memory ran out)")
     text = "\n".join(log)
     advice = next((hint for pattern, hint in _ADVICE if re.search(pattern, text)), None)
     errors = [found[0] for line in log if (found := _ERROR.search(line))]

@@ -23,6 +23,7 @@ from tinkex_server.engine.interface import (
     OnToken,
     SampleResult,
     SampleSpec,
+    unknown_base_model,
 )
 from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.restart import PAUSES
@@ -113,9 +114,7 @@ class VllmSampler:
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         if base_model not in self._models:
-            raise InvalidRequest(
-                f"unknown base model {base_model!r}; this server has {', '.join(self._models)}"
-            )
+            raise unknown_base_model(base_model, self._models)
         adapter = self._folders.add(folder) if folder else None
         if adapter:
             try:

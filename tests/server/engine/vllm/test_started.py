@@ -15,6 +15,7 @@ from attrs import evolve
 
 from tests.server.engine.vllm.conftest import PATIENCE, MakeSampler
 from tests.support.fake_vllm import BASE, FakeVllm, fake_python
+from tests.support.processes import is_running
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.interface import LoraShape, SampleSpec
 from tinkex_server.engine.vllm.errors import SamplerFailed
@@ -31,14 +32,6 @@ def with_pid(folder: Path) -> tuple[str, Callable[[], int]]:
     return fake_python(folder, prelude=f"echo $$ $@ > {file}"), lambda: int(
         file.read_text().split()[0]
     )
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_a_killed_vllm_comes_back_with_its_adapters_and_samples_go_on(
