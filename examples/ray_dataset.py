@@ -53,7 +53,7 @@ def run_twice(count: int) -> None:
         while lines(file) < count // 3:
             if killed.poll() is not None:
                 sys.exit("the run ended before it was killed")
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks at the file
         killed.kill()
         killed.wait()
         print(f"killed with {lines(file)} of {count} results", flush=True)

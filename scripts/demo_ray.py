@@ -94,7 +94,7 @@ def sample_from_all(on_ray: OnRay, trainer: Any) -> None:
     sampler = trainer.save_weights_and_get_sampling_client()
     sampler.sample([1], 1, {"max_tokens": 1}).result()  # the first one has the weights loaded
     while not all(replica.has for replica in pool._replicas):
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks
     begin, busy = time.monotonic(), set[int]()
     samples = [
         sampler.sample(list(b"2 plus 3 is"), 1, {"max_tokens": 32, "seed": seed})
@@ -102,7 +102,7 @@ def sample_from_all(on_ray: OnRay, trainer: Any) -> None:
     ]
     while not all(sample.done() for sample in samples):
         busy |= {number for number, replica in enumerate(pool._replicas) if replica.running}
-        time.sleep(0.002)
+        time.sleep(0.002)  # between two looks: a sample takes longer
     tokens = sum(len(sample.result().sequences[0].tokens) for sample in samples)
     seconds = time.monotonic() - begin
     say(f"{SAMPLES} samples from {len(busy)} samplers: {tokens / seconds:,.0f} tokens/s")

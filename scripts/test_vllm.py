@@ -176,7 +176,7 @@ def check_death(vllm: Served, samplers: Sequence[tinkex.SamplingClient], killed:
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(worst_of, samplers * 4)
-        time.sleep(1.0)
+        time.sleep(1.0)  # for samples to be under way
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
         worst = load.result(600)

@@ -98,7 +98,7 @@ class Served:
         while not (found := re.search(pattern, self._log.read_text(), re.MULTILINE)):
             if self.process.poll() is not None:
                 raise SystemExit(f"tinkex serve has ended:\n{self._log.read_text()}")
-            time.sleep(0.2)
+            time.sleep(0.2)  # between two looks at the log
         return found[1]
 
 

@@ -62,8 +62,8 @@ def test_answers_that_keep_coming_need_no_line(shown: io.StringIO) -> None:
         events.publish(_STARTED)  # a long poll
         for _ in range(8):
             events.publish(_STARTED)
-            time.sleep(0.1)
+            time.sleep(0.1)  # a third of the wait that is worth a line
             events.publish(_ANSWERED)
         events.publish(_ANSWERED)
-        time.sleep(0.5)
+        time.sleep(0.5)  # for a line that should not come
     assert shown.getvalue() == ""

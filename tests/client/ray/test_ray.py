@@ -129,7 +129,7 @@ def test_episodes_come_from_several_workers_and_no_more_exist_than_are_asked_for
 
     episodes = tinkex.ray.rollouts(sampler, envs(), workers=2, episodes_per_worker=3)
     first = next(episodes)
-    time.sleep(0.5)
+    time.sleep(0.5)  # for episodes that should not begin
     assert len(taken) == 7, "six at once, and the one after the first"
     found = [first, *episodes]
     assert sorted(number for number, _, _ in found) == list(range(1, 61))

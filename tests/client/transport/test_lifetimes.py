@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.client_calls import CALLS
 from tests.support.counting_engine import ROOT
+from tests.support.wait_until import wait_until
 from tinkex import (
     AdminClient,
     AsyncRestClient,
@@ -125,8 +126,7 @@ def test_the_last_work_ends_if_the_loop_of_the_client_stops_meanwhile(closes: bo
     threads = threading.Thread(target=run_and_stop), threading.Thread(target=stop)
     for thread in threads:
         thread.start()
-    while not loop.is_running():
-        time.sleep(0.01)
+    wait_until(loop.is_running)
     ended = asyncio.run(asyncio.wait_for(binding.run(work), 20))
     for thread in threads:
         thread.join()

@@ -24,7 +24,7 @@ _KEEP_ALIVE = 4.0  # seconds; vLLM closes a connection that is idle for 5
 _SHORT = aiohttp.ClientTimeout(total=10.0)
 # a large adapter from a slow disk
 _LOADING = aiohttp.ClientTimeout(total=600.0, sock_connect=_CONNECTING)
-# no bound here: a long sample takes its time, and `Monitor` notices a vLLM that hangs
+# no bound here: a long sample takes its time, and `Replica.live` notices a vLLM that hangs
 _SAMPLING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECTING)
 _GENERATE = "/inference/v1/generate"
 _COUNTERS = re.compile(

@@ -8,13 +8,12 @@ from typing import cast
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.engine.interface import InvalidRequest
-from tinkex_server.errors import Detail, Refused
+from tinkex_server.errors import Detail, Reason, Refused
 from tinkex_server.state import CommonState
-from tinkex_server.wire.refusals import status_of
 from tinkex_server.wire.scope import PREFIX
 
-_TRANSIENT = (408, 429, 503)
-"""The statuses of requests that are to be sent again as they are."""
+_TRANSIENT = Reason.TOO_MANY_PENDING, Reason.UNAVAILABLE
+"""The reasons after which a request is to be sent again as it is."""
 
 
 def note_refusal(
@@ -23,7 +22,7 @@ def note_refusal(
     """Keeps a refusal, unless the client is to send the same request again. `body` is None if it
     could not be read.
     """
-    if isinstance(error, Refused) and status_of(error) in _TRANSIENT:
+    if isinstance(error, Refused) and error.reason in _TRANSIENT:
         return
     reason = _text(error.detail) if isinstance(error, Refused) else str(error)
     subject = _subject(body) or (_subject_of_fields(error) if isinstance(error, Refused) else "")

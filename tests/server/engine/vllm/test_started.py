@@ -60,7 +60,7 @@ def test_a_sampler_that_is_closed_while_vllm_starts_ends_it(
     python, pid = with_pid(tmp_path)
     for pause in (0.0, 0.01, 0.05, 0.2, 0.5):
         sampler = make_sampler(VllmSettings(python=python))
-        time.sleep(pause)
+        time.sleep(pause)  # so that it is closed at several points of its start
         sampler.close()
         with pytest.raises(SamplerFailed, match="the engine was closed"):
             sampler.ready.result(0)
