@@ -12,6 +12,7 @@ import copy
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 from collections import Counter
@@ -258,11 +259,20 @@ def running_vllm(fake: FakeVllm | None = None, port: int = 0) -> Generator[FakeV
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(fake.app(), shutdown_timeout=0.1, handler_cancellation=True)
 
+    listening = socket.create_server(("127.0.0.1", port))
+    fake.url = "http://{}:{}".format(*listening.getsockname())
+
     async def start() -> None:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
-        await site.start()
-        fake.url = "http://{}:{}".format(*runner.addresses[0])
+        await web.SockSite(runner, listening).start()
+
+    async def stop() -> None:
+        # asyncio leaks a connection that it has accepted, and not yet handed on, when its server
+        # is closed: no more are accepted, and the last one is handed on within three turns
+        asyncio.get_running_loop().remove_reader(listening)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await runner.cleanup()
 
     loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
@@ -270,7 +280,7 @@ def running_vllm(fake: FakeVllm | None = None, port: int = 0) -> Generator[FakeV
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        asyncio.run_coroutine_threadsafe(stop(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
@@ -209,9 +209,9 @@ class VllmSampler:
             self.ready.set_exception(error)
             return
         for info in self._models.values():
-            for replica, keeper in self._new_replicas(info, runs_on):
+            for replica, keep in self._new_replicas(info, runs_on):
                 self._replicas[info.name].append(replica)
-                self._begin(self._keep(replica, keeper))
+                self._begin(self._keep(replica, keep))
         try:
             await self._await_first_lives()
         except SamplerFailed as error:
@@ -222,24 +222,24 @@ class VllmSampler:
         else:
             self.ready.set_result(self._describe())
 
-    async def _keep(self, replica: Replica, keeper: Coroutine[Any, Any, None]) -> None:
-        """Runs a keeper. Whatever ends it, nobody waits for the replica in vain."""
+    async def _keep(self, replica: Replica, keep: Callable[[Replica], Awaitable[None]]) -> None:
+        """Keeps a replica running. Whatever ends it, nobody waits for the replica in vain."""
         try:
-            await keeper
+            await keep(replica)
         except Exception as error:
             logger.exception("%s is not watched any more", replica.label)
             replica.fail(SamplerFailed(f"{replica.label} was given up: {error}"))
 
     def _new_replicas(
         self, info: ModelInfo, runs_on: str
-    ) -> list[tuple[Replica, Coroutine[Any, Any, None]]]:
+    ) -> list[tuple[Replica, Callable[[Replica], Awaitable[None]]]]:
         timeouts = self._patience.hang_timeouts
         if not self._settings.python:
             replicas = [
                 (Replica(f"the vLLM at {url}", info, self._changed.set, timeouts), url)
                 for url in self._settings.urls
             ]
-            return [(replica, keep_running(replica, url)) for replica, url in replicas]
+            return [(replica, partial(keep_running, url=url)) for replica, url in replicas]
         base = BaseArguments(
             source=self._sources[info.name],
             context=info.max_context_length,
@@ -253,7 +253,7 @@ class VllmSampler:
             pauses=self._patience.pauses,
         )
         replica = Replica(f"the vLLM of {info.name}", info, self._changed.set, timeouts)
-        return [(replica, keep_started(replica, start))]
+        return [(replica, partial(keep_started, start=start))]
 
     async def _await_first_lives(self) -> None:
         """Waits until every replica was up once. Raises `SamplerFailed` if one cannot be, or serves
