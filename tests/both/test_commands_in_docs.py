@@ -28,14 +28,18 @@ COMMANDS = [
 ]
 
 
-def test_the_path_from_a_file_to_a_model_is_walked_as_the_readme_says(
-    torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [(README, "## From a file to a model"), (ROOT / "docs" / "index.md", "## Without code")],
+    ids=["README", "docs"],
+)
+def test_the_path_from_a_file_to_a_model_is_walked_as_the_page_says(
+    page: Path, heading: str, torch_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TINKER_BASE_URL", torch_server.base_url)
-    serve, *path = commands(README, under="## From a file to a model")
-    assert serve == "tinkex serve"
+    path = [command for command in commands(page, under=heading) if command != "tinkex serve"]
     assert [command.split()[1] for command in path] == [
         "init",
         "data",
