@@ -5,6 +5,7 @@ that computes values of its own, such as a reward.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -29,23 +30,23 @@ def _step(row: StepRow) -> Mapping[str, Any]:
     values = {name: value for name, value in row.metrics.items() if value is not None}
     if row.tokens_per_second is not None:
         values["tokens_per_second"] = row.tokens_per_second
-    return {**values, "step": row.number, "loss": row.loss, "at": row.at}
+    return {**values, **row.losses, "step": row.number, "at": row.at}
 
 
 def add(state: CommonState, run: ModelRow, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Adds the values in `metrics` to the step of the number `step`, by default the newest.
+    """Adds the values in `metrics` to the step of the number `step`, by default the newest. The
+    number after the newest makes a step that trains nothing.
 
     Raises `Refused` (422) for fields of the wrong kind, and (400) if there is no such step.
     """
     number = fields.get("step")
     if number is not None and (type(number) is not int or number < 1):
         raise malformed("step", message="must be the number of a step, from 1")
-    step = state.store.steps.note(run.model_id, number, _metrics(fields))
+    step = state.store.steps.note(run.model_id, number, _metrics(fields), time.time())
     if step is None:
-        raise bad_request(
-            f"run {run.model_id!r} has no step {number}: its newest is "
-            f"{state.store.steps.count(run.model_id)}"
-        )
+        newest = state.store.steps.count(run.model_id)
+        lacking = f"step {number}: its newest is {newest}" if newest else "step yet"
+        raise bad_request(f"run {run.model_id!r} has no {lacking}")
     return {"step": step}
 
 

@@ -131,6 +131,23 @@ def test_metrics_that_are_none_are_refused(api: Api, body: dict[str, Any]) -> No
     assert answer.json()["detail"]
 
 
+def test_a_step_that_trains_nothing_has_metrics_and_no_loss(api: Api) -> None:
+    model_id = add_run(api, "no signal")
+    for number in (1, 2):
+        body = {"metrics": {"reward": number / 4}, "step": number}
+        answer = api.http.post(f"/runs/{model_id}/metrics", json=body)
+        assert (answer.status_code, answer.json()) == (200, {"step": number})
+    listed = api.http.get(f"/runs/{model_id}/steps").json()["steps"]
+    assert [(each["step"], each["reward"]) for each in listed] == [(1, 0.25), (2, 0.5)]
+    assert all("loss" not in each for each in listed)
+    page = api.http.get(f"/runs/{model_id}").text
+    assert "reward by step. From 0.25 at step 1 to 0.5 at step 2" in page
+    assert "not a number" not in page + api.http.get("/").text
+    take_step(api, model_id, 1, 4)
+    listed = api.http.get(f"/runs/{model_id}/steps").json()["steps"]
+    assert [each.get("loss") for each in listed] == [None, None, 4.0]
+
+
 def test_metrics_of_a_step_that_is_not_there_are_refused(api: Api) -> None:
     answer = api.http.post(f"/runs/{add_run(api, 'a')}/metrics", json={"metrics": {"reward": 1}})
     assert answer.status_code == 400
