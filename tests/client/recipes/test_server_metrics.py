@@ -26,7 +26,9 @@ def run_of(result: Result) -> str:
 
 
 def steps_of(base_url: str, run: str) -> list[dict[str, Any]]:
-    return httpx.get(f"{base_url}/runs/{run}/steps").json()["steps"]
+    """Returns the steps as flat mappings of numbers."""
+    listed = httpx.get(f"{base_url}/api/v1/training_runs/{run}/steps").json()["steps"]
+    return [{**step, **step.pop("metrics")} for step in listed]
 
 
 def same_values(sent: Mapping[str, float], kept: Mapping[str, float], *names: str) -> None:
