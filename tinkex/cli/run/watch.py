@@ -150,12 +150,17 @@ def _with_metric(
 def _write(output: Output, batches: Iterator[list[Metrics]], metric: str | None) -> None:
     for batch in batches:
         for row in batch:
-            if metric is None:
-                names = sorted(row, key=lambda name: _ORDER.get(name, len(_ORDER)))
+            if names := _written(row, metric):
                 output.event({name: _whole(row[name]) for name in names})
-            elif metric in row:
-                names = [name for name in ("step", metric) if name in row]
-                output.event({name: _whole(row[name]) for name in names})
+
+
+def _written(row: Metrics, metric: str | None) -> list[str]:
+    """Returns the names of what is written of a step, in this order: of all metrics, or of the one
+    that is wanted and the step's number. Empty for a step that lacks it.
+    """
+    if metric is None:
+        return sorted(row, key=lambda name: _ORDER.get(name, len(_ORDER)))
+    return [name for name in ("step", metric) if name in row] if metric in row else []
 
 
 def _whole(value: float) -> float | int:
