@@ -129,6 +129,8 @@ def to_dtype(array: Array, dtype: TensorDtype, name: str) -> Array:
     Raises `InvalidInputError` where that would change a value, and for NaN and infinity.
     """
     kind = array.dtype.kind
+    if kind == "i" and dtype == "int64":  # the usual case: prompts
+        return array.astype(np.int64, order="C", copy=False)
     if dtype == "int64" and kind == "f" and array.size:
         raise InvalidInputError(
             f"{name} must hold integers, found {array.dtype}",
