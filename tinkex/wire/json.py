@@ -32,6 +32,7 @@ from tinkex.types import (
     TensorData,
     TopkLogprobs,
 )
+from tinkex.types.arrays import array_of
 from tinkex.wire.sample_results import (
     logprobs_from_first_token,
     sequence_ids,
@@ -160,7 +161,7 @@ def decode_tensor(tensor: api.TensorData) -> TensorData:
     dtype = "int64" if (tensor.dtype or "").startswith(("int", "uint")) else "float32"
     # null stands for NaN, which JSON lacks; `received` skips the check for NaN, which is for data
     # that is sent
-    array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
+    array = array_of(tensor.data, np.int64 if dtype == "int64" else np.float32)
     if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
         indices = (
             np.asarray(tensor.sparse_crow_indices, np.int64),
