@@ -209,9 +209,9 @@ class _Site:
         """Streams a sample for the playground."""
         access = self._own_access(request)
         fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
-        stream = await playground.sample(self._state, access, fields)
+        events = await playground.sample(self._state, access, fields)
         await self._state.store.flush()
-        return StreamingResponse(stream.read(), media_type=MEDIA_TYPE, headers=_HEADERS)
+        return StreamingResponse(events, media_type=MEDIA_TYPE, headers=_HEADERS)
 
     async def ask_to_delete(self, request: Request) -> Response:
         """Shows the form that deletes a checkpoint."""
