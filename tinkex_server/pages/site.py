@@ -245,11 +245,7 @@ class _Site:
 
     async def list_steps(self, request: Request) -> Response:
         """Answers the steps of a run after the one that `?after=` names, as JSON."""
-        access = self._access(request)
-        if access is None:
-            return refusal_response(
-                Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong"), _HEADERS
-            )
+        access = self._required_access(request)
         after = request.query_params.get("after", "0")
         if not after.isdecimal():
             raise bad_request(f"after must be the number of a step, not {after!r}")
@@ -328,13 +324,18 @@ class _Site:
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._state.store, owner)
 
+    def _required_access(self, request: Request) -> Access:
+        """Returns the access of the sender. Raises `Refused` (401) if it is not logged in."""
+        access = self._access(request)
+        if access is None:
+            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        return access
+
     def _own_access(self, request: Request) -> Access:
         """Returns the access of a sender that changes something. Raises `Refused` unless it is
         logged in, and the request comes from a page of this server or from a program.
         """
-        access = self._access(request)
-        if access is None:
-            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        access = self._required_access(request)
         if self._logins:
             check_same_origin(request)  # without keys, the origin of every request is checked
         return access

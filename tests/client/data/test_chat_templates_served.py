@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def test_a_template_reaches_clients_wherever_the_model_has_it(tmp_path: Path, be
         serve(engine=FakeEngine([f"{name}={tmp_path}"])) as server,
         ServiceClient(base_url=server.base_url, api_key="tml-test") as service,
     ):
+        shutil.rmtree(tmp_path)  # as for a client on another machine, which has no such folder
         tokenizer = service.create_lora_training_client(name, rank=4).get_tokenizer()
     assert tokenizer.chat_template == CHATML
     message = {"role": "user", "content": "hi"}
