@@ -68,7 +68,7 @@ test-clients: setup
 	$(BIN)/python scripts/test_clients.py
 
 notebooks: setup
-	$(BIN)/python scripts/run_notebooks.py
+	$(BIN)/pytest tests/both/test_notebooks.py
 
 test-dropin: setup
 	$(BIN)/python scripts/test_dropin.py
