@@ -310,7 +310,7 @@ class TrainingClient(OwnFuture):
 
         Raises:
             InvalidInputError: at the call: an empty batch, or a loss input that is missing or
-                unknown.
+                unknown; or by `.result()`: a number that was changed in a large batch cannot be sent.
             RequestFailedError: by `.result()`: the server could not compute it, for example because
                 of a token outside its vocabulary.
             StepOutcomeUnknown: by `.result()`: nobody knows whether it was applied.

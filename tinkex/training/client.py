@@ -90,7 +90,7 @@ class AsyncTrainingClient(AsyncModelWeights):
 
         Raises:
             InvalidInputError: at the call: an empty batch, or a loss input that is missing or
-                unknown.
+                unknown; or when awaited: a number that was changed in a large batch cannot be sent.
             RequestFailedError: when awaited: the server could not compute it, for example because
                 of a token outside its vocabulary.
             StepOutcomeUnknown: when awaited: nobody knows whether it was applied.

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, 
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cached_property, lru_cache
-from io import BytesIO
 from ssl import SSLContext, SSLError
 from weakref import finalize
 
@@ -22,6 +21,7 @@ from tinkex.config.secrets import Secret, is_secret, without_queries
 from tinkex.errors import FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
+from tinkex.transport.large_body import LargeBody
 from tinkex.transport.lifetimes import start_task
 from tinkex.transport.name_resolution import resolver
 from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
@@ -147,7 +147,7 @@ class ConnectionPool:
                 *_hidden(message.headers),
                 *(() if route.secure else route.for_proxy.items()),
             ],
-            data=content if len(content) <= _SENT_AT_ONCE else BytesIO(content),
+            data=content if len(content) <= _SENT_AT_ONCE else LargeBody(content),
             allow_redirects=False,
             timeout=self._timeouts(message.timeout),
             ssl=self._tls_context if route.needs_tls else True,

@@ -34,6 +34,10 @@ class EngineDied(RuntimeError):
     """The error of a call that was lost because the engine died. The text says why it died."""
 
 
+class EngineGone(EngineDied):
+    """The error of all calls of an engine that will not compute again, though its process lives."""
+
+
 @frozen
 class EngineExit:
     """The loss of an engine, or of a part of it, with what was in its memory. `reason` is for

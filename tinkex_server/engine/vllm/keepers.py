@@ -41,6 +41,8 @@ class Start:
     """The seconds before each restart in a row of a vLLM that lives only for seconds; after the
     last it is given up.
     """
+    restarts: bool = True
+    """Whether a vLLM that was up is started again."""
 
 
 @frozen(kw_only=True)
@@ -92,11 +94,12 @@ async def keep_started(replica: Replica, start: Start) -> None:
             await process.close()
         failures = failures_in_a_row(failures, lived)
         pause = pause_before_restart(failures, start.pauses)
-        if replica.base is None and "port is taken" not in reason:
+        ever_up = replica.base is not None
+        if not (start.restarts if ever_up else "port is taken" in reason):
             pause = None
         if pause is None:
-            ever_up = replica.base is not None
-            replica.fail(SamplerFailed(_gave_up(reason, failures, ever_up=ever_up)))
+            in_a_row = failures if ever_up and start.restarts else None
+            replica.fail(SamplerFailed(_gave_up(reason, in_a_row)))
             logger.error("%s", replica.failure)
             return
         replica.note_down(f"{reason}, and is being restarted")
@@ -180,10 +183,11 @@ def _cannot_run(python: str, error: OSError) -> str:
     )
 
 
-def _gave_up(reason: str, failures: int, *, ever_up: bool) -> str:
-    if not ever_up:
+def _gave_up(reason: str, in_a_row: int | None) -> str:
+    """Returns why a vLLM is given up; after restarts, with how often it died in a row."""
+    if in_a_row is None:
         return f"vLLM {reason}"
     return (
-        f"vLLM {reason}, {failures} times in a row, and is not restarted any more: restart the "
+        f"vLLM {reason}, {in_a_row} times in a row, and is not restarted any more: restart the "
         "server"
     )

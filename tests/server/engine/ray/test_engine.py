@@ -224,7 +224,7 @@ def test_a_lost_sampler_fails_its_samples_and_comes_back_with_its_adapters(
         engine.save_model("m", tmp_path / "saved", optimizer=False)
         engine.load_sampler("s", BASE, tmp_path / "saved")
         known = sampled(engine, "s")
-        pool = engine._pools[BASE]
+        pool = engine._samplers.pools[BASE]
         wait_until(lambda: all(replica.has for replica in pool._replicas), START)
         waiting = [engine.sample("s", SampleSpec([WAITS])) for _ in range(4)]
         wait_until(lambda: [replica.running for replica in pool._replicas] == [2, 2])
@@ -251,7 +251,7 @@ def test_samples_under_way_keep_the_weights_that_are_replaced(
     engine.load_sampler("s", BASE, tmp_path / "before")
     before = sampled(engine, "s")
     under_way = engine.sample("s", SampleSpec([WAITS]))
-    pool = engine._pools[BASE]
+    pool = engine._samplers.pools[BASE]
     wait_until(lambda: pool._replicas[0].running == 1)
     step(engine, 5)
     engine.optim_step("m", ADAM)
