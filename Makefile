@@ -70,7 +70,7 @@ test-clients: setup ## runs six releases of the official SDK on the embedded ser
 	$(BIN)/python scripts/test_clients.py
 
 notebooks: setup ## executes the notebooks of examples/
-	$(BIN)/python scripts/run_notebooks.py
+	$(BIN)/pytest tests/both/test_notebooks.py
 
 test-dropin: setup ## runs the tests and recipes of the cookbook on the official SDK and on tinkex: 7 minutes
 	$(BIN)/python scripts/test_dropin.py

@@ -67,7 +67,7 @@ class ModelInfo:
     tokenizer_id: str
     # the content of its tokenizer.json, if it has one
     tokenizer_json: str | None = field(default=None, repr=False)
-    # the content of its tokenizer_config.json, if it has one
+    # the content of its tokenizer_config.json, if it has one, with its chat template
     tokenizer_config_json: str | None = field(default=None, repr=False)
     # why the context length is shorter than the model's own, if it is
     context_note: str = ""

@@ -207,9 +207,9 @@ class _Site:
         """Streams a sample for the playground."""
         access = self._own_access(request)
         fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
-        stream = await playground.sample(self._state, access, fields)
+        events = await playground.sample(self._state, access, fields)
         await self._state.store.flush()
-        return StreamingResponse(stream.read(), media_type=MEDIA_TYPE, headers=_HEADERS)
+        return StreamingResponse(events, media_type=MEDIA_TYPE, headers=_HEADERS)
 
     async def ask_to_delete(self, request: Request) -> Response:
         """Shows the form that deletes a checkpoint."""
@@ -303,13 +303,18 @@ class _Site:
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._state.store, owner)
 
+    def _required_access(self, request: Request) -> Access:
+        """Returns the access of the sender. Raises `Refused` (401) if it is not logged in."""
+        access = self._access(request)
+        if access is None:
+            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        return access
+
     def _own_access(self, request: Request) -> Access:
         """Returns the access of a sender that changes something. Raises `Refused` unless it is
         logged in, and the request comes from a page of this server or from a program.
         """
-        access = self._access(request)
-        if access is None:
-            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        access = self._required_access(request)
         if self._logins:
             check_same_origin(request)  # without keys, the origin of every request is checked
         return access

@@ -111,7 +111,8 @@ class TestSamples:
     def test_tokens_come_one_by_one_with_what_else_was_likely(self, api: Api) -> None:
         answer = api.http.post("/playground/sample", json=self.ASK)
         assert answer.headers["content-type"].startswith("text/event-stream")
-        *tokens, end = events(answer)
+        prompt, *tokens, end = events(answer)
+        assert prompt == {"prompt": "5 6"}
         assert [token["text"] for token in tokens] == [f"{token['token']} " for token in tokens]
         assert all(math.isfinite(token["logprob"]) for token in tokens)
         assert end["prompt_tokens"] == 2
@@ -139,6 +140,8 @@ class TestSamples:
             ({"temperature": -1}, 422, "temperature"),
             ({"temperature": "hot"}, 422, "temperature"),
             ({"seed": 0.5}, 422, "seed"),
+            ({"chat": "yes"}, 422, "chat"),
+            ({"chat": True}, 400, "has no chat template"),
         ],
     )
     def test_what_cannot_be_sampled_is_refused(
