@@ -73,7 +73,10 @@ class OnRay:
 
     def loaded(self) -> int:
         """Returns how many samplers have weights."""
-        return sum(bool(replica.has) for replica in self.samplers.pools[BASE]._replicas)
+        return sum(bool(replica.has) for replica in self.replicas())
+
+    def replicas(self) -> Sequence[Any]:
+        return self.samplers.pools[BASE]._replicas
 
     def sample(self, name: str, spec: SampleSpec = SPEC) -> Any:
         return self.split.sample(name, spec)
@@ -197,7 +200,7 @@ def test_an_actor_that_is_killed_takes_its_vllm_along_and_no_sample(
         wait_until(lambda: engine.loaded() == 2, START)
         before = set(vllms.pids())
         samples = [engine.sample("s") for _ in range(20)]
-        os.kill(place_of(engine.samplers.pools[BASE]._replicas[0].crew).pid, signal.SIGKILL)
+        os.kill(place_of(engine.replicas()[0].crew).pid, signal.SIGKILL)
         samples += [engine.sample("s") for _ in range(20)]
         assert all(sequences(sample) == known for sample in samples)
         wait_until(lambda: len(before & set(vllms.pids())) == 1, START)
@@ -219,7 +222,7 @@ def test_a_trainer_that_comes_back_scores_with_the_adapters_that_it_had(
 
         engine.ray.watch(go_on)
         os.kill(place_of(trainer_of(engine.ray, BASE)).pid, signal.SIGKILL)
-        wait_until(lambda: losses, START)
+        wait_until(lambda: bool(losses), START)
         scoring = SampleSpec([5, 6, 7], 1, 1, prompt_logprobs=True)
         assert engine.sample("s", scoring).result(START) == alone.sample("s", scoring).result()
         assert losses[0].base_model == BASE
@@ -242,7 +245,7 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         known = sampler.sample([1], 1, how).result(START).sequences[0].tokens
         wait_until(lambda: engine.loaded() == 5, START)
         samples = [sampler.sample([1], 1, how) for _ in range(40)]
-        places = [place_of(each.crew).node for each in engine.samplers.pools[BASE]._replicas]
+        places = [place_of(each.crew).node for each in engine.replicas()]
         trains = place_of(trainer_of(engine.ray, BASE)).node
         cluster.kill_node(cluster.node_with(next(node for node in places if node != trains)))
         samples += [sampler.sample([1], 1, how) for _ in range(40)]
