@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo demo-vllm demo-ray bench gpu-check docs pictures notebooks
-.PHONY: test test-lowest test-models test-browser test-vllm test-ray
+.PHONY: test test-lowest test-models test-browser test-vllm test-ray test-vllm-on-ray
 .PHONY: test-clients test-dropin test-bridge test-servers
 .PHONY: check format generate contract-diff tiny-model models-doc
 
@@ -97,6 +97,9 @@ test-servers: setup
 # The first run installs vLLM for the CPU into .cache/vllm; VLLM_PYTHON=… takes another environment.
 test-vllm: setup
 	$(BIN)/python scripts/test_vllm.py
+
+test-vllm-on-ray: setup
+	$(BIN)/python scripts/test_vllm_on_ray.py
 
 demo-vllm: setup
 	$(BIN)/python scripts/demo_vllm.py

@@ -47,14 +47,15 @@ def main() -> int:
         fixed = ["--model", model, "--device", "cpu", "--dtype", "float32"]
         by_vllm = ["--sampler", "vllm", "--vllm-python", python_with_vllm()]
         on_ray = ["--ray", "--samplers", str(SAMPLERS)]
-        with served(folder / "torch", *fixed) as torch:
-            report(f"torch: {torch.runs_on}")
-            with served(folder / "ray", *fixed, *on_ray, *by_vllm) as vllms:
-                try:
-                    compare(vllms, torch)
-                except BaseException:
-                    print(vllms.log()[-6000:])
-                    raise
+        with (
+            served(folder / "ray", *fixed, *on_ray, *by_vllm) as vllms,
+            served(folder / "torch", *fixed) as torch,
+        ):
+            try:
+                compare(vllms, torch)
+            except BaseException:
+                print(vllms.log()[-6000:])
+                raise
     print("passed")
     return 0
 
@@ -64,7 +65,8 @@ def compare(vllms: Served, torch: Served) -> None:
         tinkex.ServiceClient(base_url=torch.base_url, api_key="tml-test") as by_torch,
         tinkex.ServiceClient(base_url=vllms.base_url, api_key="tml-test") as by_vllm,
     ):
-        report(f"ready after {vllms.ready_after:.1f} s: {vllms.runs_on}")
+        report(f"ready after {vllms.ready_after:.1f} s (torch {torch.ready_after:.1f} s)")
+        report(vllms.runs_on)
         sampler = trained(by_vllm, RANDOM).save_weights_and_get_sampling_client()
         reference = trained(by_torch, RANDOM).save_weights_and_get_sampling_client()
         await_vllms(vllms, SAMPLERS, set())

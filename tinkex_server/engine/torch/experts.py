@@ -201,7 +201,8 @@ class _LoraDenseExperts:
         for adapter, index in adapted:
             if (weights := adapter.layers.get(name)) is None:
                 continue
-            a, b = map(torch.stack, _by_expert(weights, self._module.num_experts))
+            parts = _by_expert(weights, self._module.num_experts)
+            a, b = (torch.stack(list(part)) for part in parts)
             left, right = (a.mT, b.mT) if _is_transposed(self._module) else (b, a)
             own = (input if index is None else input[:, index]).to(a.dtype)
             added = (own @ left @ right * adapter.scaling).to(output.dtype)
