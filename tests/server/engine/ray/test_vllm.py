@@ -17,18 +17,18 @@ import pytest
 
 pytest.importorskip("ray", reason="ray is not installed: `make test-ray` tests with it")
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 import tinkex.local
 from tests.server.engine.vllm.test_sampler import as_vllm_sees
 from tests.support.batches import datum, example
-from tests.support.fake_vllm import BASE, PeftNamedEngine, fake_python
+from tests.support.fake_vllm import BASE, PeftNamedEngine, fake_python, running_vllm
 from tests.support.processes import is_running
 from tests.support.ray_cluster import LocalCluster, place_of, trainer_of
 from tests.support.wait_until import wait_until
 from tinkex import AdamParams, ServiceClient
 from tinkex_server.engine.agreement import check_agreement
-from tinkex_server.engine.factory import create_vllm_sampler
+from tinkex_server.engine.factory import create_vllm_sampler, with_vllm
 from tinkex_server.engine.interface import (
     AdamSettings,
     EngineDied,
@@ -252,6 +252,33 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         assert all(each.result(START).sequences[0].tokens == known for each in samples)
         scores = sampler.compute_logprobs([1, 2, 3]).result(START)
         assert len(scores) == 3
+
+
+def test_trainers_on_a_cluster_are_sampled_by_vllms_that_are_somewhere_else(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    with running_vllm() as fake:
+        settings = VllmSettings(urls=[fake.url])
+        ray = RayEngine(
+            {BASE: partial(PeftNamedEngine, [BASE])},
+            PeftNamedEngine([BASE]).base_models,
+            RaySettings(address=cluster.address),
+            vllm=VllmOnRay(settings=settings, factories={}),
+        )
+        split = with_vllm(ray, [f"{BASE}={tmp_path}"], settings)
+        try:
+            assert "1 sampler" not in split.ready.result(START), "no actor samples"
+            alone = PeftNamedEngine([BASE])
+            for each, place in ((split, tmp_path / "there"), (alone, tmp_path / "here")):
+                each.create_model("m", BASE, LoraShape(4))
+                each.save_model("m", place, optimizer=False)
+                each.load_sampler("s", BASE, place)
+            spec = evolve(SPEC, prompt_logprobs=True)
+            found, wanted = split.sample("s", spec), alone.sample("s", as_vllm_sees(spec))
+            assert sequences(found) == sequences(wanted)
+            assert found.result().prompt_logprobs == wanted.result().prompt_logprobs
+        finally:
+            split.close()
 
 
 def test_a_vllm_that_cannot_start_says_why(cluster: LocalCluster, tmp_path: Path) -> None:
