@@ -147,8 +147,7 @@ would have no effect there.
 The state of a recurrent layer, such as Mamba or linear attention, stands for all tokens that it has
 read. It cannot be cut after a common beginning, so no prompt reuses that of another, and prompts
 are read one by one, so that no padding reaches it. Some kinds (Jamba) continue from a state by
-single tokens alone in transformers: their prompts are read in one pass, which takes as much memory
-as training on the prompt does without gradients.
+single tokens alone in transformers: their prompts are read in one pass, however long they are.
 
 Quantized models (MXFP4, FP8, GPTQ, bitsandbytes and others) are refused before they are loaded; the
 error says how to make or find a copy that is not quantized.

@@ -56,8 +56,8 @@ class VllmOnRay:
 
     settings: VllmSettings
     factories: Mapping[str, ActorFactory]
-    """By the name of each base model, what creates a sampler with a vLLM, given what the trainer
-    runs on. None of them: the vLLMs are somewhere else.
+    """The functions that create a sampler with a vLLM, given what the trainer runs on, by the name
+    of the base model; empty if the vLLMs are somewhere else.
     """
 
 
