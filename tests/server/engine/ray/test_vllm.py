@@ -244,6 +244,7 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         how = {"max_tokens": 8, "seed": 3}
         known = sampler.sample([1], 1, how).result(START).sequences[0].tokens
         wait_until(lambda: engine.loaded() == 5, START)
+        before = set(vllms.pids())
         samples = [sampler.sample([1], 1, how) for _ in range(40)]
         places = [place_of(each.crew).node for each in engine.replicas()]
         trains = place_of(trainer_of(engine.ray, BASE)).node
@@ -252,6 +253,8 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         assert all(each.result(START).sequences[0].tokens == known for each in samples)
         scores = sampler.compute_logprobs([1, 2, 3]).result(START)
         assert len(scores) == 3
+        wait_until(lambda: engine.loaded() == 5 and set(vllms.pids()) != before, START)
+        wait_until(lambda: len(vllms.pids()) == 5, START)
 
 
 def test_trainers_on_a_cluster_are_sampled_by_vllms_that_are_somewhere_else(
