@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: help setup demo demo-vllm demo-ray bench gpu-check docs pictures notebooks
-.PHONY: test test-lowest test-models test-browser test-vllm test-ray
+.PHONY: test test-lowest test-models test-browser test-vllm test-ray test-vllm-on-ray
 .PHONY: test-clients test-dropin test-bridge test-servers
 .PHONY: check format generate contract-diff tiny-model models-doc
 
@@ -14,7 +14,7 @@ $(READY): pyproject.toml
 	touch $@
 
 help: ## lists these targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-14s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-16s%s\n", $$1, $$2}'
 
 setup: $(READY) ## sets up .venv with torch and everything for development
 
@@ -99,6 +99,9 @@ test-servers: setup ## runs one job on other open servers, where they can be ins
 # The first run installs vLLM for the CPU into .cache/vllm; VLLM_PYTHON=… takes another environment.
 test-vllm: setup ## tests sampling by a real vLLM on the CPU
 	$(BIN)/python scripts/test_vllm.py
+
+test-vllm-on-ray: setup ## tests two real vLLMs that Ray places
+	$(BIN)/python scripts/test_vllm_on_ray.py
 
 demo-vllm: setup ## trains with samples by vLLM
 	$(BIN)/python scripts/demo_vllm.py

@@ -112,12 +112,11 @@ def _on_ray(
 
     specs = {model.name: [spec] for model, spec in zip(described, models, strict=True)}
     train = create_replica if create_replica and settings.train_replicas > 1 else create
-    sources = _sources(models) if vllm and vllm.python else {}
-    samplers = {
-        model.name: partial(create_vllm_sampler, model, sources[model.name], vllm)
-        for model in described
-        if model.name in sources
-    }
+    samplers: dict[str, Callable[[str], Sampler]] = {}
+    if vllm and vllm.python:
+        sources = _sources(models)
+        for model in described:
+            samplers[model.name] = partial(create_vllm_sampler, model, sources[model.name], vllm)
     engine = RayEngine(
         {name: partial(create, spec) for name, spec in specs.items()},
         described,

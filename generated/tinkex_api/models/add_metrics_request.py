@@ -21,7 +21,8 @@ class AddMetricsRequest(OpenModel):
         {'metrics': {'reward': 0.5}, 'step': 1}
 
     Attributes:
-        metrics: Values of a step, which are numbers by name.
+        metrics: Values to add, 1 to 32 finite numbers. A name has 1 to 100 letters, and is not `step`, `loss` or
+            `at`.
         step: Number of the step: 1 for the first optim_step of the run. The newest step if it is missing or null.
             The number after the newest makes a step that trains nothing.
     """

@@ -24,7 +24,7 @@ class TrainingStep(OpenModel):
     Attributes:
         step: Number of the step, from 1.
         at: Time at which the step was taken.
-        metrics: Values of a step, which are numbers by name.
+        metrics: Other values, which the server has measured or a program has added.
         loss: Loss per token. It is missing if it is no finite number, or if the step has trained nothing.
     """
 

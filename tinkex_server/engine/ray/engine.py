@@ -56,8 +56,8 @@ class VllmOnRay:
 
     settings: VllmSettings
     factories: Mapping[str, ActorFactory]
-    """By the name of each base model, what creates a sampler with a vLLM, given what the trainer
-    runs on. None of them: the vLLMs are somewhere else.
+    """The functions that create a sampler with a vLLM, given what the trainer runs on, by the name
+    of the base model; empty if the vLLMs are somewhere else.
     """
 
 
@@ -296,7 +296,14 @@ class RayEngine:
         return pool
 
     def _new_crew(
-        self, name: str, factory: ActorFactory, cpus: float, size: int = 1, **options: Any
+        self,
+        name: str,
+        factory: ActorFactory,
+        cpus: float,
+        size: int = 1,
+        *,
+        hang_timeouts: HangTimeouts | None = None,
+        **options: Any,
     ) -> Crew:
         gpus = self._settings.train_gpus
         placed = REMOTE_ACTOR.options(**actor_options(cpus, gpus))
@@ -304,7 +311,7 @@ class RayEngine:
         demand = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         if size > 1:
             demand = f"{size} times {demand}"
-        return Crew(name, actors, demand, **{"hang_timeouts": self._hang_timeouts, **options})
+        return Crew(name, actors, demand, hang_timeouts or self._hang_timeouts, **options)
 
     def _pools(self) -> Sequence[SamplerPool]:
         kinds = [self._samplers, self.vllm_samplers] if self.vllm_samplers else [self._samplers]

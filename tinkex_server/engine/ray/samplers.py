@@ -37,7 +37,7 @@ class RaySamplers:
 
     def __init__(self, on_loop: OnLoop) -> None:
         self.pools: dict[str, SamplerPool] = {}
-        """By base model, complete before the first work is started."""
+        """The pool of each base model; complete before the first work is started."""
         self._on_loop = on_loop
         self._bases: dict[str, str] = {}  # by sampler id
 

@@ -13,11 +13,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from tinkex_server.engine.process.restart import (
-    PAUSES,
-    failures_in_a_row,
-    pause_before_restart,
-)
+from tinkex_server.engine.process.restart import PAUSES, Restarts
 from tinkex_server.engine.vllm.api import VllmApi
 from tinkex_server.engine.vllm.errors import SamplerFailed
 from tinkex_server.engine.vllm.process import VllmProcess, environment_for_vllm, free_port
@@ -75,7 +71,7 @@ async def keep_started(replica: Replica, start: Start) -> None:
     """Starts vLLM, and again whenever it dies or hangs. Gives it up when it cannot start for the
     first time, or dies too often in a row.
     """
-    failures = 0
+    restarts = Restarts(start.pauses)
     while True:
         port = _chosen_port(start.arguments) or free_port()
         arguments = [*start.arguments, "--port", str(port)]
@@ -92,14 +88,14 @@ async def keep_started(replica: Replica, start: Start) -> None:
             return
         finally:
             await process.close()
-        failures = failures_in_a_row(failures, lived)
-        pause = pause_before_restart(failures, start.pauses)
+        pause = restarts.pause(lived)
         ever_up = replica.base is not None
         if not (start.restarts if ever_up else "port is taken" in reason):
             pause = None
         if pause is None:
-            in_a_row = failures if ever_up and start.restarts else None
-            replica.fail(SamplerFailed(_gave_up(reason, in_a_row)))
+            text = f"vLLM {reason}"
+            again = ever_up and start.restarts
+            replica.fail(SamplerFailed(restarts.given_up(text) if again else text))
             logger.error("%s", replica.failure)
             return
         replica.note_down(f"{reason}, and is being restarted")
@@ -180,14 +176,4 @@ def _cannot_run(python: str, error: OSError) -> str:
     return (
         f"cannot start vLLM: {python} cannot be run ({error.strerror or error}): --vllm-python is "
         "the path of the Python interpreter of an environment in which vLLM is installed"
-    )
-
-
-def _gave_up(reason: str, in_a_row: int | None) -> str:
-    """Returns why a vLLM is given up; after restarts, with how often it died in a row."""
-    if in_a_row is None:
-        return f"vLLM {reason}"
-    return (
-        f"vLLM {reason}, {in_a_row} times in a row, and is not restarted any more: restart the "
-        "server"
     )

@@ -17,18 +17,18 @@ import pytest
 
 pytest.importorskip("ray", reason="ray is not installed: `make test-ray` tests with it")
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 import tinkex.local
 from tests.server.engine.vllm.test_sampler import as_vllm_sees
 from tests.support.batches import datum, example
-from tests.support.fake_vllm import BASE, PeftNamedEngine, fake_python
+from tests.support.fake_vllm import BASE, PeftNamedEngine, fake_python, running_vllm
 from tests.support.processes import is_running
 from tests.support.ray_cluster import LocalCluster, place_of, trainer_of
 from tests.support.wait_until import wait_until
 from tinkex import AdamParams, ServiceClient
 from tinkex_server.engine.agreement import check_agreement
-from tinkex_server.engine.factory import create_vllm_sampler
+from tinkex_server.engine.factory import create_vllm_sampler, with_vllm
 from tinkex_server.engine.interface import (
     AdamSettings,
     EngineDied,
@@ -73,7 +73,10 @@ class OnRay:
 
     def loaded(self) -> int:
         """Returns how many samplers have weights."""
-        return sum(bool(replica.has) for replica in self.samplers.pools[BASE]._replicas)
+        return sum(bool(replica.has) for replica in self.replicas())
+
+    def replicas(self) -> Sequence[Any]:
+        return self.samplers.pools[BASE]._replicas
 
     def sample(self, name: str, spec: SampleSpec = SPEC) -> Any:
         return self.split.sample(name, spec)
@@ -197,7 +200,7 @@ def test_an_actor_that_is_killed_takes_its_vllm_along_and_no_sample(
         wait_until(lambda: engine.loaded() == 2, START)
         before = set(vllms.pids())
         samples = [engine.sample("s") for _ in range(20)]
-        os.kill(place_of(engine.samplers.pools[BASE]._replicas[0].crew).pid, signal.SIGKILL)
+        os.kill(place_of(engine.replicas()[0].crew).pid, signal.SIGKILL)
         samples += [engine.sample("s") for _ in range(20)]
         assert all(sequences(sample) == known for sample in samples)
         wait_until(lambda: len(before & set(vllms.pids())) == 1, START)
@@ -219,7 +222,7 @@ def test_a_trainer_that_comes_back_scores_with_the_adapters_that_it_had(
 
         engine.ray.watch(go_on)
         os.kill(place_of(trainer_of(engine.ray, BASE)).pid, signal.SIGKILL)
-        wait_until(lambda: losses, START)
+        wait_until(lambda: bool(losses), START)
         scoring = SampleSpec([5, 6, 7], 1, 1, prompt_logprobs=True)
         assert engine.sample("s", scoring).result(START) == alone.sample("s", scoring).result()
         assert losses[0].base_model == BASE
@@ -241,14 +244,44 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         how = {"max_tokens": 8, "seed": 3}
         known = sampler.sample([1], 1, how).result(START).sequences[0].tokens
         wait_until(lambda: engine.loaded() == 5, START)
+        before = set(vllms.pids())
         samples = [sampler.sample([1], 1, how) for _ in range(40)]
-        places = [place_of(each.crew).node for each in engine.samplers.pools[BASE]._replicas]
+        places = [place_of(each.crew).node for each in engine.replicas()]
         trains = place_of(trainer_of(engine.ray, BASE)).node
         cluster.kill_node(cluster.node_with(next(node for node in places if node != trains)))
         samples += [sampler.sample([1], 1, how) for _ in range(40)]
         assert all(each.result(START).sequences[0].tokens == known for each in samples)
         scores = sampler.compute_logprobs([1, 2, 3]).result(START)
         assert len(scores) == 3
+        wait_until(lambda: engine.loaded() == 5 and set(vllms.pids()) != before, START)
+        wait_until(lambda: len(vllms.pids()) == 5, START)
+
+
+def test_trainers_on_a_cluster_are_sampled_by_vllms_that_are_somewhere_else(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    with running_vllm() as fake:
+        settings = VllmSettings(urls=[fake.url])
+        ray = RayEngine(
+            {BASE: partial(PeftNamedEngine, [BASE])},
+            PeftNamedEngine([BASE]).base_models,
+            RaySettings(address=cluster.address),
+            vllm=VllmOnRay(settings=settings, factories={}),
+        )
+        split = with_vllm(ray, [f"{BASE}={tmp_path}"], settings)
+        try:
+            assert "1 sampler" not in split.ready.result(START), "no actor samples"
+            alone = PeftNamedEngine([BASE])
+            for each, place in ((split, tmp_path / "there"), (alone, tmp_path / "here")):
+                each.create_model("m", BASE, LoraShape(4))
+                each.save_model("m", place, optimizer=False)
+                each.load_sampler("s", BASE, place)
+            spec = evolve(SPEC, prompt_logprobs=True)
+            found, wanted = split.sample("s", spec), alone.sample("s", as_vllm_sees(spec))
+            assert sequences(found) == sequences(wanted)
+            assert found.result().prompt_logprobs == wanted.result().prompt_logprobs
+        finally:
+            split.close()
 
 
 def test_a_vllm_that_cannot_start_says_why(cluster: LocalCluster, tmp_path: Path) -> None:
