@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,7 @@ def _service(output: Output, base_url: str | None, model: str) -> Generator[Serv
         ) from error
     with server, ServiceClient(base_url=server.base_url, api_key="tml-local") as service:
         output.status(f"It runs at {server.base_url}; open that in a browser to watch.")
+        wait([server.ready])  # here, where it was said what takes so long
         yield service
 
 
