@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define
 
-from tinkex import ServiceClient, TinkexError, TrainingClient
+from tinkex import ServiceClient, TinkexError, TrainingClient, UnsupportedByServer
 from tinkex.recipes.config import TrainConfig
 from tinkex.recipes.loop import Goal
 from tinkex.recipes.trackers import Tracker
@@ -59,6 +59,8 @@ class _ServerMetrics:
             return
         try:
             self._trainer.add_metrics(values, step - self._done)
+        except UnsupportedByServer:  # such as by a gateway that seems to be an embedded server
+            self._failed = True
         except TinkexError as error:
             self._failed = True
             _log.warning("the page of the run will lack metrics from step %d on: %s", step, error)

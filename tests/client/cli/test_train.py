@@ -10,11 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
 import tinkex.local.beside
-from tinkex import ServiceClient
+from tinkex import RestClient, ServiceClient
 from tinkex.cli import main
 from tinkex.cli.command import Command
 from tinkex.local import Server
@@ -131,6 +132,18 @@ def test_a_person_gets_a_card_with_the_next_two_commands(
         f"tinkex sample -m {path[1]} 'two ='",
         f"tinkex checkpoint download {path[1]}",
     ]
+
+
+def test_the_page_of_a_run_has_its_reward(here: Path, torch_server: Server) -> None:
+    short = "--batch-size 1 --rank 4 --group-size 4 --max-tokens 3"
+    line = f"tinkex train rl --data prompts.jsonl --reward rewards:vowels --steps 2 {short} --json"
+    found = json.loads(run(line).stdout)
+    name = found["state_path"].split("/")[2]
+    with RestClient(base_url=torch_server.base_url, api_key="tml-test") as rest:
+        steps = rest.list_steps(name).steps
+    assert [step.metrics["reward"] for step in steps] == pytest.approx([found["first"], found["last"]])
+    page = httpx.get(f"{torch_server.base_url}/runs/{name}?metric=reward").text
+    assert "reward by step. From" in page
 
 
 @pytest.mark.parametrize(("profile", "saved"), [("hatchery", "path"), ("xorl", None)])

@@ -128,21 +128,27 @@ def test_a_resumed_run_counts_the_steps_of_its_own_model(
     same_values(second.metrics[2], there, "eval_loss")
 
 
+@pytest.mark.parametrize("status", [400, 404])
 def test_a_failure_is_logged_once_and_training_goes_on(
-    torch_server: Server, data: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    torch_server: Server,
+    data: Write,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
 ) -> None:
+    """A server that turns out to keep no metrics has not failed, and is not asked again."""
     with (
         faulty(torch_server.base_url) as proxy,
         ServiceClient(base_url=proxy.base_url, api_key="tml-test") as service,
         caplog.at_level(logging.WARNING, "tinkex"),
     ):
-        proxy.faults.append(("metrics", Instead(400, b'{"detail": "no room"}')))
+        proxy.faults.append(("metrics", Instead(status, b'{"detail": "no room"}')))
         result = train(rl_config(data, tmp_path / "run", "vowels"), service)
     assert result.state.step == 3
     assert proxy.count("metrics") == 1
-    [said] = [each.getMessage() for each in caplog.records if "page of the run" in each.message]
-    assert "from step 1 on" in said
-    assert "no room" in said
+    said = [each.getMessage() for each in caplog.records if "page of the run" in each.message]
+    assert len(said) == (status == 400)
+    assert all("from step 1 on" in each and "no room" in each for each in said)
 
 
 @pytest.fixture
