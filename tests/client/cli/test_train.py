@@ -141,7 +141,9 @@ def test_the_page_of_a_run_has_its_reward(here: Path, torch_server: Server) -> N
     name = found["state_path"].split("/")[2]
     with RestClient(base_url=torch_server.base_url, api_key="tml-test") as rest:
         steps = rest.list_steps(name).steps
-    assert [step.metrics["reward"] for step in steps] == pytest.approx([found["first"], found["last"]])
+    assert [step.metrics["reward"] for step in steps] == pytest.approx(
+        [found["first"], found["last"]]
+    )
     page = httpx.get(f"{torch_server.base_url}/runs/{name}?metric=reward").text
     assert "reward by step. From" in page
 
