@@ -16,7 +16,14 @@ from tinkex.errors.hints import hinted
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.sampling import handle as handles
 from tinkex.sampling.many import Prompts, SampleManyItem, sample_many
-from tinkex.sampling.plan import ExtraOutputs, SamplePlan, no_prompt_logprobs, plan_samples
+from tinkex.sampling.plan import (
+    Asked,
+    ExtraOutputs,
+    SamplePlan,
+    asked_for,
+    no_prompt_logprobs,
+    plan_samples,
+)
 from tinkex.sampling.results import SessionResults
 from tinkex.sampling.sampler import Sampler
 from tinkex.sampling.sampling_session import open_sampling_session
@@ -77,6 +84,8 @@ class AsyncSamplingClient:
         self._retry = retry_config
         self._session = session
         self._base_model = base_model
+        self._last_asked: Asked | None = None
+        self._last_plan: SamplePlan | None = None
         self._sampler = Sampler(
             session.transport,
             session.part(SessionResults).for_sampler(sampling_session_id),
@@ -236,16 +245,25 @@ class AsyncSamplingClient:
             for sequence in (await future).sequences:
                 print(sequence.tokens, sequence.logprobs)
         """
-        extras = ExtraOutputs(
-            prompt_logprobs=include_prompt_logprobs or prompt_logprobs,
-            topk_prompt_logprobs=topk_prompt_logprobs,
-            topk_sample_logprobs=topk_sample_logprobs,
-            target_prompt_logprobs=target_prompt_logprobs,
-            prompt_alt_tokens_k=prompt_alt_tokens_k,
-            prompt_logprobs_last_n=prompt_logprobs_last_n,
+        scores_prompt = include_prompt_logprobs or prompt_logprobs
+        asked = asked_for(
+            *(self._session.transport.server.dialect, sampling_params, num_samples, scores_prompt),
+            *(topk_prompt_logprobs, topk_sample_logprobs, target_prompt_logprobs),
+            *(prompt_alt_tokens_k, prompt_logprobs_last_n),
         )
-        plan = self._plan(num_samples, sampling_params, extras)
-        return self._begin(prompt, plan, timeout, await_timeout)
+        # most calls of a client ask for the same
+        if asked is None or asked != self._last_asked or self._last_plan is None:
+            extras = ExtraOutputs(
+                prompt_logprobs=scores_prompt,
+                topk_prompt_logprobs=topk_prompt_logprobs,
+                topk_sample_logprobs=topk_sample_logprobs,
+                target_prompt_logprobs=target_prompt_logprobs,
+                prompt_alt_tokens_k=prompt_alt_tokens_k,
+                prompt_logprobs_last_n=prompt_logprobs_last_n,
+            )
+            self._last_plan = self._plan(num_samples, sampling_params, extras)
+            self._last_asked = asked
+        return self._begin(prompt, self._last_plan, timeout, await_timeout)
 
     def sample_many(
         self,

@@ -190,6 +190,29 @@ def plan_samples(
     )
 
 
+Asked = tuple[object, ...]
+"""The arguments of a call, which are equal for calls that have one plan."""
+
+
+def asked_for(
+    dialect: Dialect, params: SamplingParams | Mapping[str, Any] | None, *others: object
+) -> Asked | None:
+    """Returns the arguments of a call, which none of them can change afterwards; None where one
+    could, such as a list.
+    """
+    if type(params) is not SamplingParams or params.additional_properties:
+        return None
+    values = (
+        *(params.max_tokens, params.seed, params.temperature, params.top_k, params.top_p),
+        *(params.stop, *others),
+    )
+    kinds = tuple(map(type, values))  # since True equals 1, and would be refused
+    return (dialect, *values, *kinds) if _PLAIN.issuperset(kinds) else None
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+
+
 def _part_sizes(num_samples: int, most: int | None) -> list[int]:
     """Splits `num_samples` into requests of at most `most` samples."""
     most = most or num_samples

@@ -133,7 +133,8 @@ class Sampler:
         """Sends all requests of the plan; returns the first one's response, with the sequences of
         the others appended.
         """
-        await self._take_own_seq_ids()
+        if self.needs_own_seq_ids:
+            await self._take_own_seq_ids()
         if len(plan.part_sizes) == 1:
             return await self._send_part(prompt, plan, 0, state, timeout)
         states = [state, *(state.for_next_request() for _ in plan.part_sizes[1:])]
@@ -199,8 +200,6 @@ class Sampler:
         """Gives a copy a range of `seq_id`s of its own: the server takes two requests with one
         `seq_id` for one (openapi/tinker.yaml, SampleRequest.seq_id).
         """
-        if not self.needs_own_seq_ids:
-            return
         async with self._joining:
             if self.needs_own_seq_ids:
                 self._seq_ids = itertools.count(await self._copy_number() * SEQ_IDS_PER_COPY)

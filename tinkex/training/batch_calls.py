@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from tinkex.errors import InvalidInputError
 from tinkex.futures.api_future import AsyncAPIFuture
 from tinkex.losses import custom
-from tinkex.losses.batch_checks import LossName, as_batch, check_batch, checked_settings
+from tinkex.losses.batch_checks import (
+    LossName,
+    as_batch,
+    check_form,
+    check_values,
+    checked_settings,
+)
 from tinkex.losses.custom import CustomLoss
 from tinkex.losses.handle import LossHandle, chosen_inputs, run_here
 from tinkex.losses.named import (
@@ -25,6 +32,11 @@ from tinkex.training.encoded_requests import RequestBuilders
 from tinkex.training.fingerprint import Fingerprints
 from tinkex.training.submission_queue import SubmissionQueue
 from tinkex.types import Datum, ForwardBackwardOutput
+
+_READ_AT_ONCE = 8 << 20
+"""The most bytes of loss inputs whose numbers are checked in the call, where the event loop stands
+still meanwhile, for some milliseconds. The numbers of larger batches are checked in a thread.
+"""
 
 
 class BatchCalls:
@@ -50,7 +62,10 @@ class BatchCalls:
     ) -> AsyncAPIFuture[ForwardBackwardOutput]:
         """Runs a `forward` or a `forward_backward` by a loss that the server has."""
         data = as_batch(data)  # the caller may change its list afterwards
-        check_batch(data, loss_fn)
+        check_form(data, loss_fn)
+        is_large = sum(datum.input_bytes for datum in data) > _READ_AT_ONCE
+        if not is_large:
+            check_values(data)
         settings = checked_settings(config)
         check_loss(self._server, loss_fn)
         warn_of_mask(self._server, data, loss_fn)
@@ -64,7 +79,8 @@ class BatchCalls:
         bodies = self._bodies(operation, data, loss_fn, settings)
         if operation == "forward_backward":
             self._note_gradients(data)
-        return self._queue.run(operation, bodies, read_batch, join)
+        check = partial(check_values, data) if is_large else None
+        return self._queue.run(operation, bodies, read_batch, join, check)
 
     def run_custom(
         self, data: Sequence[Datum], loss_fn: CustomLoss | LossHandle

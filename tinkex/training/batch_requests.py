@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
+from attrs import evolve
 from tinkex_api.api.training import forward, forward_backward
 from tinkex_api.models import ForwardBackwardRequest, ForwardRequest, UntypedAPIFuture
 from tinkex_api.types import File, Request
@@ -34,10 +35,12 @@ def batch_bodies(
         operation, data = "forward_backward", [without_weight(datum) for datum in data]
 
     def as_json(seq_id: int) -> Request[UntypedAPIFuture]:
-        batch = json.encode_batch(data, loss_fn, config)
+        batch = json.batch_without_data(loss_fn, config)
         if operation == "forward":
-            return forward.request(body=ForwardRequest(model_id, seq_id, batch))
-        return forward_backward.request(body=ForwardBackwardRequest(model_id, seq_id, batch))
+            request = forward.request(body=ForwardRequest(model_id, seq_id, batch))
+        else:
+            request = forward_backward.request(body=ForwardBackwardRequest(model_id, seq_id, batch))
+        return evolve(request, content=json.with_data(request.content or b"", data))
 
     def as_protobuf(seq_id: int) -> Request[UntypedAPIFuture]:
         raw = protobuf.encode_forward_backward(

@@ -63,9 +63,7 @@ def size(datum: Datum, limits: ChunkLimits) -> int:
     """Returns the size of a datum in the unit of the limits."""
     if limits.unit == "tokens":
         return sum(_tokens(chunk) for chunk in datum.model_input.chunks)
-    return estimated_bytes(datum.model_input.chunks) + sum(
-        t.nbytes for t in datum.loss_fn_inputs.values()
-    )
+    return estimated_bytes(datum.model_input.chunks) + datum.input_bytes
 
 
 def estimated_bytes(chunks: Sequence[ModelInputChunk]) -> int:

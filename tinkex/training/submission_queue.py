@@ -65,6 +65,7 @@ class SubmissionQueue:
         bodies: Sequence[RequestBuilders],
         read: Callable[[Payload], R],
         join: Callable[[Sequence[R]], T],
+        check: Callable[[], None] | None = None,
     ) -> AsyncAPIFuture[T]:
         """Runs a call of one request or several, and returns its future.
 
@@ -74,6 +75,8 @@ class SubmissionQueue:
             read: reads the result of one request. Raises `ValueError` or a similar error for a
                 malformed result.
             join: makes the call's result of the results read, in order.
+            check: raises `InvalidInputError` where the call must not be sent. It runs in a thread,
+                and may take long.
         """
         self._transport.require_open(operation)
         turn = self._sequencer.turn(operation, len(bodies))
@@ -81,6 +84,8 @@ class SubmissionQueue:
 
         async def work() -> T:
             async with self._encode_ahead(turn, bodies) as requests, self._hold(turn, state):
+                if check is not None:
+                    await self._check_input(turn, check)
                 await self._await_batches(operation)
                 results = await turn.run_to_end(self._send(turn, state, requests, read))
             return join(await results())
@@ -316,6 +321,14 @@ class SubmissionQueue:
         """Waits until earlier batches end, if the server might run this operation before them."""
         if operation not in _BATCHES and self._batches:
             await asyncio.wait(self._batches)
+
+    async def _check_input(self, turn: Turn, check: Callable[[], None]) -> None:
+        """Runs a check in a thread. When it fails, calls that were made meanwhile are skipped."""
+        try:
+            await in_thread(check)
+        except TinkexError as error:
+            self._note_refusal(turn, error)
+            raise
 
     def _note_refusal(self, turn: Turn, error: TinkexError) -> None:
         changes = resend.effect_of(turn.operation) == "changes"

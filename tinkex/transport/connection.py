@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import cached_property, lru_cache
-from io import BytesIO
+from functools import cached_property, lru_cache, partial
 from ssl import SSLContext, SSLError
 from weakref import finalize
 
 import aiohttp
 from aiohttp.connector import Connection
 from attrs import define, frozen
+from multidict import CIMultiDict
 from yarl import URL
 
 from tinkex.config import HttpLimits
@@ -22,6 +21,7 @@ from tinkex.config.secrets import Secret, is_secret, without_queries
 from tinkex.errors import FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
+from tinkex.transport.large_body import LargeBody
 from tinkex.transport.lifetimes import start_task
 from tinkex.transport.name_resolution import resolver
 from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
@@ -46,6 +46,7 @@ _DIGITS = 8
 _TLS_ALERT = r"\x15\x03"
 """The beginning of a TLS server's answer to plain HTTP, as aiohttp quotes it."""
 _ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+"""The headers that aiohttp adds where they are missing, unless it is told not to."""
 
 
 @define(eq=False)
@@ -55,6 +56,7 @@ class _Stage:
     failure_point: FailurePoint = "connecting"
 
 
+_ANSWERED = _Stage("answered")
 _stage: ContextVar[_Stage] = ContextVar("stage")
 """The stage of this task's exchange; aiohttp runs an exchange within one task."""
 
@@ -110,7 +112,7 @@ class ConnectionPool:
         """
         route, stage = self._route(message.url), _Stage()
         _stage.set(stage)
-        with self._as_failures(stage, route):
+        try:
             response = await self._send(message, route)
             answer = Answer(
                 response.status,
@@ -120,10 +122,12 @@ class ConnectionPool:
                 proxy=route.proxy,
             )
             if message.streamed or not _is_small_and_plain(response):
-                answer.body = _Body(response, self._as_failures(_Stage("answered"), route))
+                answer.body = _Body(response, partial(self._failure, _ANSWERED, route))
             else:
                 async with response:
                     answer.content = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(stage, route, error)  # noqa: B904  it has its cause
         return answer
 
     async def aclose(self) -> None:
@@ -140,14 +144,18 @@ class ConnectionPool:
         if self._closer is None:
             await self._arrange_close()
         content = message.content
+        headers = CIMultiDict(_hidden(message.headers))
+        if route.for_proxy and not route.secure:
+            headers.extend(route.for_proxy)
         return await self._session.request(
             message.method,
             route.url,
-            headers=[
-                *_hidden(message.headers),
-                *(() if route.secure else route.for_proxy.items()),
-            ],
-            data=content if len(content) <= _SENT_AT_ONCE else BytesIO(content),
+            headers=headers,
+            # to name some to be left out costs a copy of the headers; mostly all are given
+            skip_auto_headers=None
+            if all(name in headers for name in _ADDED_BY_AIOHTTP)
+            else _ADDED_BY_AIOHTTP,
+            data=content if len(content) <= _SENT_AT_ONCE else LargeBody(content),
             allow_redirects=False,
             timeout=self._timeouts(message.timeout),
             ssl=self._tls_context if route.needs_tls else True,
@@ -180,7 +188,6 @@ class ConnectionPool:
             response_class=_Response,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_ADDED_BY_AIOHTTP,
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
         )
@@ -197,24 +204,18 @@ class ConnectionPool:
         await anext(self._closer)
         finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
 
-    @contextmanager
-    def _as_failures(self, stage: _Stage, route: _Route) -> Generator[None]:
-        """Translates the errors of aiohttp."""
-        try:
-            yield
-        except (aiohttp.ClientError, OSError) as error:
-            _without_frames(error)
-            reason = _reason_of(error, route, certificates.describe(self._environment))
-            failed = ExchangeFailed(
-                _text_of(error),
-                stage.failure_point,
-                late=isinstance(error, TimeoutError),
-                reason=reason,
-                proxy=route.proxy,
-            )
-            # the text of such an error shows the whole URL
-            shows_url = isinstance(error, aiohttp.ClientResponseError)
-            raise failed from (None if shows_url else error)
+    def _failure(self, stage: _Stage, route: _Route, error: Exception) -> ExchangeFailed:
+        """Translates an error of aiohttp, which becomes the cause unless it shows the whole URL."""
+        _without_frames(error)
+        failed = ExchangeFailed(
+            _text_of(error),
+            stage.failure_point,
+            late=isinstance(error, TimeoutError),
+            reason=_reason_of(error, route, certificates.describe(self._environment)),
+            proxy=route.proxy,
+        )
+        failed.__cause__ = None if isinstance(error, aiohttp.ClientResponseError) else error
+        return failed
 
 
 @define(eq=False)
@@ -222,17 +223,16 @@ class _Body:
     """The unread body of an answer."""
 
     _response: aiohttp.ClientResponse
-    _as_failures: AbstractContextManager[None]
-    """Translates the errors of the one reading of the body."""
+    _failure: Callable[[Exception], ExchangeFailed]
+    """Translates an error of aiohttp."""
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        with self._as_failures:
-            try:
-                async for piece in self._response.content.iter_any():
-                    yield piece
-            except (aiohttp.ClientError, OSError):
-                self._response.close()
-                raise
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            self._response.close()
+            raise self._failure(error)  # noqa: B904  it has its cause
 
     async def aclose(self) -> None:
         if self._response.content.at_eof():

@@ -238,20 +238,22 @@ class Sender:
         if self.starts_server:
             await self._start_server()
         events.emit(events.HttpRequestStart, operation=request.operation)
-        headers = {**self._with_key(key), **(_EMPTY if whole else UNCOMPRESSED), **headers}
-        if events.trace_headers is not None:
-            headers = {**headers, **events.trace_headers()}
+        headers = {
+            **self._with_key(key),
+            **(_EMPTY if whole else UNCOMPRESSED),
+            **headers,
+            **(_EMPTY if events.trace_headers is None else events.trace_headers()),
+            **request.headers,
+        }
         if self.config.dump_headers:
-            logger.info(
-                "%s %s %s", request.method, request.path, masked({**headers, **request.headers})
-            )
+            logger.info("%s %s %s", request.method, request.path, masked(headers))
         if url is None:
             query = with_default_query(request.params, self.config.default_query)
             url = with_query(self.base_url + request.path, query)
         message = Message(
             request.method,
             url,
-            {**headers, **request.headers},
+            headers,
             request.content or b"",
             timeout,
             streamed=not whole,

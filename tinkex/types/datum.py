@@ -50,13 +50,17 @@ def _tensor(name: str, value: LossInput) -> TensorData:
 
 def _checked(name: str, value: LossInput) -> TensorData:
     tensor = as_tensor(value, _DTYPE_BY_INPUT.get(name), _field(name))
+    _check_dimensions(name, tensor)
+    if name == "target_tokens":
+        _check_tokens(tensor)
+    return tensor
+
+
+def _check_dimensions(name: str, tensor: TensorData) -> None:
     if name in _DTYPE_BY_INPUT and len(tensor.shape) not in (1, 2):
         raise InvalidInputError(
             f"{_field(name)} must be of shape (N,) or (N, K), found {list(tensor.shape)}"
         )
-    if name == "target_tokens":
-        _check_tokens(tensor)
-    return tensor
 
 
 def _field(name: str) -> str:
@@ -140,17 +144,34 @@ class Datum:
         """Raises `InvalidInputError`, naming the field, if an array was changed after construction
         and cannot be sent.
         """
+        self.check_form()
+        self.check_values()
+
+    def check_form(self) -> None:
+        """Does the part of `check` that looks at types, dtypes and shapes, and reads no numbers."""
         for name, tensor in self.loss_fn_inputs.items():
             if not isinstance(tensor, TensorData):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidInputError(
                     f"{_field(name)} must be a TensorData, found {type(tensor).__name__}",
                     advice="Pass the array to Datum(...), which converts it.",
                 )
-            if _checked(name, tensor).dtype != tensor.dtype:
+            if _DTYPE_BY_INPUT.get(name, tensor.dtype) != tensor.dtype:
+                _checked(name, tensor)  # which says more of floats for tokens
                 raise InvalidInputError(
                     f"{_field(name)} must be of {_DTYPE_BY_INPUT[name]}, found {tensor.dtype}"
                 )
+            _check_dimensions(name, tensor)
         self._check_lengths()
+
+    def check_values(self) -> None:
+        """Does the part of `check` that reads all numbers."""
+        for name, tensor in self.loss_fn_inputs.items():
+            _checked(name, tensor)
+
+    @property
+    def input_bytes(self) -> int:
+        """The number of bytes of all loss inputs."""
+        return sum(tensor.nbytes for tensor in self.loss_fn_inputs.values())
 
     def _check_lengths(self) -> None:
         length = self.model_input.known_length

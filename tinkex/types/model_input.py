@@ -25,7 +25,8 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64]:
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
         raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
-    if array.size and not (int(array.min()) >= 0 and int(array.max()) <= MAX_TOKEN):
+    # a negative number is a large one without its sign, so that the array is read only once
+    if array.size and int(array.view(np.uint64).max()) > MAX_TOKEN:
         position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))
         raise InvalidInputError(
             f"tokens[{position}] is out of range: expected 0 to {MAX_TOKEN}, found "

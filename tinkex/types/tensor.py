@@ -152,7 +152,9 @@ class TensorData:
     @property
     def nbytes(self) -> int:
         """The number of bytes of the values and the indices."""
-        return self.values.nbytes + sum(array.nbytes for array in (self.csr or ())[1:])
+        if self._crow is None or self._col is None:
+            return self.values.nbytes
+        return self.values.nbytes + self._crow.nbytes + self._col.nbytes
 
     def tolist(self, pad_value: int = 0) -> list[Any]:
         """Returns the values as a list nested like `shape`. The padding of a sparse tensor has the

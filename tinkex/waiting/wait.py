@@ -169,10 +169,8 @@ class Wait:
         self._cancel_at = self.bound.seconds
         self.state.wait = self
         self._waits.enter(self)
-        self._stalled_before, self._stalls_before = (
-            self._waits.watch.seconds,
-            self._waits.watch.count,
-        )
+        watch = self._waits.watch
+        self._stalled_before, self._stalls_before = watch.seconds, watch.count
         return self
 
     def __exit__(
@@ -213,21 +211,22 @@ class Wait:
         )
 
     def _account(self) -> None:
-        self._add_spent(self._seconds)
-        self._since, self._stalled_before = self._waits.clock.now(), self._waits.watch.seconds
+        now, stalled = self._waits.clock.now(), self._waits.watch.seconds
+        self._add_spent(self._seconds, now, stalled)
+        self._since, self._stalled_before = now, stalled
 
     def _seconds_by_owner(self) -> dict[Owner, float]:
         """Returns the seconds by owner up to now."""
         split = dict(self._seconds)
-        self._add_spent(split)
+        self._add_spent(split, self._waits.clock.now(), self._waits.watch.seconds)
         return split
 
-    def _add_spent(self, split: dict[Owner, float]) -> None:
+    def _add_spent(self, split: dict[Owner, float], now: float, stalled_by_now: float) -> None:
         """Adds the time since the last change of owner. Time in which the event loop was blocked
         counts as the program's.
         """
-        spent = self._waits.clock.now() - self._since
-        stalled = min(spent, self._waits.watch.seconds - self._stalled_before)
+        spent = now - self._since
+        stalled = min(spent, stalled_by_now - self._stalled_before)
         if spent > stalled:
             split[self.owner] = split.get(self.owner, 0.0) + spent - stalled
         if stalled > 0:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-import orjson
 from tinkex_api import models as api
 from tinkex_api.types import write_json
 
@@ -32,6 +32,7 @@ from tinkex.types import (
     TensorData,
     TopkLogprobs,
 )
+from tinkex.types.arrays import array_of
 from tinkex.wire.sample_results import (
     logprobs_from_first_token,
     sequence_ids,
@@ -99,14 +100,38 @@ def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
             return api.ModelInputChunk("dmel", dmel=base64.b64encode(dmel).decode())
 
 
-def encode_batch(
-    data: Sequence[Datum], loss_fn: str, config: Mapping[str, float | str] | None
+def batch_without_data(
+    loss_fn: str, config: Mapping[str, float | str] | None
 ) -> api.ForwardBackwardInput:
+    """Returns a batch whose datums `with_data` adds once it is written."""
     return api.ForwardBackwardInput(
-        data=[_encode_datum(datum) for datum in data],
+        data=[],
         loss_fn=loss_fn,
         loss_fn_config=api.LossFnConfig.from_dict(config) if config else None,
     )
+
+
+_NO_DATA = b'"data":[]'
+"""The data of a batch without datums, which no string in JSON can contain: its quotes would be
+escaped.
+"""
+
+
+def with_data(body: bytes, data: Sequence[Datum]) -> bytes:
+    """Returns a body whose batch is empty with these datums in it.
+
+    Between the datums of a large batch other threads can run, above all that of the event loop. A
+    buffer that grows in place needs no second copy of it.
+    """
+    before, empty, after = body.partition(_NO_DATA)
+    filled = BytesIO()
+    filled.write(before + empty[:-1])
+    for index, datum in enumerate(data):
+        if index:
+            filled.write(b",")
+        filled.write(write_json(_encode_datum(datum).to_dict()))
+    filled.write(empty[-1:] + after)
+    return filled.getvalue()
 
 
 def _encode_datum(datum: Datum) -> api.Datum:
@@ -114,17 +139,7 @@ def _encode_datum(datum: Datum) -> api.Datum:
     inputs = api.LossFnInputs()
     for name, tensor in datum.loss_fn_inputs.items():
         inputs[name] = encode_tensor(tensor)
-    return _SerializedDatum(encode_model_input(datum.model_input), inputs)
-
-
-class _SerializedDatum(api.Datum):
-    """A datum that is serialized by itself.
-
-    Between the datums of a large batch other threads can run, above all that of the event loop.
-    """
-
-    def to_dict(self) -> Any:
-        return orjson.Fragment(write_json(super().to_dict()))
+    return api.Datum(encode_model_input(datum.model_input), inputs)
 
 
 def encode_tensor(tensor: TensorData) -> api.TensorData:
@@ -146,7 +161,7 @@ def decode_tensor(tensor: api.TensorData) -> TensorData:
     dtype = "int64" if (tensor.dtype or "").startswith(("int", "uint")) else "float32"
     # null stands for NaN, which JSON lacks; `received` skips the check for NaN, which is for data
     # that is sent
-    array = np.asarray(tensor.data, dtype=np.int64 if dtype == "int64" else np.float32)
+    array = array_of(tensor.data, np.int64 if dtype == "int64" else np.float32)
     if tensor.sparse_crow_indices is not None and tensor.sparse_col_indices is not None:
         indices = (
             np.asarray(tensor.sparse_crow_indices, np.int64),

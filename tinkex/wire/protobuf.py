@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,12 @@ def encode_forward_backward(
             message.loss_fn_config_v2[name].number = value
             message.loss_fn_config[name] = value  # repeated for older servers
     # concatenated messages are read as one; between the pieces other threads can run, above all
-    # that of the event loop
-    return b"".join(
-        [
-            message.SerializeToString(),
-            *(_encode_datum(index, datum) for index, datum in enumerate(data)),
-        ]
-    )
+    # that of the event loop. A buffer that grows in place needs no second copy of a large batch
+    body = BytesIO()
+    body.write(message.SerializeToString())
+    for index, datum in enumerate(data):
+        body.write(_encode_datum(index, datum))
+    return body.getvalue()
 
 
 def compress(raw: bytes) -> bytes:

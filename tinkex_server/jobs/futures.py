@@ -137,15 +137,7 @@ class Futures:
 
     def _accept(self, request: ActiveRequest) -> str:
         request_id, identity = self._ids.new_request(), request.identity
-        row = FutureRow(
-            request_id,
-            identity.scope,
-            identity.seq_id,
-            identity.kind,
-            identity.fingerprint,
-            identity.owner,
-        )
-        self._store.futures.add(row, request.since)
+        self._store.futures.add(identity.row(request_id), request.since)
         self._active[request_id] = request
         return request_id
 
@@ -161,7 +153,8 @@ class Futures:
         request = self._active.get(request_id)
         if request and access.sees(request.identity.owner) and not self._stopping.is_set():
             await wait_for(request.over, self._hold if hold is None else hold)
-        row = self._visible(request_id, access)
+        row = request.ended if request and access.sees(request.identity.owner) else None
+        row = row or self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(Reason.UNAVAILABLE, "the server is stopping")
         lost_steps = self._lost_steps.get(request_id)
@@ -300,6 +293,7 @@ class Futures:
         # the store has logged it, and `wait` tells the polls
         with suppress(StoreWriteError):
             self._store.futures.end(request_id, ending, request.started_at, time.time())
+            request.ended = request.identity.row(request_id, ending)
         request.over.set()
         size = len(ending.result or b"")
         seq_id = request.identity.seq_id

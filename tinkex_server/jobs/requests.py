@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from tinkex_server.engine.interface import EngineDied, InvalidRequest, SampleResult
 from tinkex_server.jobs.saved_states import LostSteps
-from tinkex_server.store import Category
+from tinkex_server.store import Category, Ending, FutureRow
 
 Work = Callable[[], Awaitable[bytes]]
 """A function that returns the result in the form in which it is stored, see `protobuf.LOSSES`. It
@@ -55,6 +55,13 @@ class RequestIdentity:
     fingerprint: str
     owner: str
 
+    def row(self, request_id: str, ending: Ending | None = None) -> FutureRow:
+        """Returns the request as it is stored, without an outcome or with this one."""
+        named = (request_id, self.scope, self.seq_id, self.kind, self.fingerprint, self.owner)
+        if ending is None:
+            return FutureRow(*named)
+        return FutureRow(*named, ending.state, ending.result, ending.error, ending.category)
+
 
 @define(eq=False)
 class ActiveRequest:
@@ -72,6 +79,8 @@ class ActiveRequest:
     """The task to cancel when the request is cancelled."""
     over: asyncio.Event = field(factory=asyncio.Event)
     """An event that is set when the request has ended, or the server stops."""
+    ended: FutureRow | None = None
+    """The row that says how it ended, once that is stored."""
 
 
 @frozen

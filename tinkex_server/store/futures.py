@@ -15,6 +15,8 @@ _ROWS = (
 _FAILED = "state = 'failed' AND (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR scope = ?2)"
 _BY_ID = f"{_ROWS} WHERE request_id = ?"
 _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
+_SCOPES = 10_000
+"""The most scopes whose highest number is kept in memory; that of others is read from the file."""
 
 
 class StoredFutures:
@@ -23,8 +25,11 @@ class StoredFutures:
     def __init__(self, database: Database) -> None:
         self._db = database
         self._result_bytes = database.number("SELECT coalesce(sum(length(result)), 0) FROM futures")
+        self._highest: dict[str, int] = {}  # by scope: no request there has a higher number
 
     def add(self, row: FutureRow, now: float) -> None:
+        if row.seq_id is not None:
+            self._highest[row.scope] = max(row.seq_id, self._highest_number(row.scope))
         self._db.run_in_group(
             "INSERT INTO futures"
             " (request_id, scope, seq_id, kind, fingerprint, owner, state, created_at)"
@@ -43,7 +48,18 @@ class StoredFutures:
         return self._db.one(_row, _BY_ID, request_id)
 
     def by_number(self, scope: str, seq_id: int) -> FutureRow | None:
+        if seq_id > self._highest_number(scope):  # most are new, and need no look into the file
+            return None
         return self._db.one(_row, _BY_NUMBER, scope, seq_id)
+
+    def _highest_number(self, scope: str) -> int:
+        if scope not in self._highest:
+            if len(self._highest) >= _SCOPES:
+                self._highest.clear()
+            self._highest[scope] = self._db.number(
+                "SELECT coalesce(max(seq_id), -1) FROM futures WHERE scope = ?", scope
+            )
+        return self._highest[scope]
 
     def pending(self) -> list[FutureRow]:
         """Returns the requests that have not ended, in the order in which they came."""

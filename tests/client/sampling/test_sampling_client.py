@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from attrs import evolve
 
@@ -42,6 +43,7 @@ from tinkex import (
 from tinkex.dialects.dialect import Dialect, SamplingRules
 from tinkex.dialects.table import DIALECTS, UNKNOWN
 from tinkex.local import Server
+from tinkex.sampling.plan import asked_for
 
 
 @pytest.fixture
@@ -84,6 +86,33 @@ def test_many_samples_at_once(sampler: Any) -> None:
     assert [future.result().sequences[0].tokens[0] for future in futures] == [
         1 + number % 90 for number in range(200)
     ]
+
+
+def test_what_changes_from_call_to_call_is_noticed(sampler: Any) -> None:
+    params = SamplingParams(max_tokens=3)
+
+    def count(number: int, params: SamplingParams) -> list[int]:
+        sampled = sampler.sample([1], number, params).result()
+        return [len(sequence.tokens) for sequence in sampled.sequences]
+
+    assert count(1, params) == count(1, SamplingParams(max_tokens=3)) == [3]
+    params.max_tokens = 2
+    assert count(1, params) == [2]
+    assert count(2, params) == [2, 2]
+    assert count(1, params) == [2]
+    with pytest.raises(InvalidInputError):
+        sampler.sample([1], True, params)  # which equals 1
+    params.temperature = -1.0
+    with pytest.raises(InvalidInputError):
+        sampler.sample([1], 1, params)
+
+
+@pytest.mark.parametrize("stop", [["a"], [1]])
+def test_arguments_that_can_change_later_are_never_taken_for_the_same(stop: Any) -> None:
+    assert asked_for(UNKNOWN, SamplingParams(stop="a"), 1, None) is not None
+    assert asked_for(UNKNOWN, SamplingParams(stop=stop), 1, None) is None
+    assert asked_for(UNKNOWN, SamplingParams(), 1, np.zeros((1, 1))) is None
+    assert asked_for(UNKNOWN, {"stop": stop}, 1) is None
 
 
 @pytest.mark.parametrize(

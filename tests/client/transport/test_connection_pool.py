@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -171,6 +172,25 @@ def test_no_connection_is_a_failure_to_connect() -> None:
     with pytest.raises(ExchangeFailed, match="refused") as caught:
         asyncio.run(main())
     assert caught.value.failure_point == "connecting"
+
+
+def test_a_large_body_is_sent_without_a_copy_of_it() -> None:
+    body = bytes(range(256)) * 80_000
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        left = len(body)
+        while left:
+            left -= len(await reader.read(1 << 16))
+        writer.write(OK)
+
+    tracemalloc.start()
+    try:
+        assert ask(serve, content=body, timeout=20.0)[1] == b"ok"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(body) / 2
 
 
 def test_a_large_body_is_sent_in_pieces_while_other_tasks_run() -> None:

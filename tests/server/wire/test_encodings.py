@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tinkex_api import models as api
+from tinkex_api.types import write_json
 from tinkex_proto import tinker_pb2 as pb
 
 from tinkex import Datum, TensorData
@@ -53,9 +54,7 @@ def test_a_sparse_batch_arrives_in_both_encodings(
         Datum([1] * 6, {name: _of_length_6(array) for name, array in inputs.items()})
         for inputs in batch
     ]
-    in_json = orjson.dumps(
-        json.encode_batch(data, "x", None).to_dict(), option=orjson.OPT_SERIALIZE_NUMPY
-    )
+    in_json = json.with_data(write_json(json.batch_without_data("x", None).to_dict()), data)
     fields = read_forward_backward(protobuf.encode_forward_backward("m", 1, data, "x", None))[
         "forward_backward_input"
     ]
