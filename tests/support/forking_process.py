@@ -19,6 +19,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -97,7 +98,8 @@ class ForkingProcess:
             os.close(descriptor)
         self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, exit_code))
         self._forks[requests].add(pid)
-        requests.send(str(pid).encode())
+        with suppress(BrokenPipeError, ConnectionResetError):  # likewise
+            requests.send(str(pid).encode())
         return True
 
     def _close_all(self, exit_code: int) -> None:
@@ -113,7 +115,8 @@ class ForkingProcess:
         _, status = os.waitpid(pid, 0)
         for pids in self._forks.values():
             pids.discard(pid)
-        os.write(exit_code, str(os.waitstatus_to_exitcode(status)).encode())
+        with suppress(BrokenPipeError):  # who asked for it has been killed
+            os.write(exit_code, str(os.waitstatus_to_exitcode(status)).encode())
         self._selector.unregister(ended)
         for descriptor in (ended, exit_code):
             os.close(descriptor)
