@@ -15,8 +15,10 @@ from scripts.random_qwen3 import make_random_qwen3
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 256,
+    "num_hidden_layers": 2,
     "vocab_size": 272,
     "max_position_embeddings": 512,
+    "initializer_range": 0.02,
 }
 QWEN3_600M: Mapping[str, Any] = {
     "hidden_size": 1024,

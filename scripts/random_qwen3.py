@@ -15,19 +15,19 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 TINY = Path(__file__).resolve().parents[1] / "tinkex" / "tiny"
 
 
-def make_random_qwen3(folder: Path, *, seed: int, **settings: Any) -> Qwen3ForCausalLM:
+def make_random_qwen3(folder: Path, *, seed: int = 1, **settings: Any) -> Qwen3ForCausalLM:
     """Writes a model with the tokenizer of tinkex/tiny to a folder, and returns it, ready to
     sample.
 
-    `settings` are those of `Qwen3Config`; by default the model has two layers, 4 heads, and stops
-    at the tokenizer's last token.
+    `settings` are those of `Qwen3Config`. By default the model has four layers, weights so large
+    that its tokens differ, and the tokenizer's last token as its end.
     """
     torch.manual_seed(seed)
     config: dict[str, Any] = {
         "vocab_size": 257,
         "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
+        "intermediate_size": 192,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
@@ -35,6 +35,7 @@ def make_random_qwen3(folder: Path, *, seed: int, **settings: Any) -> Qwen3ForCa
         "bos_token_id": None,
         "eos_token_id": 256,
         "pad_token_id": 256,
+        "initializer_range": 0.15,
         "tie_word_embeddings": False,
     }
     model = Qwen3ForCausalLM(Qwen3Config(**{**config, **settings})).eval()

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from random_qwen3 import make_random_qwen3
 from ray_environment import environment, python_with_ray
 from test_vllm import (
     BOUND,
@@ -25,7 +26,7 @@ from test_vllm import (
     trained,
     worst_of,
 )
-from vllm_environment import Served, children, make_random_qwen3, python_with_vllm, served
+from vllm_environment import Served, children, python_with_vllm, served
 
 import tinkex
 
@@ -43,8 +44,8 @@ def main() -> int:
         return subprocess.run(command, env=variables, check=False).returncode
     with tempfile.TemporaryDirectory(prefix="tinkex-vllm-") as scratch:
         folder = Path(scratch)
-        model = f"{RANDOM}={make_random_qwen3(folder / 'qwen3')}"
-        fixed = ["--model", model, "--device", "cpu", "--dtype", "float32"]
+        make_random_qwen3(folder / "qwen3")
+        fixed = ["--model", f"{RANDOM}={folder / 'qwen3'}", "--device", "cpu", "--dtype", "float32"]
         by_vllm = ["--sampler", "vllm", "--vllm-python", python_with_vllm()]
         on_ray = ["--ray", "--samplers", str(SAMPLERS)]
         with (

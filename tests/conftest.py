@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,15 +32,11 @@ from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process import child
 from tinkex_server.engine.process.child import _spawn
 
-# where the environment asks Python to keep nothing compiled, each worker of xdist and each process
-# that a test starts, of which there are hundreds, would compile all that it imports
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
-
 # how fast examples are made and run says only how busy the machine is
 settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tinkex")
 
+AT_START = Path(__file__).parent / "support" / "at_start"
 OF_THE_NETWORK = {
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -52,11 +49,11 @@ OF_THE_NETWORK = {
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Returns one worker more than there are cores, since tests also wait: for processes to start,
-    and for time to pass.
+    """Returns two workers more than there are cores, since tests also wait: for processes to start,
+    and for time to pass. With one more, two cores were busy for four fifths of the run.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (cores or 1) + 1
+    return (cores or 1) + 2
 
 
 def pytest_collection_finish() -> None:
@@ -82,14 +79,24 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forks(_home_of_nobody: None) -> Iterator[Callable[[], Forks]]:
-    """The process that engine processes are forked from so that they start at once, which is
-    started when it is first called for.
+def forks(
+    _home_of_nobody: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Forks]]:
+    """The process that engine processes are forked from so that they start at once. Workers of
+    xdist, which share it, start it first of all; alone, a test that needs it does.
     """
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp()
+    place = (folder.parent if is_worker else folder) / "forks"
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        forks = cache(lambda: stack.enter_context(closing(Forks())))
+        forks = cache(lambda: stack.enter_context(closing(Forks(place))))
         if sys.platform == "linux":
             patch.setattr(child, "_spawn", lambda: forks().start_engine())
+            patch.setattr(sys, "path", [*sys.path, str(AT_START)])  # which engines get
+            patch.setenv("PYTHONPATH", str(AT_START), prepend=os.pathsep)
+            patch.setenv("FORKS_OF_TESTS", str(place))
+            if is_worker:
+                forks()
         yield forks
 
 
@@ -97,6 +104,7 @@ def forks(_home_of_nobody: None) -> Iterator[Callable[[], Forks]]:
 def new_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engine processes are started as the product starts them: each is a new interpreter."""
     monkeypatch.setattr(child, "_spawn", _spawn)
+    monkeypatch.delenv("FORKS_OF_TESTS", raising=False)
 
 
 @pytest.fixture(scope="session")

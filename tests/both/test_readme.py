@@ -31,6 +31,8 @@ BLOCKING, ASYNCIO = examples("README.md")
 def test_an_example_trains_and_samples_what_it_learned(
     example: str, url: str | None, request: pytest.FixtureRequest
 ) -> None:
+    if url == "local":
+        request.getfixturevalue("new_interpreters")  # as a user's program starts an engine
     script = example.replace(
         "http://127.0.0.1:8765", url or request.getfixturevalue("torch_server").base_url
     )

@@ -1,5 +1,6 @@
 """Engine processes that are forked from one which has imported what an engine needs, so that they
-start in milliseconds: to import torch and transformers takes seconds.
+start in milliseconds: to import torch and transformers takes seconds. Those of servers in processes
+of their own are too, by `at_start/sitecustomize.py`.
 
 The product starts a new interpreter for each engine. A fork is safe only in a process that has one
 thread and has not touched a GPU, and the forked process would hold its memory for as long as the
@@ -8,8 +9,9 @@ server runs. `tests/server/engine/test_process_engine.py` tests engines as the p
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
-import pickle
 import select
 import signal
 import socket
@@ -17,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from tests.support.programs import SECONDS
 from tinkex_server.engine.process.child import _with_short_spin
@@ -75,24 +77,32 @@ class Fork:
 
 
 class Forks:
-    """The process that engine processes are forked from; Linux alone has what it needs."""
+    """A connection to the process that engine processes are forked from; Linux alone has what it
+    needs.
 
-    def __init__(self) -> None:
+    The workers of one run share the process, whose imports take seconds: the first that needs it
+    starts it. It listens at `place`, and ends when all connections are closed.
+    """
+
+    def __init__(self, place: Path) -> None:
         self._lock = threading.Lock()
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.forking_process", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                cwd=ROOT,
-                # numpy's algebra would start threads; an engine has no use for them
-                env={**_with_short_spin(os.environ), "OPENBLAS_NUM_THREADS": "1"},
-            )
+        self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: subprocess.Popen[bytes] | None = None
+        with locked(place):
+            try:
+                self._requests.connect(str(place))
+            except (FileNotFoundError, ConnectionRefusedError):
+                place.unlink(missing_ok=True)  # of a process that was killed
+                self._process = _start_forking_process(place)
+                self._requests.connect(str(place))
 
     def close(self) -> None:
-        """Ends the process. Its forks end when their input does."""
+        """Closes the connection. The worker that started the process waits for its end, which is
+        when the other workers have closed theirs. Forks that still run are killed.
+        """
         self._requests.close()
-        self._process.wait(SECONDS)
+        if self._process is not None:
+            self._process.wait()
 
     def start_engine(self) -> Fork:
         """Starts an engine process."""
@@ -126,7 +136,30 @@ class Forks:
     def _fork(self, request: Request, standard: Sequence[int]) -> Fork:
         exit_code, theirs = os.pipe()
         with self._lock:
-            socket.send_fds(self._requests, [pickle.dumps(request)], [*standard, theirs])
+            message = json.dumps(asdict(request)).encode()
+            socket.send_fds(self._requests, [message], [*standard, theirs])
             pid = int(self._requests.recv(16))
         os.close(theirs)
         return Fork(pid, os.fdopen(exit_code, "rb", 0))
+
+
+def _start_forking_process(place: Path) -> subprocess.Popen[bytes]:
+    """Starts the process, whose socket accepts connections at once."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forking_process", str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            cwd=ROOT,
+            # numpy's algebra would start threads; an engine has no use for them
+            env={**_with_short_spin(os.environ), "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Lets one process at a time begin or end to listen at a place."""
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,30 +1,32 @@
 """The process that engine processes are forked from, `python -m tests.support.forking_process FD`.
 It imports what an engine needs, and starts no thread.
 
-It reads requests from the socket FD, with the descriptors that the fork gets: its standard input,
-output and error, and a pipe that the fork's exit code is written to. It answers with the fork's
-process id, and ends when the socket is closed. The forks end when their input does.
+It accepts connections at the socket FD, and reads requests from them, with the descriptors that the
+fork gets: its standard input, output and error, and a pipe that the fork's exit code is written to.
+It answers with the fork's process id. It kills the forks of a connection that is closed, and ends
+when all are.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
+import json
 import os
-import pickle
 import selectors
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from attrs import define, field
 
-from tests.support.engine_forks import Request
+from tests.support.engine_forks import Request, locked
 from tinkex_server.engine.process import worker
 from tinkex_server.engine.torch.lean_imports import import_lean
 
@@ -35,33 +37,69 @@ TINY = Path(__file__).resolve().parents[2] / "tinkex" / "tiny"
 class ForkingProcess:
     """A loop that forks on request and reports the ends of the forks."""
 
-    _requests: socket.socket
+    _listener: socket.socket
     _selector: selectors.BaseSelector = field(factory=selectors.DefaultSelector)
+    _forks: dict[socket.socket, set[int]] = field(factory=dict[socket.socket, set[int]])
+    """The process ids of the forks that run, by the connection that asked for them."""
 
     def run(self) -> None:
-        """Serves requests until the socket is closed."""
-        self._selector.register(self._requests, selectors.EVENT_READ)
+        """Serves requests until all connections are closed."""
+        self._listener.setblocking(False)
+        self._selector.register(self._listener, selectors.EVENT_READ)
         while True:
             for key, _ in self._selector.select():
                 if key.data is not None:
                     self._report_end(key.fd, *key.data)
-                elif not self._serve():
+                elif key.fileobj is self._listener:
+                    self._accept()
+                elif not self._serve(cast("socket.socket", key.fileobj)) and self._is_done():
                     return
 
-    def _serve(self) -> bool:
-        """Serves one request; returns whether there was one."""
-        message, descriptors, _, _ = socket.recv_fds(self._requests, 1 << 20, 4)
+    def _accept(self) -> bool:
+        """Accepts a connection; returns whether there was one."""
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return False
+        connection.setblocking(True)
+        self._forks[connection] = set()
+        self._selector.register(connection, selectors.EVENT_READ)
+        return True
+
+    def _is_done(self) -> bool:
+        """Returns whether no connection is left; the place is then free for another process."""
+        if self._forks:
+            return False
+        place = Path(self._listener.getsockname())
+        with locked(place):
+            if self._accept():
+                return False
+            place.unlink()
+            return True
+
+    def _serve(self, requests: socket.socket) -> bool:
+        """Serves one request; returns whether there was one. If not, closes the connection."""
+        try:
+            message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+        except ConnectionResetError:  # its process was killed
+            message, descriptors = b"", []
         if not message:
+            self._selector.unregister(requests)
+            for pid in self._forks.pop(requests):
+                os.kill(pid, signal.SIGKILL)
+            requests.close()
             return False
         *standard, exit_code = descriptors
         pid = os.fork()
         if pid == 0:
             self._close_all(exit_code)
-            _become(pickle.loads(message), standard)
+            _become(Request(**json.loads(message)), standard)
         for descriptor in standard:
             os.close(descriptor)
         self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, exit_code))
-        self._requests.send(str(pid).encode())
+        self._forks[requests].add(pid)
+        with suppress(BrokenPipeError, ConnectionResetError):  # likewise
+            requests.send(str(pid).encode())
         return True
 
     def _close_all(self, exit_code: int) -> None:
@@ -75,7 +113,10 @@ class ForkingProcess:
 
     def _report_end(self, ended: int, pid: int, exit_code: int) -> None:
         _, status = os.waitpid(pid, 0)
-        os.write(exit_code, str(os.waitstatus_to_exitcode(status)).encode())
+        for pids in self._forks.values():
+            pids.discard(pid)
+        with suppress(BrokenPipeError):  # who asked for it has been killed
+            os.write(exit_code, str(os.waitstatus_to_exitcode(status)).encode())
         self._selector.unregister(ended)
         for descriptor in (ended, exit_code):
             os.close(descriptor)
@@ -110,13 +151,13 @@ def _run(program: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def main() -> None:
-    """Runs the process until its socket is closed."""
+    """Runs the process until nobody needs it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the tests, whose end ends this
     _import_engine()
     threads = list(Path("/proc/self/task").iterdir())
     assert len(threads) == 1, f"{len(threads)} threads: those of libraries do not survive a fork"
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        ForkingProcess(requests).run()
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        ForkingProcess(listener).run()
 
 
 def _import_engine() -> None:

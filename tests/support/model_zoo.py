@@ -8,12 +8,16 @@ import dataclasses
 import inspect
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
 
 TINY = Path(__file__).parents[2] / "tinkex" / "tiny"
 LARGEST = 4_000_000
@@ -176,6 +180,12 @@ class CannotBeMade(Exception):
     """No tiny model of a kind can be made, by this release of transformers."""
 
 
+def names_of_kinds() -> set[str]:
+    """Returns the names of the kinds without importing their classes, which takes seconds."""
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {"gpt-sw3"}  # another name of gpt2
+
+
+@cache
 def kinds() -> dict[str, type[PreTrainedConfig]]:
     """Returns the configuration class of every causal language model that transformers has, by its
     `model_type`.

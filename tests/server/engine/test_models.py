@@ -13,7 +13,13 @@ import pytest
 import transformers
 
 from tests.support.model_matrix import IN_USE, NOT_TRIED, Finding, Precision, find, page
-from tests.support.model_zoo import CannotBeMade, kinds, tiny_config, without_experts
+from tests.support.model_zoo import (
+    CannotBeMade,
+    kinds,
+    names_of_kinds,
+    tiny_config,
+    without_experts,
+)
 
 NOTHING: Mapping[str, Any] = {}
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
@@ -21,8 +27,21 @@ LINES = PAGE.read_text("utf-8").splitlines()
 KINDS = {line.split(" | ")[0].removeprefix("| ") for line in LINES if line.startswith("| ")}
 
 OF_THIS_RELEASE = f"transformers {transformers.__version__} " in PAGE.read_text("utf-8")
-# which has experts in all
-MIXTURES = {kind for kind, config in kinds().items() if without_experts(config)} - {"deepseek_v4"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a test of mixtures all of them, unless it will not run: which kinds are mixtures is
+    known from their classes, which take seconds to import.
+    """
+    if "mixture" in metafunc.fixturenames:
+        is_run = metafunc.config.option.markexpr != "not models"
+        metafunc.parametrize("mixture", sorted(mixtures()) if is_run else ())
+
+
+def mixtures() -> set[str]:
+    """Returns the kinds of which a model can be made whose layers have no experts."""
+    found = {kind for kind, config in kinds().items() if without_experts(config)}
+    return found - NOT_TRIED.keys() - {"deepseek_v4"}  # which has experts in all
 
 
 def found_of(kind: str, folder: Path, own: Mapping[str, Any] = NOTHING, **how: Any) -> Finding:
@@ -38,7 +57,7 @@ def found_of(kind: str, folder: Path, own: Mapping[str, Any] = NOTHING, **how: A
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers and peft, for kinds of all ages
-@pytest.mark.parametrize("kind", sorted(IN_USE.keys() & kinds().keys()))
+@pytest.mark.parametrize("kind", sorted(IN_USE.keys() & names_of_kinds()))
 def test_a_kind_that_people_use_is_exact_as_the_page_says(
     kind: str, tmp_path: Path, precision: Precision
 ) -> None:
@@ -49,7 +68,7 @@ def test_a_kind_that_people_use_is_exact_as_the_page_says(
 
 @pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", sorted(kinds().keys() - NOT_TRIED.keys() - IN_USE.keys()))
+@pytest.mark.parametrize("kind", sorted(names_of_kinds() - NOT_TRIED.keys() - IN_USE.keys()))
 def test_a_kind_is_exact_or_refused_as_the_page_says(kind: str, tmp_path: Path) -> None:
     check_rows(kind, found_of(kind, tmp_path))
 
@@ -64,12 +83,15 @@ def check_rows(kind: str, found: Finding) -> None:
 
 @pytest.mark.models
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", sorted(MIXTURES - NOT_TRIED.keys()))
 def test_a_mixture_whose_layers_have_no_experts_is_exact_in_peft_too(
-    kind: str, tmp_path: Path
+    mixture: str, tmp_path: Path
 ) -> None:
-    found = found_of(kind, tmp_path, without_experts(kinds()[kind]))
+    found = found_of(mixture, tmp_path, without_experts(kinds()[mixture]))
     assert found.refusal or "train_attn" in found.trains
+
+
+def test_the_names_of_kinds_are_those_of_their_classes() -> None:
+    assert names_of_kinds() == kinds().keys()
 
 
 def test_the_page_is_whole_and_says_what_the_matrix_would_write() -> None:
