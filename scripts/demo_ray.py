@@ -90,7 +90,7 @@ def batch_of(step: int) -> list[Any]:
 
 def sample_from_all(on_ray: OnRay, trainer: Any) -> None:
     """Samples with more requests at once than one sampler would be given."""
-    pool = on_ray.engine._pools[TINY]
+    pool = on_ray.engine._samplers.pools[TINY]
     sampler = trainer.save_weights_and_get_sampling_client()
     sampler.sample([1], 1, {"max_tokens": 1}).result()  # the first one has the weights loaded
     while not all(replica.has for replica in pool._replicas):

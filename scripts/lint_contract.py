@@ -3,7 +3,8 @@ node is installed, that Redocly's linter finds no fault in it.
 
 A text is read alone, as a docstring or on the page of the API. An operation's summary begins with a
 verb in the third person ("Returns"). The text of an attribute (a field, a parameter or a header) is
-a noun phrase without an article, or begins with "Whether"; it has three words at least. No text
+a noun phrase without an article, or begins with "Whether"; it has three words at least. A field
+that refers to a schema has a text of its own, which says what the value is in this place. No text
 begins with a clause or a pronoun that has lost what it refers to, such as "What it is for" and
 "Its name".
 """
@@ -52,8 +53,7 @@ def problems(contract: dict[str, Any]) -> Iterator[str]:
     for name, schema in parts["schemas"].items():
         yield from _of_text(name, schema.get("description", ""))
         for field, value in schema.get("properties", {}).items():
-            if "$ref" not in value:
-                yield from _of_attribute(f"{name}.{field}", value)
+            yield from _of_attribute(f"{name}.{field}", value)
 
 
 def _of_operation(operation: dict[str, Any]) -> Iterator[str]:

@@ -16,13 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from attrs import evolve
-from make_tiny_model import END_OF_TEXT, byte_tokenizer
+from random_qwen3 import make_random_qwen3
 from real_servers import CACHE, KEY, ROOT, SERVERS, RealServer, running
 from server_effects import CHECKS, Place, seen
 from servers_seen import DATA
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from tinkex import Config, Dialect, PollSettings
 from tinkex.dialects.table import DIALECTS
@@ -33,42 +31,16 @@ RESULT_WITHIN = 300.0  # seconds, of which compiling takes most
 
 def main() -> int:
     asked = sys.argv[1:] or [server.dialect for server in SERVERS]
-    model = random_model(CACHE / "model")
+    model = CACHE / "model"
+    if not (model / "tokenizer.json").exists():
+        # its logits are far apart, so that greedy is decided
+        make_random_qwen3(model, seed=0, head_dim=16, initializer_range=0.1)
     records: dict[str, Any] = json.loads(DATA.read_text())
     for server in SERVERS:
         if server.dialect in asked:
             records["servers"][server.dialect] = tried(server, model)
             DATA.write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
     return 0
-
-
-def random_model(folder: Path) -> Path:
-    """Makes a decoder of two layers with a byte tokenizer, in float32; its logits are far apart, so
-    that greedy is decided.
-    """
-    if not (folder / "tokenizer.json").exists():
-        torch.manual_seed(0)
-        shape = Qwen3Config(
-            vocab_size=257,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
-            initializer_range=0.1,
-            bos_token_id=None,
-            eos_token_id=256,
-            pad_token_id=256,
-        )
-        Qwen3ForCausalLM(shape).save_pretrained(folder)
-        tokenizer = byte_tokenizer()
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
-        ).save_pretrained(folder)
-    return folder
 
 
 def tried(server: RealServer, model: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vllm_environment import Served, children, make_random_qwen3, python_with_vllm, served
+from random_qwen3 import make_random_qwen3
+from vllm_environment import Served, children, python_with_vllm, served
 
 import tinkex
 from tinkex import Datum, ModelInput, SamplingParams
@@ -31,8 +32,12 @@ def main() -> int:
     python = python_with_vllm()
     with tempfile.TemporaryDirectory(prefix="tinkex-vllm-") as scratch:
         folder = Path(scratch)
-        random = f"{RANDOM}={make_random_qwen3(folder / 'qwen3')}"
-        bases = {RANDOM: random, TINY: TINY}
+        qwen3 = folder / "qwen3"
+        # of weights so large that its tokens differ
+        make_random_qwen3(
+            qwen3, seed=1, intermediate_size=192, num_hidden_layers=4, initializer_range=0.15
+        )
+        bases = {RANDOM: f"{RANDOM}={qwen3}", TINY: TINY}
         for base in sys.argv[1:] or bases:
             fixed = ["--model", bases[base], "--device", "cpu", "--dtype", "float32"]
             by_vllm = ["--sampler", "vllm", "--vllm-python", python, "--vllm-args", FEW]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -125,33 +124,6 @@ def served(folder: Path, *arguments: str) -> Generator[Served]:
         finally:
             process.terminate()
             process.wait(60)
-
-
-def make_random_qwen3(folder: Path, hidden: int = 64, layers: int = 4) -> Path:
-    """Writes a Qwen3 with random weights and the tokenizer of tinkex/tiny; returns its folder."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(1)
-    config = Qwen3Config(
-        vocab_size=257,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        bos_token_id=None,
-        eos_token_id=256,
-        pad_token_id=256,
-        initializer_range=0.15,  # so that its tokens differ
-        tie_word_embeddings=False,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "tinkex" / "tiny" / name, folder / name)
-    return folder
 
 
 def children(pid: int, contains: str) -> Sequence[int]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.client.data.chat_tokenizers import CHATML, chat_tokenizer
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
-from tinkex.local import Server
+from tinkex.local import Server, serve
+from tinkex_server.engine.fake import FakeEngine
 
 OpenPage = Callable[..., Any]
 TEXT = "forty two is 42\n"
@@ -94,3 +96,37 @@ def test_a_refusal_is_shown_in_place_of_the_answer(
     page.get_by_label("Prompt").fill("a")
     page.get_by_role("button", name="Sample").click()
     page.locator("#answer-1 .facts-line", has_text="tinker://no/weights/such").wait_for()
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a model with a chat template, and of one without."""
+    folder = tmp_path_factory.mktemp("chatty")
+    chat_tokenizer(folder, CHATML)
+    with serve(engine=FakeEngine([f"chatty/one={folder}", "plain/one"])) as server:
+        yield server.base_url
+
+
+def test_a_chat_message_goes_by_the_template_of_the_model(chatty: str, open_page: OpenPage) -> None:
+    page = open_page(f"{chatty}/playground")
+    chat = page.get_by_label("Chat message")
+    page.get_by_label("Prompt").fill("hi there")
+    page.get_by_label("Most tokens").fill("2")
+    chat.check()
+    page.get_by_label("Compare with").select_option(label="plain/one")
+    page.get_by_role("button", name="Sample").click()
+    page.locator("#answer-1 .facts-line", has_text=re.compile("cut at|ended by")).wait_for()
+    shown = page.locator("#answer-1 .prompt").text_content()
+    assert shown == "<|im_start|>user\nhi there<|im_end|>\n<|im_start|>assistant\n"
+    # the other model has none, and says so in its place
+    page.locator("#answer-2 .facts-line", has_text="has no chat template").wait_for()
+    page.get_by_label("Weights").select_option(label="plain/one")
+    assert chat.is_disabled()
+    assert not chat.is_checked()
+    assert page.get_by_text("The model has no chat template.").is_visible()
+    page.get_by_label("Weights").select_option(label="chatty/one")
+    assert chat.is_enabled()
+    page.get_by_label("Compare with").select_option(label="nothing")
+    page.get_by_role("button", name="Sample").click()
+    page.locator("#answer-1 .facts-line", has_text=re.compile("cut at|ended by")).wait_for()
+    assert page.locator("#answer-1 .prompt").text_content() == "hi there"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.pages.test_run_pages import add_run, take_step
 from tests.support.recording_engine import RecordingEngine
-from tests.support.server_calls import Api
+from tests.support.server_calls import API, Api
 from tinkex.local import serve
 
 OpenPage = Callable[..., Any]
@@ -95,7 +95,7 @@ def test_a_metric_is_chosen_and_read_by_pointer_and_keys(api: Api, open_page: Op
     for seq_id in (1, 3, 5):
         take_step(api, model_id, seq_id, 9 - seq_id)
         reward = {"metrics": {"reward": seq_id / 10}}
-        assert api.http.post(f"/runs/{model_id}/metrics", json=reward).status_code == 200
+        api.http.post(f"{API}/training_runs/{model_id}/metrics", json=reward).raise_for_status()
     page = open_page(f"{api.http.base_url}/runs/{model_id}")
     page.get_by_role("navigation", name="Metrics of this run").get_by_text("reward").click()
     page.locator("#chart-title", has_text="reward").wait_for()

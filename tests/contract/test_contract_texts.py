@@ -10,6 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tinkex_api import models
+
+from tests.support.contract import SCHEMAS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -73,6 +76,26 @@ def test_an_opening_that_must_be_decoded_is_found(
 ) -> None:
     (problem,) = lint.problems(contract(**texts))
     assert problem.startswith(f"{place}: ")
+
+
+def test_a_field_that_refers_to_a_schema_needs_a_text_of_its_own(lint: ModuleType) -> None:
+    whole = contract()
+    fields = whole["components"]["schemas"]["Thing"]["properties"]
+    fields["part"] = {"$ref": "#/components/schemas/Thing"}
+    assert {problem.partition(": ")[0] for problem in lint.problems(whole)} == {"Thing.part"}
+    fields["part"]["description"] = "Part of the thing."
+    assert list(lint.problems(whole)) == []
+
+
+def test_a_class_tells_of_a_field_what_it_is_there() -> None:
+    """The generator alone would repeat the text of the schema that the field refers to."""
+    for name, schema in SCHEMAS.items():
+        attributes = " ".join(
+            (getattr(models, name).__doc__ or "").partition("Attributes:")[2].split()
+        )
+        for field, value in schema.get("properties", {}).items():
+            if "$ref" in value:
+                assert f"{field}: {value['description']}" in attributes, name
 
 
 def test_the_generator_is_given_the_known_values_of_open_strings(generate: ModuleType) -> None:

@@ -287,16 +287,15 @@ def running_vllm(fake: FakeVllm | None = None, port: int = 0) -> Generator[FakeV
 
 
 def fake_python(folder: Path, *, prelude: str = "") -> str:
-    """Returns the path of a program that takes the arguments of a Python interpreter and runs a
-    fake vLLM; `prelude` is run before, by the shell.
+    """Returns the path of a Python interpreter whose vLLM is the fake one; `prelude` is run before
+    it, by the shell.
     """
-    program = folder / "python"
-    root = Path(__file__).parents[2]
-    program.write_text(
-        f"#!/bin/sh\nshift 2\n{prelude}\ncd {root}\n"
-        f"PYTHONPATH={os.pathsep.join(sys.path)} exec {sys.executable} "
-        '-m tests.support.fake_vllm "$@"\n'
-    )
+    program, packages = folder / "python", folder / "packages"
+    server = packages / "vllm" / "entrypoints" / "openai" / "api_server.py"
+    server.parent.mkdir(parents=True, exist_ok=True)
+    server.write_text("from tests.support.fake_vllm import main\nmain()\n")
+    path = os.pathsep.join([str(packages), str(Path(__file__).parents[2]), *sys.path])
+    program.write_text(f'#!/bin/sh\n{prelude}\nPYTHONPATH={path} exec {sys.executable} "$@"\n')
     program.chmod(0o755)
     return str(program)
 
@@ -308,7 +307,3 @@ def main() -> None:
     known = parser.parse_known_args()[0]
     fake = FakeVllm(root=known.model)
     web.run_app(fake.app(), host="127.0.0.1", port=known.port, print=None)
-
-
-if __name__ == "__main__":
-    main()

@@ -140,12 +140,14 @@ whole text change, so that those from sampling and training would differ.
 
 A mixture of experts has an adapter of the whole rank for each expert, on the fused tensors in which
 transformers keeps them, as `target_parameters` in peft does. Routers are not trained. What takes
-the place of the attention in hybrids, such as Mamba, is trained with `train_attn`; in kinds whose
-kernels use the weights of `out_proj` directly, that layer is left out, as peft demands.
+the place of the attention in hybrids, such as Mamba, is trained with `train_attn`. Layers whose
+weights a kind uses directly, `out_proj` in some and `dt_proj` in Jamba, are left out: an adapter
+would have no effect there.
 
 The state of a recurrent layer, such as Mamba or linear attention, stands for all tokens that it has
 read. It cannot be cut after a common beginning, so no prompt reuses that of another, and prompts
-are read one by one, so that no padding reaches it.
+are read one by one, so that no padding reaches it. Some kinds (Jamba) continue from a state by
+single tokens alone in transformers: their prompts are read in one pass, however long they are.
 
 Quantized models (MXFP4, FP8, GPTQ, bitsandbytes and others) are refused before they are loaded; the
 error says how to make or find a copy that is not quantized.
@@ -302,6 +304,7 @@ def _notes(base: LoadedBaseModel, trains: Sequence[str], own: Any) -> str:
         "experts are not trained" * bool(fused and "train_mlp" not in trains),
         "a recurrent state: no prompt reuses the beginning of another" * base.layout.recurrent,
         "prompts are read one by one" * base.layout.alone,
+        "each in one pass" * base.layout.whole,
     ]
     return "; ".join(note for note in notes if note)
 

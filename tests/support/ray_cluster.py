@@ -106,7 +106,7 @@ def trainer_of(engine: RayEngine, base: str) -> Crew:
 
 def samplers_of(engine: RayEngine, base: str) -> list[Crew]:
     """Returns the samplers that have started."""
-    pool = engine._pools[base]  # pyright: ignore[reportPrivateUsage]
+    pool = engine._samplers.pools[base]  # pyright: ignore[reportPrivateUsage]
     return [part.crew for part in pool.supervisors if part.crew.ready.done()]
 
 

@@ -1,14 +1,24 @@
-"""Draws a curve with characters."""
+"""Draws a curve with characters: `draw` alone, `with_scale` with the largest and smallest value."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bits of a braille character, by row and column of its dots."""
 _BLANK = 0x2800
+_MARGIN = 12  # columns left of the curve, for its scale
+
+
+def with_scale(values: Sequence[float], width: int, height: int) -> Iterator[str]:
+    """Yields the lines of a curve, the first and the last with the largest and smallest value."""
+    finite = [value for value in values if math.isfinite(value)]
+    ends = {0: max(finite, default=math.nan), height - 1: min(finite, default=math.nan)}
+    for number, line in enumerate(draw(values, max(8, width - _MARGIN), height)):
+        scale = f"{ends[number]:.4g}" if number in ends else ""
+        yield f"{scale:>{_MARGIN - 2}} {line}"
 
 
 def draw(values: Sequence[float], width: int, height: int) -> list[str]:

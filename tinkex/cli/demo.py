@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 20  # steps over which the loss is averaged
 _SHOWN = 8  # numbers in the table of samples
+_HEIGHT = 8  # lines of the curve of losses
 FIELDS = (
     *("checkpoint", "model", "steps", "first_loss", "last_loss", "right_before", "right_after"),
     *("losses", "picture", "seconds"),
@@ -105,6 +107,7 @@ def _service(output: Output, base_url: str | None, model: str) -> Generator[Serv
         ) from error
     with server, ServiceClient(base_url=server.base_url, api_key="tml-local") as service:
         output.status(f"It runs at {server.base_url}; open that in a browser to watch.")
+        wait([server.ready])  # here, where it was said what takes so long
         yield service
 
 
@@ -132,6 +135,7 @@ def _run(
     path = trainer.save_weights_for_sampler("numbers").result().path
     after = complete(service.create_sampling_client(path), tokenizer, held_out)
     _show_samples(output, held_out, before, after)
+    _show_curve(output, done)
     right = f"{score(held_out, before):.0%} right before, {score(held_out, after):.0%} after"
     output.status(f"Held-out numbers: {right}.")
     return {
@@ -143,7 +147,9 @@ def _run(
         "right_before": score(held_out, before),
         "right_after": score(held_out, after),
         "losses": _write_losses(done, out),
-        "picture": _draw_losses(done, f"Numbers to digits: {right} (held-out numbers)", out),
+        "picture": _draw_losses(
+            output, done, f"Numbers to digits: {right} (held-out numbers)", out
+        ),
     }
 
 
@@ -187,6 +193,19 @@ def _show_samples(
     output.err_console.print(table)
 
 
+def _show_curve(output: Output, steps: Sequence[Step]) -> None:
+    """Draws the losses in a person's terminal."""
+    from rich.text import Text
+
+    from tinkex.cli.curve import with_scale
+
+    encoding = (getattr(output.err, "encoding", None) or "utf-8").lower()
+    if output.mode != "human" or "utf" not in encoding:
+        return
+    lines = with_scale([step.loss for step in steps], min(output.terminal.width, 80), _HEIGHT)
+    output.err_console.print(Text("\n".join(["loss in nats a token", *lines])))
+
+
 def _write_losses(steps: Sequence[Step], out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with (out / "loss.csv").open("w", newline="") as file:
@@ -195,7 +214,7 @@ def _write_losses(steps: Sequence[Step], out: Path) -> str:
     return str(out / "loss.csv")
 
 
-def _draw_losses(steps: Sequence[Step], title: str, out: Path) -> str | None:
+def _draw_losses(output: Output, steps: Sequence[Step], title: str, out: Path) -> str | None:
     """Draws the curve; returns None where matplotlib, of the extra `plot`, is not installed."""
     from tinkex import plot
 
@@ -203,6 +222,7 @@ def _draw_losses(steps: Sequence[Step], title: str, out: Path) -> str | None:
     try:
         figure: Any = plot.curves(rows, smooth=_WINDOW + 1, title=title)
     except ImportError:
+        output.status("For a picture of the losses: pip install 'tinkex[plot]'")
         return None
     figure.savefig(out / "loss.png", dpi=150)
     return str(out / "loss.png")

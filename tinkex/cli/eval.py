@@ -34,6 +34,11 @@ FIELDS = ("model", "data", "loss", "loss_tokens", "examples", "score", "answers"
     show_default=True,
     help="Base model, or path of saved weights (tinker://…).",
 )
+@click.option(
+    "--base-model",
+    metavar="MODEL",
+    help="Base model of the saved weights, for servers that do not tell it.",
+)
 @click.option("--data", metavar="FILE", help="JSONL file of held-out rows.  [required]")
 @click.option(
     "--score",
@@ -59,6 +64,7 @@ def command(
     output: Output,
     connection: Connection,
     model: str,
+    base_model: str | None,
     data: str | None,
     scorer: str | None,
     max_tokens: int,
@@ -81,6 +87,7 @@ def command(
         connection.service,
         model,
         data,
+        base_model=base_model,
         scorer=score,
         max_tokens=max_tokens,
         stop=stop,

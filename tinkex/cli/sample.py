@@ -46,6 +46,11 @@ FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
     metavar="MODEL|PATH",
     help="Base model, or path of saved weights.  [default: the server's first model]",
 )
+@click.option(
+    "--base-model",
+    metavar="MODEL",
+    help="Base model of the saved weights, for servers that do not tell it.",
+)
 @click.option("-n", "count", default=1, show_default=True, type=click.IntRange(1), help="Samples.")
 @click.option(
     "--max-tokens", default=128, show_default=True, type=click.IntRange(1), help="Most tokens."
@@ -69,6 +74,7 @@ def command(
     connection: Connection,
     text: str | None,
     model: str | None,
+    base_model: str | None,
     count: int,
     max_tokens: int,
     temperature: float,
@@ -80,7 +86,7 @@ def command(
     """Samples one or more continuations of each prompt."""
     prompts = _prompts(output, text, interactive)
     choose_server(output, connection, "samples", keeps="://" in (model or ""))
-    with _open(output, connection, model) as sampler:
+    with _open(output, connection, model, base_model) as sampler:
         params = {
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -127,11 +133,13 @@ def _typed(output: Output, first: str | None) -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def _open(output: Output, connection: Connection, model: str | None) -> SamplingClient:
+def _open(
+    output: Output, connection: Connection, model: str | None, base_model: str | None
+) -> SamplingClient:
     """Opens a client for weights, or for a base model: by default the first of the server."""
     if model is not None and "://" in model:
         _listed(connection)  # a server that is not there is noticed sooner than by a session
-        return connection.service.create_sampling_client(model_path=model)
+        return connection.service.create_sampling_client(model, base_model)
     listed = _listed(connection)
     if model is None and not listed:
         raise Failure("the server lists no models", hint="tinkex sample -m MODEL TEXT")

@@ -154,7 +154,7 @@ _OWN_CLUSTER = "local"
 @click.option(
     "--samplers",
     type=click.IntRange(1),
-    help="With --ray: samplers of each base model.  [default: 1]",
+    help="With --ray: samplers of each base model, torch or vLLM.  [default: 1]",
 )
 @click.option(
     "--profile",

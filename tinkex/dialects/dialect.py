@@ -251,6 +251,8 @@ class Dialect:
     """Whether it streams the tokens of a sample, by sample_stream."""
     serves_tokenizers: bool = False
     """Whether it serves the tokenizers of its models, by get_tokenizer."""
+    keeps_metrics: bool = False
+    """Whether it keeps metrics that programs compute for the steps of a run, by add_metrics."""
     inflight_saves: bool = False
     """Whether it supports in-flight weights, which later saves replace in the samplers that use
     them.

@@ -130,6 +130,7 @@ _DIALECTS = (
         resume="by_session",
         streams_samples=True,
         serves_tokenizers=True,
+        keeps_metrics=True,
         sampling=_UP_TO_THE_CONTEXT,
     ),
     Dialect(

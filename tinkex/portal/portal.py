@@ -6,9 +6,9 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
@@ -31,6 +31,10 @@ class Portal:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        # a call begins before the last tasks are cancelled, or not at all; reentrant, since garbage
+        # collection inside of a call may close an iterator
+        self._gate = threading.RLock()
+        self._closing = False
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(LastingExecutor(thread_name_prefix="tinkex"))
         self._thread = threading.Thread(
@@ -43,7 +47,6 @@ class Portal:
 
         The function must not block.
         """
-        self._check()
         outcome: Future[T] = Future()
 
         def run() -> None:
@@ -52,8 +55,9 @@ class Portal:
             except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
                 outcome.set_exception(error)
 
-        if not call_on_loop(self._loop, run):
-            raise _exiting()
+        with self._entered():
+            if not call_on_loop(self._loop, run):
+                raise _exiting()
         try:
             return outcome.result()
         except TinkexError as error:
@@ -67,8 +71,8 @@ class Portal:
 
         An interrupt (Ctrl-C) of the calling thread cancels it.
         """
-        self._check()
-        outcome = run_on_loop(self._loop, function, *args, **kwargs)
+        with self._entered():
+            outcome = run_on_loop(self._loop, function, *args, **kwargs)
         if outcome is None:
             raise _exiting()
         try:
@@ -84,10 +88,23 @@ class Portal:
         """Cancels all tasks, waits for them to end, and stops the thread."""
         if not self._thread.is_alive() or self._pid != os.getpid():
             return
+        with self._gate:
+            self._closing = True
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @contextmanager
+    def _entered(self) -> Generator[None]:
+        """Keeps the portal open while a call is handed to the loop. Raises `TinkexError` if calls
+        cannot be made.
+        """
+        self._check()
+        with self._gate:
+            if self._closing:
+                raise _exiting()
+            yield
 
     def _check(self) -> None:
         if self._pid != os.getpid():
@@ -111,11 +128,17 @@ async def _cancel_all() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=_LAST_WORDS)
+    if tasks and (await asyncio.wait(tasks, timeout=_LAST_WORDS))[1]:
+        # the generators of these tasks still run, which asyncio would report for each of them
+        asyncio.get_running_loop().set_exception_handler(_ignore_generators)
     with suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORDS):
             await asyncio.get_running_loop().shutdown_asyncgens()  # connections among them
+
+
+def _ignore_generators(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if "asyncgen" not in context:
+        loop.default_exception_handler(context)
 
 
 _lock = threading.Lock()

@@ -39,6 +39,7 @@ def evaluate(
     model: str,
     data: str,
     *,
+    base_model: str | None = None,
     scorer: Scorer | None = None,
     max_tokens: int = 64,
     stop: Sequence[str] = (),
@@ -50,6 +51,7 @@ def evaluate(
     Args:
         service: the server that has the model.
         model: a base model, or a path of saved weights.
+        base_model: the base model of saved weights, for servers that do not tell it.
         data: a file of texts, completions or chats; or only of prompts, for a score.
         scorer: a function that scores the likeliest answer to each prompt.
         max_tokens: the most tokens of an answer.
@@ -66,7 +68,7 @@ def evaluate(
         found = evaluate(service, path, "held_out.jsonl", scorer=exact_match)
         print(found.loss, found.score)
     """
-    sampler = _open(service, model)
+    sampler = _open(service, model, base_model)
     tokenizer = sampler.get_tokenizer()
     examples: Sequence[Example] = ()
     if _has_answers(data):
@@ -88,13 +90,13 @@ def evaluate(
     )
 
 
-def _open(service: ServiceClient, model: str) -> SamplingClient:
+def _open(service: ServiceClient, model: str, base_model: str | None) -> SamplingClient:
     if "://" not in model:
         return service.create_sampling_client(base_model=model)
     if "/weights/" in model:  # a state of training, which cannot be sampled from directly
-        trainer = service.create_training_client_from_state(model)
+        trainer = service.create_training_client_from_state(model, base_model)
         return trainer.save_weights_and_get_sampling_client()
-    return service.create_sampling_client(model_path=model)
+    return service.create_sampling_client(model, base_model)
 
 
 def _has_answers(data: str) -> bool:

@@ -30,6 +30,7 @@ from tinkex.recipes.progress import display_for
 from tinkex.recipes.rl import Rl, RlConfig
 from tinkex.recipes.run_folder import RunFolder, SavedState
 from tinkex.recipes.saves import Saves
+from tinkex.recipes.server_metrics import server_metrics
 from tinkex.recipes.sft import Sft, SftConfig
 from tinkex.recipes.trackers import open_trackers
 
@@ -148,7 +149,10 @@ def _run(
             context_length(service, config.model),
         )
         recipe = _RECIPES[config.recipe](config, context)
-        trackers = open_trackers(config.log, folder.path, config.to_dict())
+        trackers = [
+            *open_trackers(config.log, folder.path, config.to_dict()),
+            *server_metrics(service, trainer, config, recipe.goal, state.step),
+        ]
         for tracker in trackers:
             stack.callback(tracker.close)
         display = display_for(console, activity, recipe.goal.metric, state.step, recipe.total)

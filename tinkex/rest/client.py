@@ -30,7 +30,12 @@ from tinkex_api.api.sessions import (
     list_sessions,
     search_sessions,
 )
-from tinkex_api.api.training_runs import get_training_run, list_checkpoints, list_training_runs
+from tinkex_api.api.training_runs import (
+    get_training_run,
+    list_checkpoints,
+    list_steps,
+    list_training_runs,
+)
 from tinkex_api.api.weights import (
     copy_weights,
     external_weights_upload_finish,
@@ -44,6 +49,7 @@ from tinkex_api.models import (
     FinishReason,
     FinishSessionRequest,
     SetCheckpointTtlRequest,
+    StepsResponse,
     WeightsInfoRequest,
 )
 from tinkex_api.types import UNSET, Request
@@ -367,6 +373,16 @@ class AsyncRestClient(AsyncConnection):
         return await self._send(
             get_training_run.request(training_run_id, access_scope=access_scope)
         )
+
+    async def list_steps(self, training_run_id: str, after: int = 0) -> StepsResponse:
+        """Returns the steps of a training run after the one of this number, at most 1,000, with
+        their metrics. The embedded server has them; others refuse the call with a NotFoundError.
+
+        Example:
+            listed = await rest.list_steps(trainer.model_id)
+            print(listed.state, [step.loss for step in listed.steps])
+        """
+        return await self._send(list_steps.request(training_run_id, after=after))
 
     async def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"

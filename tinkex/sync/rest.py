@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tinkex_api.models import (
+        StepsResponse,
+    )
+
     from tinkex.config import Config
     from tinkex.downloads.download import ProgressCallback
     from tinkex.portal.portal import Portal
@@ -314,6 +318,16 @@ class RestClient:
             print(run.base_model, run.lora_rank)
         """
         return self._portal.run(self._client.get_training_run, training_run_id, access_scope)
+
+    def list_steps(self, training_run_id: str, after: int = 0) -> StepsResponse:
+        """Returns the steps of a training run after the one of this number, at most 1,000, with
+        their metrics. The embedded server has them; others refuse the call with a NotFoundError.
+
+        Example:
+            listed = rest.list_steps(trainer.model_id)
+            print(listed.state, [step.loss for step in listed.steps])
+        """
+        return self._portal.run(self._client.list_steps, training_run_id, after)
 
     def get_training_run_by_tinker_path(
         self, tinker_path: str, access_scope: AccessScope = "owned"

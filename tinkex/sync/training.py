@@ -459,6 +459,34 @@ class TrainingClient(OwnFuture):
         self._portal.run(self._client.unload_model)
         return DONE
 
+    def add_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> int:
+        """Adds values that this program computes, such as a reward, to a step of the run, for its
+        page on the server. Returns the number of the step.
+
+        Only the embedded server keeps them: `service.server.keeps_metrics` says so.
+
+        Args:
+            metrics: 1 to 32 finite numbers by name; not `step`, `loss` or `at`.
+            step: the number of the step, from 1: how many times `optim_step` was called. By default
+                the newest that the server has begun. The number after the newest makes a step that
+                trains nothing, for one in which there was nothing to learn.
+
+        Raises:
+            UnsupportedByServer: the server is not known to keep metrics.
+            InvalidInputError, UnprocessableEntityError: a value is no finite number, or a name is
+                taken.
+            BadRequestError: there is no such step.
+            NotFoundError: the server does not have the run.
+
+        Example:
+            trainer.forward_backward(data, "cross_entropy")
+            step = trainer.optim_step(AdamParams(learning_rate=1e-4))
+            step.result()
+            if service.server.keeps_metrics:
+                trainer.add_metrics({"reward": 0.7})
+        """
+        return self._portal.run(self._client.add_metrics, metrics, step)
+
     def get_info(self) -> GetInfoResponse:
         """Returns what the server tells of the model: its base model, LoRA rank and tokenizer.
 

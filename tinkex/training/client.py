@@ -23,6 +23,7 @@ from tinkex.session.session import Session
 from tinkex.tokenizer import Tokenizer, names_of_tokenizer
 from tinkex.training import chunking
 from tinkex.training.argument_checks import checked_optimizer
+from tinkex.training.run_metrics import add_metrics
 from tinkex.training.unloading import unload
 from tinkex.training.weights import AsyncModelWeights
 from tinkex.types import (
@@ -262,6 +263,34 @@ class AsyncTrainingClient(AsyncModelWeights):
                 self._transport, RequestState("unload_model", request_id), of_fields(dict)
             )
         self._session.models.discard(self.model_id)
+
+    async def add_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> int:
+        """Adds values that this program computes, such as a reward, to a step of the run, for its
+        page on the server. Returns the number of the step.
+
+        Only the embedded server keeps them: `service.server.keeps_metrics` says so.
+
+        Args:
+            metrics: 1 to 32 finite numbers by name; not `step`, `loss` or `at`.
+            step: the number of the step, from 1: how many times `optim_step` was called. By default
+                the newest that the server has begun. The number after the newest makes a step that
+                trains nothing, for one in which there was nothing to learn.
+
+        Raises:
+            UnsupportedByServer: the server is not known to keep metrics.
+            InvalidInputError, UnprocessableEntityError: a value is no finite number, or a name is
+                taken.
+            BadRequestError: there is no such step.
+            NotFoundError: the server does not have the run.
+
+        Example:
+            trainer.forward_backward(data, "cross_entropy")
+            step = trainer.optim_step(AdamParams(learning_rate=1e-4))
+            await step
+            if service.server.keeps_metrics:
+                await trainer.add_metrics({"reward": 0.7})
+        """
+        return await add_metrics(self._transport, self.model_id, metrics, step)
 
     async def get_info(self) -> GetInfoResponse:
         """Returns what the server tells of the model: its base model, LoRA rank and tokenizer.

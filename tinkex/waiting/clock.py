@@ -41,5 +41,5 @@ class Clock:
         return secrets.randbelow(limit)
 
     def new_id(self) -> str:
-        """Returns a unique id of 32 hexadecimal digits, also in a fork of a process."""
-        return secrets.token_hex(16)
+        """Returns a unique id of 32 hexadecimal digits."""
+        return f"{self.random_below(2**128):032x}"

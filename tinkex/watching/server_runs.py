@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Self
 
-import orjson
+from tinkex_api.api.training_runs import list_steps
+from tinkex_api.models import StepsResponse, TrainingStep
 
 from tinkex.config import Config
 from tinkex.errors import NotFoundError, UnsupportedByServer
 from tinkex.portal import portal
-from tinkex.transport.failures import status_error
-from tinkex.transport.response_body import bound_of, read_whole
 from tinkex.transport.transport import Transport
 from tinkex.watching.files import Metrics, numbers_of
 
-_OPERATION = "list_steps"
 _ENDED = ("unloaded", "lost", "failed")
 
 
@@ -45,15 +41,11 @@ class ServerRun:
             APIConnectionError: the server cannot be reached.
         """
         answer = portal.shared().run(self._ask)
-        steps: Sequence[dict[str, Any]] = answer["steps"]
-        if steps:
-            self._last = int(steps[-1]["step"])
-        elif answer["state"] in _ENDED:
-            self.ending = answer["state"]
-        return [
-            numbers_of({name: value for name, value in step.items() if name != "at"})
-            for step in steps
-        ]
+        if answer.steps:
+            self._last = answer.steps[-1].step
+        elif answer.state in _ENDED:
+            self.ending = answer.state
+        return [_numbers(step) for step in answer.steps]
 
     def close(self) -> None:
         """Closes the connection."""
@@ -71,32 +63,27 @@ class ServerRun:
     ) -> None:
         self.close()
 
-    async def _ask(self) -> dict[str, Any]:
+    async def _ask(self) -> StepsResponse:
         if self._transport is None:
             self._transport = Transport(self._config)
-        url = (
-            f"{self._transport.base_url}/runs/{quote(self._run_id, safe='')}/steps"
-            f"?after={self._last}"
-        )
-        async with self._transport.open_url(url, _OPERATION, with_key=True) as response:
-            most = self._config.http_limits.max_answer_bytes
-            await read_whole(response, bound_of(_OPERATION, most))
-        if response.is_success and "json" in response.headers.get("content-type", ""):
-            return orjson.loads(response.content)
-        refusal = status_error(response, _OPERATION)
-        if isinstance(refusal, NotFoundError) and "unknown model" in refusal.message:
-            raise NotFoundError(
-                f"the server has no run {self._run_id}",
-                status_code=404,
-                body=refusal.body,
-                operation=_OPERATION,
-                advice="`tinkex run list` lists its runs.",
-            )
-        if response.is_success or isinstance(refusal, NotFoundError):
+        try:
+            return await self._transport.send(list_steps.request(self._run_id, after=self._last))
+        except NotFoundError as error:
+            if "unknown model" in error.message:
+                raise NotFoundError(
+                    f"the server has no run {self._run_id}",
+                    status_code=404,
+                    body=error.body,
+                    operation="list_steps",
+                    advice="`tinkex run list` lists its runs.",
+                ) from error
             raise UnsupportedByServer(
                 f"the server at {self._transport.base_url} does not tell the steps of a run",
                 server=self._transport.server.dialect.name,
-                operation=_OPERATION,
+                operation="list_steps",
                 advice="Watch the folder of the run, to which the recipes write its metrics.",
-            )
-        raise refusal
+            ) from error
+
+
+def _numbers(step: TrainingStep) -> Metrics:
+    return numbers_of({"step": step.step, "loss": step.loss, **step.metrics})

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeAlias
 
 from tinkex_server.engine.agreement import check_agreement
 from tinkex_server.engine.fake import FakeEngine
-from tinkex_server.engine.interface import Engine, InvalidRequest, ModelInfo
+from tinkex_server.engine.interface import Engine, InvalidRequest, ModelInfo, already_ready
 from tinkex_server.engine.model_info import check_names, describe, loadable_name, name_and_source
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.ray.cluster import require_ray
-from tinkex_server.engine.ray.settings import RaySettings
-from tinkex_server.engine.split import SplitEngine
+from tinkex_server.engine.ray.settings import RaySettings, check_fit
+from tinkex_server.engine.split import Sampler, SplitEngine
 from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.optional_dependencies import require
 
@@ -69,11 +69,9 @@ def create_engine(
             )
     create = partial(create_torch_engine, device=device, dtype=dtype)
     create_replica = partial(create_torch_replica, device=device, dtype=dtype)
-    training = (
-        _on_ray(create, models, described, ray, create_replica)
-        if ray
-        else ProcessEngine(partial(create, models), described)
-    )
+    if ray:
+        return _on_ray(create, models, described, ray, create_replica, vllm)
+    training = ProcessEngine(partial(create, models), described)
     return with_vllm(training, models, vllm) if vllm else training
 
 
@@ -82,10 +80,18 @@ def with_vllm(training: Engine, models: Sequence[str], settings: VllmSettings) -
     # imported here, since the HTTP client takes longest
     from tinkex_server.engine.vllm.sampler import VllmSampler
 
-    sources = {name_and_source(model)[0]: loadable_name(model) for model in models}
-    sampler = VllmSampler(training.base_models, sources, settings, training.ready)
+    sampler = VllmSampler(training.base_models, _sources(models), settings, training.ready)
+    return _split(training, sampler, settings)
+
+
+def _split(training: Engine, sampler: Sampler, settings: VllmSettings) -> Engine:
     check = partial(check_agreement, max_difference=settings.max_difference)
     return SplitEngine(training, sampler, check)
+
+
+def _sources(models: Sequence[str]) -> Mapping[str, str]:
+    """Returns where each base model is loaded from, by its name."""
+    return {name_and_source(model)[0]: loadable_name(model) for model in models}
 
 
 def _on_ray(
@@ -94,19 +100,49 @@ def _on_ray(
     described: Sequence[ModelInfo],
     settings: RaySettings,
     create_replica: Callable[[Sequence[str]], Engine] | None = None,
+    vllm: VllmSettings | None = None,
 ) -> Engine:
     """Creates an engine whose actors call `create` with one of the models each; trainers that are
-    several call `create_replica`.
+    several call `create_replica`. With `vllm`, samples come from there.
     """
-    from tinkex_server.engine.ray.engine import RayEngine  # it imports ray, which takes seconds
+    if vllm:
+        check_fit(settings, vllm)
+    # it imports ray, which takes seconds
+    from tinkex_server.engine.ray.engine import RayEngine, VllmOnRay
 
     specs = {model.name: [spec] for model, spec in zip(described, models, strict=True)}
     train = create_replica if create_replica and settings.train_replicas > 1 else create
-    return RayEngine(
+    samplers: dict[str, Callable[[str], Sampler]] = {}
+    if vllm and vllm.python:
+        sources = _sources(models)
+        for model in described:
+            samplers[model.name] = partial(create_vllm_sampler, model, sources[model.name], vllm)
+    engine = RayEngine(
         {name: partial(create, spec) for name, spec in specs.items()},
         described,
         settings,
         trainer_factories={name: partial(train, spec) for name, spec in specs.items()},
+        vllm=VllmOnRay(settings=vllm, factories=samplers) if vllm else None,
+    )
+    if vllm and engine.vllm_samplers and samplers:
+        return _split(engine, engine.vllm_samplers, vllm)
+    return with_vllm(engine, models, vllm) if vllm else engine
+
+
+def create_vllm_sampler(
+    model: ModelInfo, source: str, settings: VllmSettings, trains_on: str
+) -> Sampler:
+    """Starts a vLLM with one base model in the precision of its trainer; called in an actor, which
+    is replaced when the vLLM dies.
+    """
+    from tinkex_server.engine.vllm.sampler import Patience, VllmSampler
+
+    return VllmSampler(
+        [model],
+        {model.name: source},
+        settings,
+        already_ready(trains_on),
+        Patience(restarts=False),
     )
 
 

@@ -34,6 +34,10 @@ class EngineDied(RuntimeError):
     """The error of a call that was lost because the engine died. The text says why it died."""
 
 
+class EngineGone(EngineDied):
+    """The error of all calls of an engine that will not compute again, though its process lives."""
+
+
 @frozen
 class EngineExit:
     """The loss of an engine, or of a part of it, with what was in its memory. `reason` is for
@@ -63,7 +67,7 @@ class ModelInfo:
     tokenizer_id: str
     # the content of its tokenizer.json, if it has one
     tokenizer_json: str | None = field(default=None, repr=False)
-    # the content of its tokenizer_config.json, if it has one
+    # the content of its tokenizer_config.json, if it has one, with its chat template
     tokenizer_config_json: str | None = field(default=None, repr=False)
     # why the context length is shorter than the model's own, if it is
     context_note: str = ""

@@ -14,6 +14,7 @@ SHIPPED = {"tinkex/tiny": Path(__file__).parents[2] / "tinkex" / "tiny"}
 """The folders of the models that come with tinkex, by name."""
 
 _CONFIG, _TOKENIZER, _TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+_TEMPLATE = "chat_template.jinja"
 
 
 def describe(spec: str) -> ModelInfo:
@@ -27,12 +28,12 @@ def describe(spec: str) -> ModelInfo:
     try:
         folder = _folder(source)
         config = _read(folder / _CONFIG)
+        tokenizer, tokenizer_config = tokenizer_files(folder)
     # a ValueError: the file is not valid JSON, or the name is not a valid hub id
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"cannot find the model {spec!r}: {error}") from error
     check_kind(name, config)
     longest, note = context_length(name, config)
-    tokenizer, tokenizer_config = tokenizer_files(folder)
     return ModelInfo(
         name=name,
         max_context_length=longest,
@@ -78,8 +79,15 @@ def check_names(specs: Sequence[str]) -> None:
 def tokenizer_files(folder: Path) -> tuple[str | None, str | None]:
     """Returns the contents of tokenizer.json and tokenizer_config.json, None for a file that is
     missing, as for some old models.
+
+    A chat template in a file of its own is put into tokenizer_config.json, the older place: clients
+    get these two files, and without the template they would train on chats of another form.
     """
-    return _text(folder / _TOKENIZER), _text(folder / _TOKENIZER_CONFIG)
+    settings, template = folder / _TOKENIZER_CONFIG, _text(folder / _TEMPLATE)
+    if template is None:
+        return _text(folder / _TOKENIZER), _text(settings)
+    known: Mapping[str, Any] = _read(settings) if settings.is_file() else {}
+    return _text(folder / _TOKENIZER), json.dumps({**known, "chat_template": template})
 
 
 def _text(file: Path) -> str | None:
@@ -134,4 +142,5 @@ def _fetched_folder(name: str) -> Path:
     # imported here, since the import takes a second
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    return Path(snapshot_download(name, allow_patterns=[_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG]))
+    files = [_CONFIG, _TOKENIZER, _TOKENIZER_CONFIG, _TEMPLATE]
+    return Path(snapshot_download(name, allow_patterns=files))

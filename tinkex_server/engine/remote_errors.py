@@ -8,7 +8,10 @@ import traceback
 
 from attrs import frozen
 
-from tinkex_server.engine.interface import EngineDied, InvalidRequest
+from tinkex_server.engine.interface import EngineDied, EngineGone, InvalidRequest
+
+_KINDS = InvalidRequest, EngineGone, EngineDied
+"""The classes of errors that mean the same everywhere, those before their bases."""
 
 
 class EngineError(RuntimeError):
@@ -21,21 +24,22 @@ class EngineError(RuntimeError):
 class RemoteError:
     """An error in an engine's process, as text."""
 
-    invalid: bool  # whether it was an InvalidRequest
+    kind: type[InvalidRequest | EngineDied] | None
+    """The class of the error, None if it is unexpected."""
     text: str
     trace: str
 
     @classmethod
     def of(cls, error: Exception) -> RemoteError:
         """Returns the description of an error, in the process where it was raised."""
-        invalid = isinstance(error, InvalidRequest)
-        text = str(error) if invalid else f"{type(error).__name__}: {error}"
-        return cls(invalid, text, "".join(traceback.format_exception(error)))
+        kind = next((one for one in _KINDS if isinstance(error, one)), None)
+        text = str(error) if kind else f"{type(error).__name__}: {error}"
+        return cls(kind, text, "".join(traceback.format_exception(error)))
 
     def error(self) -> Exception:
         """Returns an error to raise in the server's process."""
-        if self.invalid:
-            return InvalidRequest(self.text)
+        if self.kind:
+            return self.kind(self.text)
         error = EngineError(self.text)
         error.add_note(f"in the engine process:\n{self.trace}")
         return error

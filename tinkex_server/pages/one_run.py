@@ -77,7 +77,7 @@ def one_run(
         run_url(model_id),
         status_words(run, pending, now),
         metadata_of(run),
-        _metrics(state.store.steps.curve(model_id, _POINTS), query.get("metric", "loss")),
+        _metrics(state.store.steps.fullest(model_id, _POINTS), query.get("metric", "loss")),
         state.store.checkpoints.of_run(model_id)[here.offset : here.offset + here.size],
         here,
     )
@@ -112,4 +112,4 @@ def _metrics(steps: Sequence[StepRow], asked: str) -> Sequence[Metric]:
 
 def _values(step: StepRow) -> Mapping[str, float | None]:
     rate = {} if step.tokens_per_second is None else {"tokens_per_second": step.tokens_per_second}
-    return {"loss": step.loss, **rate, **step.metrics}
+    return {**step.losses, **rate, **step.metrics}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from attrs import evolve, frozen
@@ -15,13 +16,14 @@ from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS
 from tinkex_server.engine.interface import SampleResult
 from tinkex_server.errors import malformed
 from tinkex_server.jobs.requests import RequestIdentity
+from tinkex_server.pages.chat_template import chat_prompt, has_chat_template
 from tinkex_server.pages.names import title_of
 from tinkex_server.pages.token_text import TextPieces, vocabulary
 from tinkex_server.rules.sampling import checked_spec, prepare_stream, shared_sampler
 from tinkex_server.state import ServerState
 from tinkex_server.store import CheckpointRow
 from tinkex_server.wire import bodies
-from tinkex_server.wire.events import EventStream
+from tinkex_server.wire.events import EventStream, server_sent_event
 
 _ALTERNATIVES = 5
 """The likeliest tokens that are shown for each token."""
@@ -38,6 +40,8 @@ class Weights:
     value: str
     """The name of a base model, or the path of a checkpoint."""
     label: str
+    has_chat_template: bool = False
+    """Whether its model comes with a chat template."""
 
 
 @frozen
@@ -53,7 +57,10 @@ def choices(state: ServerState, access: Access, asked: Sequence[str]) -> Sequenc
     those that the URL asks for.
     """
     groups = [
-        WeightsGroup("Base models", [Weights(name, name) for name in state.base_models]),
+        WeightsGroup(
+            "Base models",
+            [Weights(name, name, has_chat_template(m)) for name, m in state.base_models.items()],
+        ),
     ]
     by_run: dict[str, list[CheckpointRow]] = {}
     for row in state.store.checkpoints.page(access.owner, _MOST_CHECKPOINTS, 0):
@@ -67,30 +74,48 @@ def choices(state: ServerState, access: Access, asked: Sequence[str]) -> Sequenc
 def _of_run(state: ServerState, run_id: str, rows: Sequence[CheckpointRow]) -> WeightsGroup:
     model = state.store.models.get(run_id)
     title = title_of(model, state.store.sessions.get(model.session_id)) if model else run_id
+    base = state.base_models.get(model.base_model) if model else None
+    chats = base is not None and has_chat_template(base)
     weights = [
-        Weights(str(row.path), f"{title} / {row.path.name} ({_USES[row.path.kind]})")
+        Weights(str(row.path), f"{title} / {row.path.name} ({_USES[row.path.kind]})", chats)
         for row in rows
     ]
     return WeightsGroup(title, weights)
 
 
-async def sample(state: ServerState, access: Access, fields: Mapping[str, Any]) -> EventStream:
-    """Starts a sample as the playground asks for it. Raises `Refused` for values out of range."""
+async def sample(
+    state: ServerState, access: Access, fields: Mapping[str, Any]
+) -> AsyncGenerator[bytes, None]:
+    """Starts a sample as the playground asks for it, and returns its events: the prompt as the
+    model reads it, the tokens, and the end. Raises `Refused` for values out of range.
+    """
     weights, prompt = (_text(fields, name) for name in ("weights", "prompt"))
     sampler = (
         shared_sampler(state, access, weights, None)
         if weights in state.base_models
         else shared_sampler(state, access, None, weights)
     )
-    words = await asyncio.to_thread(vocabulary, state.base_model(sampler.base_model))
-    tokens = await asyncio.to_thread(words.encode, prompt)
+    model = state.base_model(sampler.base_model)
+    is_chat = _flag(fields, "chat")
+    words = await asyncio.to_thread(vocabulary, model)
+    if is_chat:
+        prompt = await asyncio.to_thread(chat_prompt, model, prompt)
+    tokens = await asyncio.to_thread(words.encode, prompt, rendered=is_chat)
     request = bodies.read(SampleRequest, _request(fields, tokens))
     spec = evolve(checked_spec(state, sampler, request), topk_sample_logprobs=_ALTERNATIVES)
     identity = RequestIdentity(
         sampler.sampler_id, None, "playground", secrets.token_hex(8), access.new_owner
     )
     begin = await prepare_stream(state, sampler, spec, identity)
-    return EventStream(begin, _TextEvents(TextPieces(words, tokens), len(tokens)))
+    stream = EventStream(begin, _TextEvents(TextPieces(words, tokens), len(tokens)))
+    return _events(prompt, stream)
+
+
+async def _events(prompt: str, stream: EventStream) -> AsyncGenerator[bytes, None]:
+    async with aclosing(stream.read()) as events:
+        yield server_sent_event({"prompt": prompt})
+        async for event in events:
+            yield event
 
 
 def _request(fields: Mapping[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
@@ -103,6 +128,13 @@ def _request(fields: Mapping[str, Any], tokens: Sequence[int]) -> dict[str, Any]
         "sampling_params": params,
         "num_samples": 1,
     }
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise malformed(name, message="must be true or false")
+    return value
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

@@ -140,7 +140,7 @@ def _line(state: CommonState, run: ListedRun, pending: int, now: float) -> RunLi
         run_url(run.model.model_id),
         status_words(run, pending, now),
         metadata_of(run),
-        draw([(step.number, step.loss) for step in steps]),
+        draw([(step.number, step.loss) for step in steps if step.trained]),
         state.store.checkpoints.count_of_run(run.model.model_id),
     )
 

@@ -1,8 +1,8 @@
 """`make_site`: makes the ASGI application of the pages.
 
 Beside the pages it has requests that only the pages themselves send, and that may change in any
-release: a page asked for as text/event-stream, `POST /playground/sample`, and the forms. Programs
-use `GET /runs/{run_id}/steps` and `POST /runs/{run_id}/metrics`.
+release: a page asked for as text/event-stream, `POST /playground/sample`, and the forms. What
+programs use is in the contract.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tinkex_server.access.signed_urls import LIFETIME
 from tinkex_server.checkpoint_path import CheckpointPath
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Reason, Refused, bad_request
-from tinkex_server.pages import playground, step_metrics
+from tinkex_server.pages import playground
 from tinkex_server.pages.contract import contract_text
 from tinkex_server.pages.facts import DiskGauge, describe_engine
 from tinkex_server.pages.failures import count_failures, failures
@@ -57,7 +57,7 @@ from tinkex_server.store import SessionRow
 from tinkex_server.wire.bodies import parse_object
 from tinkex_server.wire.raw_body import read_body
 from tinkex_server.wire.refusals import refusal_response, status_of
-from tinkex_server.wire.responses import json_response, refuse_route
+from tinkex_server.wire.responses import refuse_route
 
 _QUEUE = 20  # requests
 _FAILURES = 5  # beside other things
@@ -96,8 +96,6 @@ def make_site(state: ServerState, profile: Profile, owner_of: OwnerOf | None) ->
         routes=[
             Route("/", site.show_status),
             Route("/runs/{run_id}", site.show_run),
-            Route("/runs/{run_id}/steps", site.list_steps),
-            Route("/runs/{run_id}/metrics", site.add_metrics, methods=["POST"]),
             Route(f"{checkpoint}/delete", site.ask_to_delete, methods=["GET"]),
             Route(f"{checkpoint}/delete", site.delete, methods=["POST"]),
             Route("/failures", site.show_failures),
@@ -209,9 +207,9 @@ class _Site:
         """Streams a sample for the playground."""
         access = self._own_access(request)
         fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
-        stream = await playground.sample(self._state, access, fields)
+        events = await playground.sample(self._state, access, fields)
         await self._state.store.flush()
-        return StreamingResponse(stream.read(), media_type=MEDIA_TYPE, headers=_HEADERS)
+        return StreamingResponse(events, media_type=MEDIA_TYPE, headers=_HEADERS)
 
     async def ask_to_delete(self, request: Request) -> Response:
         """Shows the form that deletes a checkpoint."""
@@ -242,29 +240,6 @@ class _Site:
             302,
             _HEADERS,
         )
-
-    async def list_steps(self, request: Request) -> Response:
-        """Answers the steps of a run after the one that `?after=` names, as JSON."""
-        access = self._access(request)
-        if access is None:
-            return refusal_response(
-                Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong"), _HEADERS
-            )
-        after = request.query_params.get("after", "0")
-        if not after.isdecimal():
-            raise bad_request(f"after must be the number of a step, not {after!r}")
-        run = access.run(request.path_params["run_id"])
-        answer = step_metrics.steps_after(self._state, run, int(after))
-        return json_response(200, answer, _HEADERS)
-
-    async def add_metrics(self, request: Request) -> Response:
-        """Adds values that a program has computed to a step of its run."""
-        access = self._own_access(request)
-        run = access.run(request.path_params["run_id"])
-        fields = parse_object(await read_body(request.headers, request.receive, _MOST_JSON_BYTES))
-        answer = step_metrics.add(self._state, run, fields)
-        await self._state.store.flush()
-        return json_response(200, answer, _HEADERS)
 
     async def show_reference(self, request: Request) -> Response:
         """Shows the contract, for which no key is needed."""
@@ -328,13 +303,18 @@ class _Site:
         owner = self._logins.owner(request) if self._logins else None
         return None if self._logins and owner is None else Access(self._state.store, owner)
 
+    def _required_access(self, request: Request) -> Access:
+        """Returns the access of the sender. Raises `Refused` (401) if it is not logged in."""
+        access = self._access(request)
+        if access is None:
+            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        return access
+
     def _own_access(self, request: Request) -> Access:
         """Returns the access of a sender that changes something. Raises `Refused` unless it is
         logged in, and the request comes from a page of this server or from a program.
         """
-        access = self._access(request)
-        if access is None:
-            raise Refused(Reason.UNAUTHENTICATED, "X-API-Key is missing or wrong")
+        access = self._required_access(request)
         if self._logins:
             check_same_origin(request)  # without keys, the origin of every request is checked
         return access

@@ -19,8 +19,10 @@ _CONTEXT = 16  # tokens before a new one that are decoded with it
 class Vocabulary(Protocol):
     """The way from text to tokens of one model, and back."""
 
-    def encode(self, text: str) -> Sequence[int]:
-        """Returns the tokens of a prompt. Raises `Refused` for one that cannot be read."""
+    def encode(self, text: str, *, rendered: bool = False) -> Sequence[int]:
+        """Returns the tokens of a prompt. One that a chat template has rendered has all special
+        tokens, and gets no more. Raises `Refused` for a prompt that cannot be read.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -34,8 +36,8 @@ class TokenizerVocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, text: str) -> Sequence[int]:
-        return self._tokenizer.encode(text).ids
+    def encode(self, text: str, *, rendered: bool = False) -> Sequence[int]:
+        return self._tokenizer.encode(text, add_special_tokens=not rendered).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
@@ -44,7 +46,7 @@ class TokenizerVocabulary:
 class NumberVocabulary:
     """The vocabulary of a model without a tokenizer.json: numbers, separated by spaces."""
 
-    def encode(self, text: str) -> Sequence[int]:
+    def encode(self, text: str, *, rendered: bool = False) -> Sequence[int]:
         try:
             return [int(word) for word in text.split()]
         except ValueError:

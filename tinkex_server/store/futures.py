@@ -15,6 +15,8 @@ _ROWS = (
 _FAILED = "state = 'failed' AND (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR scope = ?2)"
 _BY_ID = f"{_ROWS} WHERE request_id = ?"
 _BY_NUMBER = f"{_ROWS} WHERE scope = ? AND seq_id = ?"
+_SCOPES = 10_000
+"""The most scopes whose highest number is kept in memory; that of others is read from the file."""
 
 
 class StoredFutures:
@@ -52,6 +54,8 @@ class StoredFutures:
 
     def _highest_number(self, scope: str) -> int:
         if scope not in self._highest:
+            if len(self._highest) >= _SCOPES:
+                self._highest.clear()
             self._highest[scope] = self._db.number(
                 "SELECT coalesce(max(seq_id), -1) FROM futures WHERE scope = ?", scope
             )

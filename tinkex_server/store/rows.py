@@ -144,13 +144,20 @@ class StepRow:
     number: int
     """The number of the step, from 1."""
     loss: float | None
-    """The loss per token. None stands for NaN."""
+    """The loss per token. None stands for NaN, or for no loss if the step has trained nothing."""
     at: float
     """The time at which the last batch of the step ended."""
     tokens_per_second: float | None = None
     """The tokens that went through the model by the time that the engine took."""
     metrics: Mapping[str, float | None] = field(factory=dict[str, "float | None"])
     """Further values by name. None stands for NaN."""
+    trained: bool = True
+    """Whether the step has trained the model on any token."""
+
+    @property
+    def losses(self) -> Mapping[str, float | None]:
+        """The loss by its name; empty if the step has trained nothing."""
+        return {"loss": self.loss} if self.trained else {}
 
 
 RunStatus: TypeAlias = Literal[
@@ -199,7 +206,11 @@ class ListedRun:
     steps: int
     """The number of steps that were applied."""
     loss: float | None
-    """The loss per token of the newest step."""
+    """The loss per token of the newest step that has trained on any token. None stands for NaN, or
+    for no such step.
+    """
+    has_loss: bool
+    """Whether there is such a step."""
 
 
 @frozen

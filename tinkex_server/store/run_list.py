@@ -18,7 +18,8 @@ from tinkex_server.store.rows import (
     SessionRow,
 )
 
-_NEWEST = "FROM steps WHERE steps.model_id = models.model_id AND ended ORDER BY number DESC LIMIT 1"
+_ENDED = "FROM steps WHERE steps.model_id = models.model_id AND ended"
+_NEWEST = "ORDER BY number DESC LIMIT 1"
 _SEEN = "max(heartbeat_at, last_request_at)"
 _STATUS = f"""CASE
     WHEN state IN ('failed', 'lost', 'creating') THEN state
@@ -37,7 +38,9 @@ _RUNS = f"""SELECT models.*, models.rowid AS created_as, owner, tags, sdk_versio
     display_name, sessions.user_metadata AS session_metadata,
     sessions.created_at AS session_created_at, heartbeat_at, finished_at, finish_reason,
     finish_detail, {_SEEN} AS seen_at, {_STATUS} AS status,
-    coalesce((SELECT number {_NEWEST}), 0) AS steps, (SELECT loss / tokens {_NEWEST}) AS loss
+    coalesce((SELECT number {_ENDED} {_NEWEST}), 0) AS steps,
+    (SELECT loss / tokens {_ENDED} AND tokens > 0 {_NEWEST}) AS loss,
+    EXISTS (SELECT 1 {_ENDED} AND tokens > 0) AS has_loss
     FROM models JOIN sessions USING (session_id)"""
 _ORDERS: Mapping[RunOrder, tuple[str, bool]] = {
     "created": ("created_as", True),
@@ -118,4 +121,5 @@ def _row(row: sqlite3.Row) -> ListedRun:
         row["seen_at"],
         row["steps"],
         row["loss"],
+        bool(row["has_loss"]),
     )

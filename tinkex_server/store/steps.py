@@ -15,8 +15,8 @@ from tinkex_server.store.rows import Batch, StepRow
 _MOST_METRICS = 64
 """The most metrics of one step; further names are dropped."""
 _STEPS = (
-    "SELECT number, loss / tokens AS loss, at, computed_tokens / nullif(seconds, 0) AS rate,"
-    " metrics FROM steps"
+    "SELECT number, tokens > 0 AS trained, loss / tokens AS loss, at,"
+    " computed_tokens / nullif(seconds, 0) AS rate, metrics FROM steps"
 )
 
 
@@ -73,10 +73,26 @@ class Steps:
             last.number,
         )
 
-    def note(self, model_id: str, number: int | None, metrics: Mapping[str, float]) -> int | None:
+    def note(
+        self, model_id: str, number: int | None, metrics: Mapping[str, float], now: float
+    ) -> int | None:
         """Adds values that the client has computed to a step, the newest if `number` is None.
         Returns the number of the step, or None if there is none.
+
+        The number after the newest makes a step that trains nothing, unless a step is open: a
+        program of reinforcement learning may sample and find nothing to learn from.
         """
+        opening = self._open_step(model_id)
+        if number == opening.number and not opening.batches:
+            self._db.run(
+                "INSERT INTO steps (model_id, number, loss, tokens, at, batches, ended, metrics)"
+                " VALUES (?, ?, 0, 0, ?, 0, 1, ?)",
+                model_id,
+                number,
+                now,
+                dump(_limited(metrics)),
+            )
+            return number
         sql = "SELECT number, metrics FROM steps WHERE model_id = ?1 AND number = coalesce(?2, ?3)"
         found = self._db.one(tuple, sql, model_id, number, self.count(model_id))
         if found is None:
@@ -106,7 +122,26 @@ class Steps:
         """Returns about `most` steps, evenly spread and in order, with the first and the newest."""
         last = self.count(model_id)
         apart = max(1, last // most)
-        numbers = [1, *range(apart, last + 1, apart), last]
+        return self._of_numbers(model_id, [1, *range(apart, last + 1, apart), last])
+
+    def fullest(self, model_id: str, most: int) -> Sequence[StepRow]:
+        """Returns about `most` steps as `curve` does, but of those near each other the one with the
+        most metrics: so that values of a few steps, such as evaluations, are among them. It reads
+        all steps of the run.
+        """
+        last = self.count(model_id)
+        apart = max(1, last // most)
+        if apart == 1:
+            return self.curve(model_id, most)
+        sql = (
+            "SELECT number FROM (SELECT number, row_number() OVER (PARTITION BY number / ?1"
+            " ORDER BY (SELECT count(*) FROM json_each(metrics)) DESC, number) AS place"
+            " FROM steps WHERE model_id = ?2) WHERE place = 1"
+        )
+        chosen: list[int] = self._db.all(lambda row: row[0], sql, apart, model_id)
+        return self._of_numbers(model_id, [1, *chosen, last])
+
+    def _of_numbers(self, model_id: str, numbers: Sequence[int]) -> Sequence[StepRow]:
         sql = (
             f"{_STEPS} WHERE model_id = ? AND number IN (SELECT value FROM json_each(?))"
             " ORDER BY number"
@@ -165,4 +200,11 @@ def _limited(metrics: Mapping[str, float | None]) -> Mapping[str, float | None]:
 
 
 def _row(row: sqlite3.Row) -> StepRow:
-    return StepRow(row["number"], row["loss"], row["at"], row["rate"], orjson.loads(row["metrics"]))
+    return StepRow(
+        row["number"],
+        row["loss"],
+        row["at"],
+        row["rate"],
+        orjson.loads(row["metrics"]),
+        bool(row["trained"]),
+    )

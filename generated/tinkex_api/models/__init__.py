@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adam_params import AdamParams
+    from .add_metrics_request import AddMetricsRequest
+    from .add_metrics_response import AddMetricsResponse
     from .api_key_details import ApiKeyDetails
     from .api_key_info_response import ApiKeyInfoResponse
     from .api_key_organization import ApiKeyOrganization
@@ -116,6 +118,8 @@ if TYPE_CHECKING:
     from .set_checkpoint_ttl_request import SetCheckpointTtlRequest
     from .sgd_params import SgdParams
     from .signed_urls import SignedUrls
+    from .step_metrics import StepMetrics
+    from .steps_response import StepsResponse
     from .supported_model import SupportedModel
     from .telemetry_event import TelemetryEvent
     from .telemetry_event_event_data import TelemetryEventEventData
@@ -125,6 +129,7 @@ if TYPE_CHECKING:
     from .tokenizer_response import TokenizerResponse
     from .training_run import TrainingRun
     from .training_runs_response import TrainingRunsResponse
+    from .training_step import TrainingStep
     from .unload_model_answer import UnloadModelAnswer
     from .unload_model_request import UnloadModelRequest
     from .unload_model_response import UnloadModelResponse
@@ -137,6 +142,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AdamParams": ".adam_params",
+    "AddMetricsRequest": ".add_metrics_request",
+    "AddMetricsResponse": ".add_metrics_response",
     "ApiKeyDetails": ".api_key_details",
     "ApiKeyInfoResponse": ".api_key_info_response",
     "ApiKeyOrganization": ".api_key_organization",
@@ -247,6 +254,8 @@ _MODULES = {
     "SetCheckpointTtlRequest": ".set_checkpoint_ttl_request",
     "SgdParams": ".sgd_params",
     "SignedUrls": ".signed_urls",
+    "StepMetrics": ".step_metrics",
+    "StepsResponse": ".steps_response",
     "SupportedModel": ".supported_model",
     "TelemetryEvent": ".telemetry_event",
     "TelemetryEventEventData": ".telemetry_event_event_data",
@@ -256,6 +265,7 @@ _MODULES = {
     "TokenizerResponse": ".tokenizer_response",
     "TrainingRun": ".training_run",
     "TrainingRunsResponse": ".training_runs_response",
+    "TrainingStep": ".training_step",
     "UnloadModelAnswer": ".unload_model_answer",
     "UnloadModelRequest": ".unload_model_request",
     "UnloadModelResponse": ".unload_model_response",
@@ -277,6 +287,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = (
     "AdamParams",
+    "AddMetricsRequest",
+    "AddMetricsResponse",
     "ApiKeyDetails",
     "ApiKeyInfoResponse",
     "ApiKeyOrganization",
@@ -387,6 +399,8 @@ __all__ = (
     "SetCheckpointTtlRequest",
     "SgdParams",
     "SignedUrls",
+    "StepMetrics",
+    "StepsResponse",
     "SupportedModel",
     "TelemetryEvent",
     "TelemetryEventEventData",
@@ -396,6 +410,7 @@ __all__ = (
     "TokenizerResponse",
     "TrainingRun",
     "TrainingRunsResponse",
+    "TrainingStep",
     "UnloadModelAnswer",
     "UnloadModelRequest",
     "UnloadModelResponse",

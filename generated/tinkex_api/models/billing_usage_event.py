@@ -26,9 +26,7 @@ class BillingUsageEvent(OpenModel):
     Attributes:
         bucket_start: Start of the hour, in UTC.
         bucket_end: End of the hour, in UTC.
-        event_info: The billed usage of an event. One open schema serves all types, by `type`: training with
-            `token_count`; sampling_prefill with `token_count` and `cached`; sampling_sample with `token_count`;
-            checkpoint with `count`; storage with `gigabyte_hours` and `free`.
+        event_info: Type and amount of the usage.
         base_model: Name of the base model.
         user_id: Id of the user.
         user_name: Name of the user.

@@ -24,13 +24,12 @@ class CheckpointSearchRequest(OpenModel):
 
     Attributes:
         project_ids: Ids of projects, to any of which the checkpoint belongs.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        user_metadata: Metadata, each text of which the checkpoint has under the same name.
         checkpoint_type: Type of the checkpoint. Known values: `training`, `sampler`, `external`.
-        owner: The owners whose sessions or checkpoints to search.
+        owner: Owners whose checkpoints to search; when absent, the user.
         base_models: Names of base models, any of which is the checkpoint's; an empty list finds nothing.
         limit: Maximum number of checkpoints in the page, 1 to 200.
-        cursor: The end of the last page of a search.
+        cursor: `next_cursor` of the page before; absent for the first page.
     """
 
     project_ids: list[str] | None = None

@@ -29,8 +29,7 @@ class CreateCustomLossRequest(OpenModel):
         custom_loss_seq_id: Index of the loss among the session's custom losses, from 0.
         name: Name of the loss for people.
         inputs: Inputs of the loss, at most 16, `logprobs` first.
-        graph: A custom loss as a traced graph. Its output is a scalar loss and metrics named `custom/<name>:sum` or
-            `custom/<name>:mean`.
+        graph: Computation of the loss from its inputs.
         type: Name of the request.
     """
 

@@ -27,13 +27,10 @@ class CreateModelRequest(OpenModel):
         session_id: Id of the session.
         model_seq_id: Index of the model in its session, from 0. A repeated index returns the same model.
         base_model: Name of the base model.
-        lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
+        lora_config: Shape of the model's adapter.
         type: Name of the request.
-        optimizer_config: The type of the optimizer that a model is trained with. All its steps must be of that
-            type: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
-            Other types have fields of their own.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        optimizer_config: Optimizer to train the model with; when absent, adamw.
+        user_metadata: Metadata to keep with the model.
     """
 
     session_id: str

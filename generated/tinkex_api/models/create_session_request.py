@@ -22,8 +22,7 @@ class CreateSessionRequest(OpenModel):
 
     Attributes:
         tags: Tags of the session, to find it by.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        user_metadata: Metadata to keep with the session.
         sdk_version: Version of the client.
         type: Name of the request.
         project_id: Id of the session's project.

@@ -23,12 +23,9 @@ class Datum(OpenModel):
             {'data': [105], 'dtype': 'int64'}, 'weights': {'data': [1.0], 'dtype': 'float32'}}}
 
     Attributes:
-        model_input: The input of a model: tokens, and images or audio between them.
-        loss_fn_inputs: The arrays that a loss reads or returns, by name, with one row for each token of the model
-            input. A loss reads `target_tokens` (int64); `weights`, `advantages`, `logprobs`, `clip_low_threshold`,
-            `clip_high_threshold`, `sequence_ratio_mask` (all float32); or inputs of a server's own. Their shape is
-            (N,), or (N, K) for K targets at each position, each with its weight (soft targets). The logprobs of the
-            result have the shape of `target_tokens`.
+        model_input: Tokens, images and audio that the model reads.
+        loss_fn_inputs: Arrays that the loss reads, by name, of shape (N,), or (N, K) for K targets at each of the N
+            positions: `target_tokens`, int64, and what the loss needs besides, float32.
     """
 
     model_input: ModelInput

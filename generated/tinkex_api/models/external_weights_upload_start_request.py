@@ -23,7 +23,7 @@ class ExternalWeightsUploadStartRequest(OpenModel):
 
     Attributes:
         base_model: Name of the adapter's base model.
-        lora_config: The shape of a LoRA adapter. At least one `train_*` must be true.
+        lora_config: Shape of the adapter to upload.
         destination_project_id: Id of the project to put the checkpoint into.
     """
 

@@ -24,7 +24,7 @@ class ExternalWeightsUploadStartResponse(OpenModel, OwnFuture):
 
     Attributes:
         upload_id: Id of the upload, for external_weights_upload_finish.
-        urls: The destinations of the files, by file name. Since 0.40 each has headers; before, it is a bare URL.
+        urls: Destination of each file, by file name.
         expires: Time at which the URLs expire.
     """
 

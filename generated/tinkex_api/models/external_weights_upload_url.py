@@ -23,7 +23,7 @@ class ExternalWeightsUploadURL(OpenModel):
 
     Attributes:
         url: URL of the file.
-        headers: The headers that the PUT must have, by name.
+        headers: Headers that the PUT must have, by name; absent when it needs none.
     """
 
     url: str

@@ -25,7 +25,7 @@ class ExternalWeightsUrlsResponse(OpenModel, OwnFuture):
             print(name, url, files.expires)  # the URLs need no API key
 
     Attributes:
-        urls: URLs by file name. Each can be downloaded without a key.
+        urls: URL of each file, by file name.
         expires: Time at which the URLs expire.
     """
 

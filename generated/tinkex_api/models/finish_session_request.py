@@ -21,7 +21,7 @@ class FinishSessionRequest(OpenModel):
         {'reason': {'type': 'errored'}, 'detail': 'ValueError'}
 
     Attributes:
-        reason: The way in which a session ended.
+        reason: Reason for the end of the session.
         detail: Detail on the reason. Sent as null when there is none.
     """
 

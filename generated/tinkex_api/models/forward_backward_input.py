@@ -41,11 +41,7 @@ class ForwardBackwardInput(OpenModel):
         data: Datums of the batch; not empty.
         loss_fn: Name of the loss. Known values: `cross_entropy`, `importance_sampling`, `ppo`, `cispo`, `dro`,
             `gspo`, `stable_reinforce`, `custom`.
-        loss_fn_config: The settings of a loss by name: numbers or, since 0.26, texts. ppo, cispo and gspo:
-            `clip_low_threshold` and `clip_high_threshold`, the bounds of the ratio, for which inputs of the same names
-            give values for each token; the embedded server uses 0.8 and 1.2 where neither is given. dro: `beta`, for
-            which the embedded server uses 0.05 by default. custom: `loss_id`. Strict servers refuse settings that the
-            loss does not have.
+        loss_fn_config: Settings of the loss by name; when absent, the server's defaults.
     """
 
     data: list[Datum]

@@ -25,19 +25,7 @@ class ForwardRequest(OpenModel):
     Attributes:
         model_id: Id of the model.
         seq_id: Number of the request among those of the model, from 1.
-        forward_input: A batch of datums and its loss. Let p be the logprob of a target in nats, q = `logprobs`, A =
-            `advantages`, w = `weights` (1 where not given), r = exp(p - q), sg(x) = x with no gradient through it, and
-            clip(x) = x limited to the range from `clip_low_threshold` to `clip_high_threshold`. The loss of the batch
-            is the sum, over all targets at all positions, of w times the loss of a target:  | loss_fn | needs
-            `target_tokens` and | loss of a target | from | | --- | --- | --- | --- | | cross_entropy | | -p | | |
-            importance_sampling | `logprobs`, `advantages` | -r·A | | | ppo | the same | -min(r·A, clip(r)·A) |
-            arXiv:1707.06347 | | cispo | the same | -sg(clip(r))·A·p | arXiv:2506.13585 | | dro | the same | -(p·A -
-            beta/2·(p - q)²) | arXiv:2405.19107 | | gspo | the same and `sequence_ratio_mask` | -min(s·A, clip(s)·A),
-            where s = exp(m + p - sg(p)) and m = sg(the mean of p - q over the datum's positions whose mask is not 0) |
-            arXiv:2507.18071, GSPO-token | | stable_reinforce | what `record_stability_info` kept of the samples | not
-            published | | | custom | the inputs of the loss | as uploaded by create_custom_loss | |  The formulas of
-            importance_sampling, ppo, cispo, dro and gspo are those of the papers and of public texts about the service.
-            Scaling these, too, by w is a choice of tinkex. Servers differ in weighting and normalisation.
+        forward_input: Batch to compute the loss of.
     """
 
     model_id: str

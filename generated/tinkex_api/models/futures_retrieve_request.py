@@ -22,7 +22,7 @@ class FuturesRetrieveRequest(OpenModel):
             'prev_cursor': 0, 'retrieved_request_ids': ['17']}
 
     Attributes:
-        target: The samples of one sampling client, as what to wait for.
+        target: Sampling client whose samples to wait for.
         prev_cursor: Cursor of the previous answer. The server may forget the completions up to it.
         timeout: Maximum time to wait while no request is complete, in seconds; 0 for an answer at once. When
             absent, the server chooses the time.

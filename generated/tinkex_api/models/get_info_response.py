@@ -25,7 +25,7 @@ class GetInfoResponse(OpenModel, OwnFuture):
 
     Attributes:
         model_id: Id of the model.
-        model_data: Information about a base model.
+        model_data: Base model and its tokenizer.
         model_name: Name of the base model.
         is_lora: Whether the model is a LoRA adapter.
         lora_rank: Rank of the adapter.

@@ -33,11 +33,9 @@ class LoadWeightsRequest(OpenModel):
         session_id: Id of the new model's session.
         model_seq_id: Index of the new model in its session, from 0; with session_id only.
         base_model: Name of another base model that the weights fit; with session_id only.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
-        optimizer_config: The type of the optimizer that a model is trained with. All its steps must be of that
-            type: adamw, by `adam_params`; dimuon, by `optimizer_params`; sgd, an extension of tinkex, by `sgd_params`.
-            Other types have fields of their own.
+        user_metadata: Metadata to keep with the new model; with session_id only.
+        optimizer_config: Optimizer to train the new model with, when its state is not loaded too; with session_id
+            only. When absent, adamw.
         weights_access_token: Token that grants access to another user's weights.
     """
 

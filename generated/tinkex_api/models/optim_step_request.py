@@ -27,14 +27,9 @@ class OptimStepRequest(OpenModel):
         model_id: Id of the model.
         seq_id: Number of the request among those of the model, from 1.
         type: Name of the request.
-        adam_params: The settings of one AdamW step.
-        optimizer_params: The settings of one Dimuon step, a variant of Muon for LoRA. All that the service has
-            published of it is that the step of a matrix has a Frobenius norm of about `learning_rate`·√rank. The
-            embedded server implements Muon (https://kellerjordan.github.io/posts/muon): m ← beta1·m + (1 -
-            beta1)·gradient; weights ← weights - `learning_rate`·o, where o is m with its singular values set to about
-            1, by five Newton-Schulz iterations.
-        sgd_params: The settings of one step of gradient descent with momentum: b ← momentum·b + gradient +
-            weight_decay·weights, with b = 0 at first; then weights ← weights - `learning_rate`·b.
+        adam_params: Settings of the step of a model that is trained with adamw.
+        optimizer_params: Settings of the step of a model that is trained with dimuon.
+        sgd_params: Settings of the step of a model that is trained with sgd; an extension of tinkex.
     """
 
     model_id: str

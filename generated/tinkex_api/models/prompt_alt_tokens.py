@@ -23,12 +23,8 @@ class PromptAltTokens(OpenModel):
             'dtype': 'float32', 'shape': [1, 2]}}
 
     Attributes:
-        tokens: An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two
-            dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices`
-            and `shape`, all three of which are then required.
-        logprobs: An array, dense or sparse. Dense: `data` holds all values, flat and row-major. Sparse, for two
-            dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`, `sparse_col_indices`
-            and `shape`, all three of which are then required.
+        tokens: Ids of the tokens, int64.
+        logprobs: Logprobs of the tokens, in nats.
     """
 
     tokens: TensorData

@@ -27,8 +27,8 @@ class SampleRequest(OpenModel):
             -1, 'top_p': 1.0}, 'prompt_logprobs': False, 'topk_prompt_logprobs': 0, 'type': 'sample'}
 
     Attributes:
-        prompt: The input of a model: tokens, and images or audio between them.
-        sampling_params: The settings of sampling.
+        prompt: Prompt that the samples continue.
+        sampling_params: Length, randomness and end of the samples.
         num_samples: Number of samples to draw.
         prompt_logprobs: Whether to return the logprobs of the prompt's tokens.
         topk_prompt_logprobs: Number of likeliest tokens to return at each position of the prompt.
@@ -40,9 +40,8 @@ class SampleRequest(OpenModel):
         model_path: Path of the saved weights; without a sampling session only.
         topk_sample_logprobs: Number of likeliest tokens to return at each position of the sample. Strict servers
             refuse the field.
-        target_prompt_logprobs: An array, dense or sparse. Dense: `data` holds all values, flat and row-major.
-            Sparse, for two dimensions only: `data` holds the values of a CSR matrix, with `sparse_crow_indices`,
-            `sparse_col_indices` and `shape`, all three of which are then required.
+        target_prompt_logprobs: Ids of the tokens whose logprobs to return, int64 of shape [prompt length - 1, K]: a
+            row for each position of the prompt but the first. -1 stands for no token.
         prompt_alt_tokens_k: Number of tokens to draw, with replacement and at the request's temperature, at each
             position of the prompt. Strict servers refuse the field.
         prompt_logprobs_last_n: Number of tokens at the prompt's end to return logprobs for, from 1 to the prompt's

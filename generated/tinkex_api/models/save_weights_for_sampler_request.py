@@ -32,8 +32,7 @@ class SaveWeightsForSamplerRequest(OpenModel):
             of the model share, and that each save replaces, also for samples in progress.
         ttl_seconds: Time for which the checkpoint is kept, in seconds, from 3600 to ten years; without it, the
             checkpoint is kept for ever. Not allowed with inflight weights.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        user_metadata: Metadata to keep with the checkpoint.
     """
 
     model_id: str

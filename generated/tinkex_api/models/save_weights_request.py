@@ -28,8 +28,7 @@ class SaveWeightsRequest(OpenModel):
         overwrite: Whether a checkpoint of the same name may be replaced.
         ttl_seconds: Time for which the checkpoint is kept, in seconds, from 3600 to ten years; without it, the
             checkpoint is kept for ever.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        user_metadata: Metadata to keep with the checkpoint.
     """
 
     model_id: str

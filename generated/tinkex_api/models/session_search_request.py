@@ -28,13 +28,12 @@ class SessionSearchRequest(OpenModel):
     Attributes:
         session_id: Id of the session.
         project_ids: Ids of projects, to any of which the session belongs.
-        user_metadata: Metadata of the user's own, texts by name. The server keeps it with the object for which it
-            was sent.
+        user_metadata: Metadata, each text of which the session has under the same name.
         display_name: Words of the session's name, in upper or lower case.
-        owner: The owners whose sessions or checkpoints to search.
+        owner: Owners whose sessions to search; when absent, the user.
         statuses: Statuses, any of which the session has; not empty.
         limit: Maximum number of sessions in the page, 1 to 200.
-        cursor: The end of the last page of a search.
+        cursor: `next_cursor` of the page before; absent for the first page.
     """
 
     session_id: str | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import pytest
 
 from tinkex.cli import main
-from tinkex.local import RaySettings
+from tinkex.local import RaySettings, VllmSettings
 from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.interface import InvalidRequest
 
@@ -41,3 +42,23 @@ def test_numbers_that_no_cluster_can_have_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("tinkex_server.engine.factory.require_ray", lambda: None)
     with pytest.raises(InvalidRequest, match="use --engine torch with --train-replicas"):
         create_engine("fake", ["fake/base"], ray=RaySettings(train_replicas=2))
+
+
+@pytest.mark.parametrize(
+    ("ray", "vllm", "words"),
+    [
+        (
+            {"samplers": 3},
+            {"urls": ["http://localhost:1"]},
+            "--samplers 3 .* --vllm-url names vLLMs that you run: give --vllm-python",
+        ),
+        ({}, {"python": sys.executable, "adapters": Path("/tmp")}, "--vllm-adapters is for vLLMs"),
+        ({}, {"python": sys.executable, "args": ["--port=80"]}, "--port, which two vLLMs on one"),
+    ],
+)
+def test_choices_that_exclude_each_other_are_refused(
+    ray: dict[str, Any], vllm: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinkex_server.engine.factory.require_ray", lambda: None)
+    with pytest.raises(InvalidRequest, match=words):
+        create_engine("torch", ["tinkex/tiny"], ray=RaySettings(**ray), vllm=VllmSettings(**vllm))

@@ -18,6 +18,7 @@ from tinkex import ServiceClient
 from tinkex.cli import main
 from tinkex.cli.command import Command
 from tinkex.local import Server
+from tinkex_server.engine.interface import Engine
 
 NAMES = ("data check", "train sft", "train rl", "train dpo", "train distill", "eval")
 SHORT = {
@@ -130,6 +131,31 @@ def test_a_person_gets_a_card_with_the_next_two_commands(
         f"tinkex sample -m {path[1]} 'two ='",
         f"tinkex checkpoint download {path[1]}",
     ]
+
+
+@pytest.mark.parametrize(("profile", "saved"), [("hatchery", "path"), ("xorl", None)])
+def test_the_card_proposes_what_the_server_can_do(
+    here: Path,
+    torch_engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    saved: str | None,
+) -> None:
+    """One server samples only from states of training, and the other not at all."""
+    monkeypatch.setenv("TINKEX_DIALECT", profile)
+    with tinkex.local.serve(engine=torch_engine, profile=profile, hold=0.5) as server:
+        monkeypatch.setenv("TINKER_BASE_URL", server.base_url)
+        done = run(f"tinkex train sft sft.toml {SHORT['train sft']} --out run")
+        hints = re.findall(r"hint: (.*)", done.stderr)
+        assert [hint.split()[1] for hint in hints] == ["sample"] * bool(saved) + ["checkpoint"]
+        if saved:
+            state = json.loads((here / "run" / "state.json").read_text())
+            assert hints[0].split()[3] == state[saved]
+            sampled = run(f"{hints[0]} --max-tokens 2 --json")
+            assert sampled.exit_code == 0, sampled.output
+            options = "--base-model tinkex/tiny --data prompts.jsonl --score rewards:vowels"
+            scored = run(f"tinkex eval -m {state[saved]} {options} --max-tokens 2 --json")
+            assert scored.exit_code == 0, scored.output
 
 
 def test_eval_gives_loss_and_score(here: Path, paths: dict[str, str]) -> None:

@@ -136,7 +136,15 @@ def test_a_server_that_does_not_tell_says_what_to_watch_instead() -> None:
 
 
 def test_any_metric_of_a_server_is_shown_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [{"step": n, "loss": 2.0 / n, "grad_norm": 0.5 * n, "at": 1e9} for n in (1, 2)]
+    steps = [
+        {
+            "step": n,
+            "at": "2026-01-01T00:00:00Z",
+            "loss": 2.0 / n,
+            "metrics": {"grad_norm": 0.5 * n},
+        }
+        for n in (1, 2)
+    ]
     told = as_json({"state": "unloaded", "steps": steps}), as_json({"state": "ready", "steps": []})
     with answering(lambda call: told[int(call.query["after"]) >= 2]) as there:
         url = f"--base-url={there.base_url}"

@@ -20,7 +20,7 @@ from transformers import (
     GPTBigCodeConfig,
     GPTNeoXConfig,
     JambaConfig,
-    Llama4TextConfig,
+    JetMoeConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -159,13 +159,17 @@ def test_the_layers_of_the_attention_are_those_in_it_whatever_their_names(
 
 
 def test_switches_that_would_train_only_some_layers_are_refused(tmp_path: Path) -> None:
-    saved(tiny_config(Llama4TextConfig), tmp_path)
+    saved(tiny_config(JetMoeConfig), tmp_path)
     base = LoadedBaseModel.load(str(tmp_path), "cpu")
-    with pytest.raises(
-        InvalidRequest, match="train_mlp must be false for this model: it has experts"
+    for switch, shape in (
+        ("train_attn", LoraShape(2)),
+        ("train_mlp", LoraShape(2, train_attn=False)),
     ):
-        base.new_adapter(LoraShape(2))
-    assert base.new_adapter(LoraShape(2, train_mlp=False)).layers
+        with pytest.raises(
+            InvalidRequest, match=f"{switch} must be false for this model: it has experts"
+        ):
+            base.new_adapter(shape)
+    assert base.new_adapter(LoraShape(2, train_attn=False, train_mlp=False)).layers
     saved(CONFIGS["learned positions"], tmp_path)
     with pytest.raises(
         InvalidRequest,

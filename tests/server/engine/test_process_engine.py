@@ -45,11 +45,7 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.process import frames
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.process.messages import EngineFactory
-from tinkex_server.engine.process.restart import (
-    exit_reason,
-    failures_in_a_row,
-    pause_before_restart,
-)
+from tinkex_server.engine.process.restart import Restarts, exit_reason
 from tinkex_server.engine.remote_errors import EngineError
 
 # as the product starts them, and not forked
@@ -320,13 +316,9 @@ def test_the_reason_of_an_exit_is_described() -> None:
 
 
 def test_failures_count_in_a_row_and_are_bounded() -> None:
-    assert failures_in_a_row(2, lived=0.1) == 3
-    assert failures_in_a_row(2, lived=3600) == 1
-    assert [pause_before_restart(failures, (0.0, 5.0)) for failures in (1, 2, 3)] == [
-        0.0,
-        5.0,
-        None,
-    ]
+    restarts = Restarts((0.0, 5.0))
+    assert [restarts.pause(lived) for lived in (0.1, 0.1, 3600, 0.1, 0.1)] == [0, 5, 0, 5, None]
+    assert restarts.given_up("it died").startswith("it died, 3 times in a row, and is not")
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")

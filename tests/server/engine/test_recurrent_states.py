@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GraniteMoeHybridConfig, Qwen3NextConfig
+from transformers import BambaConfig, GraniteMoeHybridConfig, JambaConfig, Qwen3NextConfig
 
 from tests.support.model_zoo import make_model, tiny_config
 from tinkex_server.engine.interface import SampleSpec
@@ -35,7 +35,9 @@ def greedy(model: Any, prompt: Sequence[int], length: int) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers: there are no kernels for a CPU
-@pytest.mark.parametrize("config", [Qwen3NextConfig, GraniteMoeHybridConfig])
+@pytest.mark.parametrize(
+    "config", [Qwen3NextConfig, GraniteMoeHybridConfig, BambaConfig, JambaConfig]
+)
 def test_samples_that_join_and_leave_are_those_of_generate(config: Any, tmp_path: Path) -> None:
     model = make_model(tiny_config(config), tmp_path)
     engine = TorchEngine([str(tmp_path)], "cpu")

@@ -82,8 +82,7 @@ class TestDeletion:
             answer = hers.post(question, headers=headers)
             assert answer.status_code == 403
             assert "from its own pages only" in answer.json()["detail"]
-            for path in ("/playground/sample", question.rpartition("/checkpoints")[0] + "/metrics"):
-                assert hers.post(path, headers=headers, json={}).status_code == 403
+            assert hers.post("/playground/sample", headers=headers, json={}).status_code == 403
             assert hers.get(question).status_code == 200  # it is still there
 
     def test_who_is_not_logged_in_may_not(self, keyed: Server) -> None:
@@ -112,7 +111,8 @@ class TestSamples:
     def test_tokens_come_one_by_one_with_what_else_was_likely(self, api: Api) -> None:
         answer = api.http.post("/playground/sample", json=self.ASK)
         assert answer.headers["content-type"].startswith("text/event-stream")
-        *tokens, end = events(answer)
+        prompt, *tokens, end = events(answer)
+        assert prompt == {"prompt": "5 6"}
         assert [token["text"] for token in tokens] == [f"{token['token']} " for token in tokens]
         assert all(math.isfinite(token["logprob"]) for token in tokens)
         assert end["prompt_tokens"] == 2
@@ -140,6 +140,8 @@ class TestSamples:
             ({"temperature": -1}, 422, "temperature"),
             ({"temperature": "hot"}, 422, "temperature"),
             ({"seed": 0.5}, 422, "seed"),
+            ({"chat": "yes"}, 422, "chat"),
+            ({"chat": True}, 400, "has no chat template"),
         ],
     )
     def test_what_cannot_be_sampled_is_refused(

@@ -59,17 +59,48 @@ def test_the_rate_counts_the_time_of_the_optimizer_too(store: Store) -> None:
 
 
 def test_values_of_the_client_belong_to_the_step_that_it_names(store: Store) -> None:
-    assert store.steps.note("a", None, {"reward": 0.1}) is None
+    assert store.steps.note("a", None, {"reward": 0.1}, 1.0) is None
     for _ in range(2):
         add(store, {})
         store.steps.end("a")
-    assert store.steps.note("a", 1, {"reward": 0.1}) == 1
-    assert store.steps.note("a", None, {"reward": 0.2}) == 2
-    assert store.steps.note("a", 3, {"reward": 0.3}) is None
+    assert store.steps.note("a", 1, {"reward": 0.1}, 1.0) == 1
+    assert store.steps.note("a", None, {"reward": 0.2}, 1.0) == 2
+    assert store.steps.note("a", 4, {"reward": 0.3}, 1.0) is None
     assert [row.metrics for row in store.steps.after("a", 0, 9)] == [
         {"reward": 0.1},
         {"reward": 0.2},
     ]
+
+
+def test_values_for_the_step_after_the_newest_make_one_that_trains_nothing(store: Store) -> None:
+    assert store.steps.note("a", 2, {"reward": 0.0}, 1.0) is None
+    assert store.steps.note("a", 1, {"reward": 0.0}, 1.0) == 1
+    add(store, {})
+    assert store.steps.note("a", 3, {"reward": 0.5}, 1.0) is None  # step 2 is open
+    assert store.steps.note("a", 2, {"reward": 0.4}, 1.0) == 2
+    store.steps.end("a")
+    assert store.steps.note("a", 3, {"reward": 1.0}, 5.0) == 3
+    add(store, {})
+    store.steps.end("a")
+    seen = [(row.number, row.trained, row.metrics) for row in store.steps.after("a", 0, 9)]
+    assert seen == [
+        (1, False, {"reward": 0.0}),
+        (2, True, {"reward": 0.4}),
+        (3, False, {"reward": 1.0}),
+        (4, True, {}),
+    ]
+    assert [row.losses for row in store.steps.after("a", 2, 1)] == [{}]
+
+
+def test_values_of_a_few_steps_are_in_the_curve_of_a_long_run(store: Store) -> None:
+    for number in range(1, 401):
+        add(store, {"grad_norm": 1.0})
+        store.steps.end("a", {"eval_loss": 2.0} if number % 80 == 0 else {})
+    chosen = store.steps.fullest("a", 50)
+    assert len(chosen) < 60
+    assert {80, 160, 240, 320, 400} <= {row.number for row in chosen}
+    assert (chosen[0].number, chosen[-1].number) == (1, 400)
+    assert [row.number for row in store.steps.fullest("a", 500)] == [*range(1, 401)]
 
 
 def test_a_step_has_a_bounded_number_of_metrics(store: Store) -> None:

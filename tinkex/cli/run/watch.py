@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _SECONDS = 0.5  # between two looks
 _HEIGHT = 10  # lines of the curve
 _ORDER = {"step": 0, "loss": 1}  # of the metrics in a line; the others follow as they come
-_MARGIN = 12  # columns left of the curve, for its scale
 
 
 class Source(Protocol):
@@ -150,12 +148,17 @@ def _with_metric(
 def _write(output: Output, batches: Iterator[list[Metrics]], metric: str | None) -> None:
     for batch in batches:
         for row in batch:
-            if metric is None:
-                names = sorted(row, key=lambda name: _ORDER.get(name, len(_ORDER)))
+            if names := _written(row, metric):
                 output.event({name: _whole(row[name]) for name in names})
-            elif metric in row:
-                names = [name for name in ("step", metric) if name in row]
-                output.event({name: _whole(row[name]) for name in names})
+
+
+def _written(row: Metrics, metric: str | None) -> list[str]:
+    """Returns the names of what is written of a step, in this order: of all metrics, or of the one
+    that is wanted and the step's number. Empty for a step that lacks it.
+    """
+    if metric is None:
+        return sorted(row, key=lambda name: _ORDER.get(name, len(_ORDER)))
+    return [name for name in ("step", metric) if name in row] if metric in row else []
 
 
 def _whole(value: float) -> float | int:
@@ -178,6 +181,8 @@ def _draw(output: Output, run: str, batches: Iterator[list[Metrics]], metric: st
 def _view(output: Output, run: str, rows: Sequence[Metrics], metric: str | None) -> RenderableType:
     from rich.text import Text
 
+    from tinkex.cli.curve import with_scale
+
     title = Path(run).name or run
     if not rows:
         return Text(f"{title}: no steps yet", "dim")
@@ -186,7 +191,7 @@ def _view(output: Output, run: str, rows: Sequence[Metrics], metric: str | None)
     lines = [f"{title}  step {_whole(rows[-1].get('step', len(rows)))}  {_last(rows[-1])}"]
     if not values:
         return Text(f"{lines[0]}\nno step has {name} yet")
-    return Text("\n".join([lines[0], name, *_curve(values, output.terminal.width)]))
+    return Text("\n".join([lines[0], name, *with_scale(values, output.terminal.width, _HEIGHT)]))
 
 
 def _drawn(rows: Sequence[Metrics]) -> str:
@@ -197,13 +202,3 @@ def _drawn(rows: Sequence[Metrics]) -> str:
 
 def _last(row: Metrics) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
-
-
-def _curve(values: Sequence[float], width: int) -> Iterator[str]:
-    from tinkex.cli.curve import draw
-
-    finite = [value for value in values if math.isfinite(value)]
-    ends = {0: max(finite, default=math.nan), _HEIGHT - 1: min(finite, default=math.nan)}
-    for number, line in enumerate(draw(values, max(8, width - _MARGIN), _HEIGHT)):
-        scale = f"{ends[number]:.4g}" if number in ends else ""
-        yield f"{scale:>{_MARGIN - 2}} {line}"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from attrs import NOTHING, Attribute, fields
 
+from tinkex import Dialect
 from tinkex.cli.command import Command
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -69,7 +70,7 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
             result = train(config, connection.service, console=console)
         else:
             result = resume(resumed or "", connection.service, given, console=console)
-        _show(output, result, server)
+        _show(output, result, server, connection.service.server)
         if result.interrupted:
             click.get_current_context().exit(int(ExitCode.INTERRUPTED))
 
@@ -138,13 +139,13 @@ def _server_options(connection: Connection) -> str:
     return options + (f" --profile {shlex.quote(connection.profile)}" if connection.profile else "")
 
 
-def _show(output: Output, result: Result, server: str) -> None:
+def _show(output: Output, result: Result, server: str, dialect: Dialect) -> None:
     if output.mode == "human":
         encoding = (getattr(output.out, "encoding", None) or "utf-8").lower()
         output.text(card(result, ascii_only="utf" not in encoding))
     else:
         output.record(_row(result))
-    for command in _next_commands(result, server):
+    for command in _next_commands(result, server, dialect):
         output.hint(command)
 
 
@@ -167,16 +168,20 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def _next_commands(result: Result, server: str) -> list[str]:
-    """Returns the commands that a person is likely to want next."""
+def _next_commands(result: Result, server: str, dialect: Dialect) -> list[str]:
+    """Returns the commands that a person is likely to want next, of those that the server can
+    follow.
+    """
     folder = shlex.quote(str(result.folder.path))
     if result.interrupted:
         return [f"tinkex train {result.recipe} --resume {folder}{server}"]
-    path = result.state.sampler_path
     prompt = result.prompt.strip("\n")
     if not prompt or "\n" in prompt or len(prompt) > _PROMPT_LENGTH:
         prompt = "your prompt"
-    return [
-        f"tinkex sample -m {path}{server} {shlex.quote(prompt)}",
-        f"tinkex checkpoint download {path}{server}",
-    ]
+    commands = [f"tinkex checkpoint download {result.state.sampler_path}{server}"]
+    if not dialect.lacks("sample"):
+        path = result.state.sampler_path if dialect.sampling.saved_names else result.state.path
+        if dialect.lacks("get_sampler"):  # which tells the base model
+            path = f"{path} --base-model {shlex.quote(result.folder.run()['config']['model'])}"
+        commands.insert(0, f"tinkex sample -m {path}{server} {shlex.quote(prompt)}")
+    return commands

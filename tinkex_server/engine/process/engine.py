@@ -30,9 +30,8 @@ from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import (
     PAUSES,
+    Restarts,
     exit_reason,
-    failures_in_a_row,
-    pause_before_restart,
 )
 from tinkex_server.engine.process.watchdog import Watchdog
 
@@ -65,7 +64,7 @@ class ProcessEngine:
     ) -> None:
         self.base_models = base_models
         self._factory = factory
-        self._pauses = pauses
+        self._restarts = Restarts(pauses)
         self._hang_timeouts = hang_timeouts or HangTimeouts()
         self._watcher: Callable[[EngineExit], None] | None = None
         self._lock = threading.Lock()  # guards the child and the closed flag
@@ -146,16 +145,15 @@ class ProcessEngine:
         return self._child.call(method, args, kwargs).result()
 
     def _supervise(self) -> None:
-        failures, running = 0, True
+        running = True
         while running:
             born = time.monotonic()
             with Watchdog(self._child, self._hang_timeouts) as watchdog:
                 exit_code = self._child.read()
             reason = watchdog.kill_reason or exit_reason(exit_code)
-            failures = failures_in_a_row(failures, time.monotonic() - born)
-            running = self._handle_exit(reason, failures)
+            running = self._handle_exit(reason, time.monotonic() - born)
 
-    def _handle_exit(self, reason: str, failures: int) -> bool:
+    def _handle_exit(self, reason: str, lived: float) -> bool:
         """Restarts the process if possible; returns whether a new process is running. If not, all
         later calls fail.
         """
@@ -164,12 +162,9 @@ class ProcessEngine:
             logger.info("%s", error, exc_info=error)  # not an error line: each call raises it
             self._child.fail(error)
             return False
-        pause = pause_before_restart(failures, self._pauses)
+        pause = self._restarts.pause(lived)
         if pause is None and not self._closed.is_set():
-            text = (
-                f"the engine process {reason}, {failures} times in a row, and is not restarted "
-                "any more: restart the server"
-            )
+            text = self._restarts.given_up(f"the engine process {reason}")
             logger.error("%s", text)
             self._report_exit(EngineExit(text, None))
             self._child.fail(EngineDied(text))

@@ -13,25 +13,28 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from attrs import evolve
 
 from tinkex_server.engine.interface import (
     Engine,
+    EngineGone,
     Example,
     LoraShape,
     LossResult,
     SampleResult,
     SampleSpec,
 )
-from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
 from tinkex_server.engine.remote_errors import RemoteError
+from tinkex_server.engine.split import Sampler
 
 T = TypeVar("T")
 Outcome: TypeAlias = T | RemoteError
 Token: TypeAlias = tuple[int, float]
+ActorFactory: TypeAlias = Callable[..., Engine | Sampler]
+"""A function that creates the engine of an actor, or only a sampler, given the facts of `start`."""
 
 
 class EngineActor:
@@ -39,19 +42,26 @@ class EngineActor:
     so that a model that cannot be loaded is an error like others, and not the end of an actor.
     """
 
-    def __init__(self, factory: EngineFactory) -> None:
+    def __init__(self, factory: ActorFactory) -> None:
         self._factory = factory
-        self._made: Engine | None = None
+        self._made: Engine | Sampler | None = None
         self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
 
-    async def start(self) -> Outcome[str]:
-        """Makes the engine; returns what it runs on."""
-        return await self._in_thread(self._start)
+    async def start(self, *facts: str) -> Outcome[str]:
+        """Makes the engine, given these facts; returns what it runs on."""
+        return await self._in_thread(partial(self._start, *facts))
 
-    async def beat(self, seconds: float) -> float:
-        """Returns, after these seconds, the processor time of the process in seconds."""
+    async def beat(self, seconds: float) -> Outcome[float]:
+        """Returns, after these seconds, the processor time of the process in seconds, or why the
+        engine in it will not compute again.
+        """
         await asyncio.sleep(seconds)
-        return time.process_time()
+        failure: EngineGone | None = getattr(self._made, "failure", None)  # only some have it
+        return RemoteError.of(failure) if failure else time.process_time()
+
+    async def close(self) -> Outcome[None]:
+        """Ends the engine, with the processes that it has started."""
+        return await self._in_thread(self._made.close if self._made else lambda: None)
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Calls a method of the engine whose arguments and result mean the same everywhere."""
@@ -145,10 +155,10 @@ class EngineActor:
     @property
     def _engine(self) -> Engine:
         assert self._made, "the engine is called before it was started"
-        return self._made
+        return cast("Engine", self._made)  # nobody trains with a sampler
 
-    def _start(self) -> str:
-        self._made = self._factory()
+    def _start(self, *facts: str) -> str:
+        self._made = self._factory(*facts)
         return self._made.ready.result()
 
     async def _in_thread(self, work: Callable[[], T]) -> Outcome[T]:

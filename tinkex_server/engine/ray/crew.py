@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define
 
-from tinkex_server.engine.interface import EngineDied
+from tinkex_server.engine.interface import EngineDied, EngineGone
 from tinkex_server.engine.process.hang_detector import Activity, HangDetector, HangTimeouts
 from tinkex_server.engine.process.heartbeat import PERIOD
 from tinkex_server.engine.ray.actor import EngineActor
@@ -27,6 +27,7 @@ _MOST_CALLS = 100_000
 """Calls of one actor at once, far more than a server accepts."""
 _CONTROL = "control"
 """The concurrency group of the heartbeat, which has a thread and places of its own."""
+_CLOSING = 15.0  # seconds; a vLLM has ten of them to end by itself
 _FIRST_REMINDER = 30.0  # seconds; each later one comes after twice the time
 
 REMOTE_ACTOR: Any = ray.remote(concurrency_groups={_CONTROL: 2})(EngineActor)
@@ -62,10 +63,25 @@ class _Member:
 
 
 class Crew:
-    """Actors that were just created. `run` must run, once."""
+    """Actors that were just created. `run` must run, once.
+
+    Args:
+        name, demand: the actors, and the resources that each needs, for people.
+        actors: the handles of `EngineActor`s.
+        hang_timeouts: how long they may hang.
+        after: what must be done before they start; its result is the fact that `start` is given.
+        closes: whether their engines have processes and files, which are to end with them.
+    """
 
     def __init__(
-        self, name: str, actors: Sequence[Any], demand: str, hang_timeouts: HangTimeouts
+        self,
+        name: str,
+        actors: Sequence[Any],
+        demand: str,
+        hang_timeouts: HangTimeouts,
+        *,
+        after: asyncio.Future[str] | None = None,
+        closes: bool = False,
     ) -> None:
         self.name = name
         self.size = len(actors)
@@ -77,6 +93,8 @@ class Crew:
         self._members = [_Member(actor) for actor in actors]
         self._demand = demand
         self._hang_timeouts = hang_timeouts
+        self._after = after
+        self._closes = closes
         self._lost: asyncio.Future[str] = loop.create_future()
         self._failed: EngineDied | None = None
         self._pending: set[asyncio.Future[Any]] = set()
@@ -102,6 +120,8 @@ class Crew:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
+            if self._closes:
+                await self._close_engines()
             for member in self._members:
                 ray.kill(member.actor)
 
@@ -161,7 +181,7 @@ class Crew:
                     done = True
                     return
                 self._check_alive()
-                yield _value(await self._answer(member, _awaited(item)))
+                yield await self._value(await self._answer(member, _awaited(item)))
         finally:
             if not done:
                 ray.cancel(items)
@@ -170,10 +190,19 @@ class Crew:
         self._check_alive()
         reference = getattr(member.actor, method).remote(*args)
         try:
-            return _value(await self._answer(member, _awaited(reference)))
+            outcome = await self._answer(member, _awaited(reference))
         except asyncio.CancelledError:
             ray.cancel(reference)
             raise
+        return await self._value(outcome)
+
+    async def _value(self, outcome: Any) -> Any:
+        """Returns a result, or raises the error that stands in its place."""
+        if not isinstance(outcome, RemoteError):
+            return outcome
+        if outcome.kind is EngineGone:
+            await self.give_up(_was_lost(outcome))
+        raise outcome.error()
 
     def _check_alive(self) -> None:
         if self._failed:
@@ -215,10 +244,15 @@ class Crew:
         """Has each actor make its engine, which takes as long as Ray needs to place it, too."""
         reminder = asyncio.create_task(self._remind())
         try:
+            facts = [await asyncio.shield(self._after)] if self._after else []
             told = await asyncio.gather(
-                *(_awaited(member.actor.start.remote()) for member in self._members)
+                *(_awaited(member.actor.start.remote(*facts)) for member in self._members)
             )
             joined = await self._join() if self.size > 1 else ()
+        except EngineDied as error:  # of what it waited for
+            self.ready.set_exception(EngineDied(*error.args))
+            self._lose(str(error))
+            return
         except RayError as error:
             self._lose(loss_reason(error))
             return
@@ -232,6 +266,15 @@ class Crew:
                 return
         self.ready_at = asyncio.get_running_loop().time()
         self.ready.set_result(told[0])
+
+    async def _close_engines(self) -> None:
+        closing = [
+            asyncio.ensure_future(_awaited(member.actor.close.remote())) for member in self._members
+        ]
+        late = (await asyncio.wait(closing, timeout=_CLOSING))[1]
+        for one in late:
+            one.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
 
     async def _join(self) -> Sequence[Any]:
         """Has replicas find each other; returns their answers, which may be errors."""
@@ -266,7 +309,11 @@ class Crew:
         beat = member.actor.beat.options(concurrency_group=_CONTROL)
         try:
             while True:
-                member.cpu = await _awaited(beat.remote(PERIOD))
+                told = await _awaited(beat.remote(PERIOD))
+                if isinstance(told, RemoteError):
+                    self._lose(_was_lost(told))
+                    return
+                member.cpu = told
                 member.beats += 1
         except RayError as error:
             self._lose(loss_reason(error))
@@ -297,10 +344,8 @@ def loss_reason(error: BaseException) -> str:
     return f"was lost{f' ({where})' if where else ''}: {short}"
 
 
-def _value(outcome: Any) -> Any:
-    if isinstance(outcome, RemoteError):
-        raise outcome.error()
-    return outcome
+def _was_lost(gone: RemoteError) -> str:
+    return f"was lost: {gone.text}"
 
 
 async def _awaited(reference: Any) -> Any:

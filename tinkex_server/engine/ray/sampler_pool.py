@@ -6,47 +6,35 @@ Everything here runs on one event loop.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from attrs import define, field
 
-from tinkex_server.engine.interface import (
-    EngineDied,
-    InvalidRequest,
-    OnToken,
-    SampleResult,
-    SampleSpec,
-)
-from tinkex_server.engine.process.restart import PAUSES
+from tinkex_server.engine.generations import Generations
+from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
+from tinkex_server.engine.least_loaded import least_loaded
 from tinkex_server.engine.ray.crew import Crew
 from tinkex_server.engine.ray.supervisor import Supervisor
 
 logger = logging.getLogger("tinkex.local")
+
+_ATTEMPTS = 3
+"""The number of times that a sample is asked for: it may be what ends its samplers."""
 
 
 @define(eq=False)
 class _Adapter:
     """One generation of the weights that a sampler id stands for."""
 
-    sampler_id: str
-    number: int
-    """Its generation: a later one has a larger number."""
+    name: str
+    """The samplers' name for it, which no other generation has."""
     files: Any
     """A reference to its files in the object store; None for the base model alone."""
     loaded: asyncio.Future[None]
     """Done when a first sampler has it."""
-    users: int = 0
-    retired: bool = False
-
-    @property
-    def name(self) -> str:
-        """The samplers' name for it, which no other generation has."""
-        return f"{self.sampler_id} #{self.number}"
 
 
 @define(eq=False)
@@ -65,50 +53,43 @@ class _Replica:
 
 class SamplerPool:
     """Samplers that are placed by Ray, of which each sample goes to the least loaded one that has
-    the adapter. A sampler that is lost comes back with all adapters, and joins when it has them.
-
-    Args:
-        base_model: the name of the base model.
-        makers: for each sampler a function that creates its actor.
-        pauses: see `Supervisor`.
+    the adapter. A sampler that is lost comes back with all adapters, and joins when it has them;
+    its samples are asked for again.
     """
 
-    def __init__(
-        self,
-        base_model: str,
-        makers: Sequence[Callable[[], Crew]],
-        pauses: Sequence[float] = PAUSES,
-    ) -> None:
+    def __init__(self, base_model: str) -> None:
         self._base_model = base_model
-        self._numbers = itertools.count(1)
-        self._present: dict[str, _Adapter] = {}  # by sampler id
+        self._generations = Generations(self._drop)
         self._wanted: dict[str, _Adapter] = {}  # by name, with those of which samples are running
         self._dead: EngineDied | None = None
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._replicas: list[_Replica] = []
-        for number, make in enumerate(makers):
-            supervisor = Supervisor(make, partial(self._note_loss, number), pauses)
-            self._replicas.append(_Replica(supervisor))
+
+    def add(self, supervisor: Supervisor) -> None:
+        """Adds a sampler, of whose losses `note_loss` must be told. To be called before there are
+        adapters.
+        """
+        self._replicas.append(_Replica(supervisor))
 
     @property
     def supervisors(self) -> Sequence[Supervisor]:
         return [replica.supervisor for replica in self._replicas]
 
-    async def first_ready(self) -> None:
-        """Returns when a sampler has started. Raises `EngineDied` if none can."""
+    async def first_ready(self) -> str:
+        """Returns, when a sampler has started, what it runs on. Raises `EngineDied` if none can."""
         starting = [part.ready for part in self.supervisors]
         for started in asyncio.as_completed(starting):
             with suppress(EngineDied):
-                await started
-                return
-        await starting[0]
+                return await started
+        return await starting[0]
 
     async def load(self, sampler_id: str, files: Any) -> None:
         """Has all samplers load an adapter; returns when the first one has it."""
         self._check_alive()
         loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        adapter = _Adapter(sampler_id, next(self._numbers), files, loaded)
+        number = self._generations.next()
+        adapter = _Adapter(f"{sampler_id} #{number}", files, loaded)
         self._wanted[adapter.name] = adapter
         for replica in self._replicas:
             self._spawn(self._load_on(replica, adapter))
@@ -117,38 +98,46 @@ class SamplerPool:
         except BaseException:
             self._drop(adapter)
             raise
-        before = self._present.get(sampler_id)
-        older, newer = (
-            (before, adapter) if not before or before.number < adapter.number else (adapter, before)
-        )
-        self._present[sampler_id] = newer
-        self._retire(older)
+        self._generations.put(sampler_id, number, adapter)
 
     def unload(self, sampler_id: str) -> None:
         """Frees the weights once the samples that use them have ended."""
-        self._retire(self._present.pop(sampler_id, None))
+        self._generations.remove(sampler_id)
 
     async def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None
     ) -> SampleResult:
-        """Samples with the weights that the id stands for now. Raises `EngineDied` if the sampler
-        is lost meanwhile.
+        """Samples with the weights that the id stands for now. Raises `EngineDied` if samplers are
+        lost meanwhile, again and again, or after the first tokens of a stream.
         """
-        adapter = self._present.get(sampler_id)
-        if adapter is None:
-            raise InvalidRequest(f"unknown sampler {sampler_id!r}")
-        adapter.users += 1
+        adapter = self._generations.take(sampler_id)
         try:
+            return await self._persistently(adapter, spec, on_token)
+        finally:
+            self._generations.give_back(adapter)
+
+    async def _persistently(
+        self, adapter: _Adapter, spec: SampleSpec, on_token: OnToken | None
+    ) -> SampleResult:
+        """Asks for a sample until a sampler answers, since samples change nothing."""
+        lost: EngineDied | None = None
+        for _ in range(_ATTEMPTS):
             replica = await self._least_loaded_with(adapter)
+            crew, stream = replica.crew, _Stream(on_token)
             replica.running += spec.num_samples
             try:
-                return await _sample(replica.crew, adapter.name, spec, on_token)
+                return await _sample(crew, adapter.name, spec, stream if on_token else None)
+            except EngineDied as error:
+                if not crew.failed:
+                    raise
+                lost = error
+                stream.check_not_begun(error)
+                logger.info("a sample of %s is asked for again: %s", self._base_model, error)
             finally:
                 replica.running -= spec.num_samples
-        finally:
-            adapter.users -= 1
-            if adapter.retired and not adapter.users:
-                self._drop(adapter)
+        raise EngineDied(
+            f"a sample was lost {_ATTEMPTS} times, and is not asked for again: {lost}"
+        ) from lost
 
     def close(self, error: EngineDied) -> None:
         """Fails what waits."""
@@ -156,13 +145,26 @@ class SamplerPool:
         for supervisor in self.supervisors:
             supervisor.close()
 
+    def note_loss(self, number: int, text: str, resume: Callable[[], None] | None) -> None:
+        """Has the successor of a lost sampler, the one that was added as this number, load what is
+        wanted. See `OnLoss`.
+        """
+        replica = self._replicas[number]
+        replica.has.clear()
+        if resume:
+            resume()
+            for adapter in self._wanted.values():
+                self._spawn(self._load_on(replica, adapter))
+        elif all(_gave_up(other) for other in self._replicas if other is not replica):
+            self._fail(EngineDied(text))
+
     async def _least_loaded_with(self, adapter: _Adapter) -> _Replica:
         """Returns a sampler that has the adapter, once there is one."""
         while True:
             self._check_alive()
             having = [replica for replica in self._replicas if adapter.name in replica.has]
             if having:
-                return min(having, key=lambda replica: replica.running)
+                return having[least_loaded([(replica.running, True) for replica in having])]
             await self._changed.wait()
 
     async def _load_on(self, replica: _Replica, adapter: _Adapter) -> None:
@@ -171,10 +173,9 @@ class SamplerPool:
         crew = replica.crew
         try:
             await crew.call("load_sampler", adapter.name, self._base_model, adapter.files)
-        except EngineDied:
-            return  # the next crew of this sampler loads it
         except Exception as error:  # noqa: BLE001  handed on to whoever waits
-            self._note_refused(adapter, error)
+            if not crew.failed:  # else the next crew of this sampler loads it
+                self._note_refused(adapter, error)
             return
         if replica.crew is not crew:
             return
@@ -191,23 +192,6 @@ class SamplerPool:
             adapter.loaded.set_exception(error)
         else:
             logger.warning("a sampler of %s cannot load weights: %s", self._base_model, error)
-
-    def _note_loss(self, number: int, text: str, resume: Callable[[], None] | None) -> None:
-        """Has the successor of a lost sampler load what is wanted."""
-        replica = self._replicas[number]
-        replica.has.clear()
-        if resume:
-            resume()
-            for adapter in self._wanted.values():
-                self._spawn(self._load_on(replica, adapter))
-        elif all(_gave_up(other) for other in self._replicas if other is not replica):
-            self._fail(EngineDied(text))
-
-    def _retire(self, adapter: _Adapter | None) -> None:
-        if adapter:
-            adapter.retired = True
-            if not adapter.users:
-                self._drop(adapter)
 
     def _drop(self, adapter: _Adapter) -> None:
         self._wanted.pop(adapter.name, None)
@@ -244,6 +228,26 @@ class SamplerPool:
 
 def _gave_up(replica: _Replica) -> bool:
     return replica.crew.failed
+
+
+@define
+class _Stream:
+    """A receiver of tokens that knows whether it had some."""
+
+    on_token: OnToken | None
+    tokens: int = 0
+
+    def __call__(self, token: int, logprob: float) -> None:
+        assert self.on_token
+        self.tokens += 1
+        self.on_token(token, logprob)
+
+    def check_not_begun(self, error: EngineDied) -> None:
+        """Raises `EngineDied` if there were tokens: another sample could have others."""
+        if self.tokens:
+            raise EngineDied(
+                f"a streamed sample was lost after {self.tokens} tokens: ask for it again ({error})"
+            ) from error
 
 
 async def _unload(crew: Crew, name: str) -> None:

@@ -9,11 +9,7 @@ from functools import partial
 from typing import TypeAlias
 
 from tinkex_server.engine.interface import EngineDied
-from tinkex_server.engine.process.restart import (
-    PAUSES,
-    failures_in_a_row,
-    pause_before_restart,
-)
+from tinkex_server.engine.process.restart import PAUSES, Restarts
 from tinkex_server.engine.ray.crew import Crew
 
 logger = logging.getLogger("tinkex.local")
@@ -34,7 +30,7 @@ class Supervisor:
     ) -> None:
         self._make = make
         self._on_loss = on_loss
-        self._pauses = pauses
+        self._restarts = Restarts(pauses)
         self.crew = self._first = make()
         """The present crew; it may still be starting."""
 
@@ -44,16 +40,14 @@ class Supervisor:
         return self._first.ready
 
     async def run(self) -> None:
-        failures = 0
         while True:
             reason = await self.crew.run()
             if not self._has_been_ready():
                 self._report_failed_start(reason)
                 return
-            failures = failures_in_a_row(failures, self._lived())
-            pause = pause_before_restart(failures, self._pauses)
+            pause = self._restarts.pause(self._lived())
             if pause is None:
-                self._give_up(f"{self.crew.name} {reason}, {failures} times in a row")
+                self._give_up(self._restarts.given_up(f"{self.crew.name} {reason}"))
                 return
             await asyncio.sleep(pause)
             await self._replace(f"{self.crew.name} {reason}, and is being made anew")
@@ -80,7 +74,6 @@ class Supervisor:
         self.crew.fail(EngineDied(text))
 
     def _give_up(self, text: str) -> None:
-        text = f"{text}, and is not made anew any more: restart the server"
         logger.error("%s", text)
         self._on_loss(text, None)
         self.crew.fail(EngineDied(text))

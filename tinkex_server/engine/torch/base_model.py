@@ -95,7 +95,7 @@ class LoadedBaseModel:
             experts = expert_layers(model)
             linears = wrap_linears(model, _text_modules(model), current)
             wrap_experts(experts, current)
-            bytes_per_token, bytes_per_row = check_logprobs(model, layout, info, found)
+            layout, bytes_per_token, bytes_per_row = check_logprobs(model, layout, info, found)
             base = cls(
                 info,
                 model,

@@ -21,7 +21,9 @@ FIRST_TENSORS, LAST_TENSOR = ("up_proj", "gate_up_proj"), "down_proj"
 """The names of the two tensors that a module of experts has."""
 _INTERFACE = ("has_gate", "has_bias", "is_transposed", "num_experts")
 """The attributes of modules of experts that transformers computes by its `ExpertsInterface`."""
-
+_DENSE = "Llama4TextExperts"
+"""The class of experts that each compute all tokens, of which the router sets to zero those that
+are not theirs."""
 _DIMENSIONS = 3
 
 
@@ -41,14 +43,14 @@ class ExpertLayer:
     @property
     def shape(self) -> LayerShape:
         experts, first, second = self.weight.shape
-        inputs, outputs = (first, second) if self.module.is_transposed else (second, first)
+        inputs, outputs = (first, second) if _is_transposed(self.module) else (second, first)
         return LayerShape(inputs, outputs, experts, self.weight.device)
 
     def change(self, weights: LayerWeights) -> Tensor:
         """Returns what an adapter adds to the tensor, not scaled yet, in float32."""
         a, b = _by_expert(weights, self.shape.experts)
         added = torch.stack([two.float() @ one.float() for one, two in zip(a, b, strict=True)])
-        return added.mT if self.module.is_transposed else added
+        return added.mT if _is_transposed(self.module) else added
 
 
 def expert_layers(model: nn.Module) -> dict[str, ExpertLayer]:
@@ -64,7 +66,7 @@ def expert_layers(model: nn.Module) -> dict[str, ExpertLayer]:
 
 
 def _is_adaptable(module: Any) -> bool:
-    if not all(hasattr(module, name) for name in _INTERFACE):
+    if not _is_dense(module) and not all(hasattr(module, name) for name in _INTERFACE):
         return False
     tensors = [getattr(module, name, None) for name in (_first_of(module), LAST_TENSOR)]
     # peft would take a single expert for a plain layer
@@ -73,8 +75,19 @@ def _is_adaptable(module: Any) -> bool:
     )
 
 
+def _is_dense(module: Any) -> bool:
+    return type(module).__name__ == _DENSE
+
+
+def _is_transposed(module: Any) -> bool:
+    """Returns whether peft takes the tensors as `(experts, in, out)`. Without the attribute it
+    takes them for `(experts, out, in)`, whatever the module does.
+    """
+    return getattr(module, "is_transposed", False)
+
+
 def _first_of(module: Any) -> str:
-    return FIRST_TENSORS[module.has_gate]
+    return FIRST_TENSORS[getattr(module, "has_gate", True)]
 
 
 def _layers_of(module: Any, place: str) -> Iterator[tuple[str, ExpertLayer]]:
@@ -89,7 +102,8 @@ def wrap_experts(layers: Mapping[str, ExpertLayer], current: CurrentPlan) -> Non
     for name, layer in layers.items():
         by_module.setdefault(layer.module, []).append(name)
     for module, (first, down) in by_module.items():
-        module.forward = _LoraExperts(module, module.forward, first, down, current)
+        adapted = _LoraDenseExperts if _is_dense(module) else _LoraExperts
+        module.forward = adapted(module, module.forward, first, down, current)
 
 
 @frozen(eq=False)
@@ -145,6 +159,54 @@ class _LoraExperts:
             added = _by_group(low, counts, [matrix.T for matrix in b]) * adapter.scaling
             added = added.to(output.dtype)
             output = output + added if index is None else output.index_add(0, index, added)
+        return output
+
+
+@frozen(eq=False)
+class _LoraDenseExperts:
+    """The forward pass of a module of experts of Llama 4, with adapters: each expert computes all
+    tokens, in the order of the tokens, expert by expert.
+    """
+
+    _module: Any
+    _without_adapters: Any
+    _first: str
+    _down: str
+    _current: CurrentPlan
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        plan = self._current.plan
+        names = self._first, self._down
+        if not any(name in one.layers for one in _adapters_of(plan) for name in names):
+            return self._without_adapters(hidden_states)
+        module = self._module
+        states = hidden_states.view(module.num_experts, -1, hidden_states.shape[-1])
+        tokens = torch.arange(states.shape[1], device=states.device)
+        adapted = _adapted_pairs(plan, tokens, states[0])
+        gate, up = self._project(self._first, _first_of(module), states, adapted).chunk(2, dim=-1)
+        states = self._project(self._down, LAST_TENSOR, up * module.act_fn(gate), adapted)
+        return states.reshape(-1, states.shape[-1])
+
+    def _project(
+        self,
+        name: str,
+        parameter: str,
+        input: Tensor,
+        adapted: Sequence[tuple[Adapter, Tensor | None]],
+    ) -> Tensor:
+        """Returns the output of all experts, `(experts, tokens, out)`, with what the adapters
+        add.
+        """
+        output = torch.bmm(input, getattr(self._module, parameter))
+        for adapter, index in adapted:
+            if (weights := adapter.layers.get(name)) is None:
+                continue
+            parts = _by_expert(weights, self._module.num_experts)
+            a, b = (torch.stack(list(part)) for part in parts)
+            left, right = (a.mT, b.mT) if _is_transposed(self._module) else (b, a)
+            own = (input if index is None else input[:, index]).to(a.dtype)
+            added = (own @ left @ right * adapter.scaling).to(output.dtype)
+            output = output + added if index is None else output.index_add(1, index, added)
         return output
 
 

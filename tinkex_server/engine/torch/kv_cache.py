@@ -52,6 +52,9 @@ class CacheLayout:
     alone: bool
     """Whether prompts are read one by one, without padding."""
     _config: Any
+    whole: bool = False
+    """Whether a prompt must be read in one pass: some recurrent layers continue from a state by
+    single tokens alone. `check_logprobs` finds it."""
 
     @classmethod
     def of(cls, model: Any) -> CacheLayout:

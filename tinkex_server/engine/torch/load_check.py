@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from tinkex_server.engine.interface import Example, InvalidRequest, ModelInfo
 from tinkex_server.engine.torch.adapter import Adapter
 from tinkex_server.engine.torch.kv_cache import CacheLayout, KVCache, cache_arguments
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, AdapterPlanner
-from tinkex_server.engine.torch.padding import left_padded, padding_arguments
+from tinkex_server.engine.torch.padding import columns_arguments, left_padded
 from tinkex_server.engine.torch.scoring import target_logprobs
 
 _LENGTHS = (13, 5, 9)
@@ -82,9 +82,9 @@ def reference_logprobs(model: Any, info: ModelInfo) -> ReferenceLogprobs:
 @torch.inference_mode()
 def check_logprobs(
     model: Any, layout: CacheLayout, info: ModelInfo, found: ReferenceLogprobs
-) -> tuple[int, int]:
-    """Returns the bytes of the KV cache for each token, and those of other states for each row,
-    over all layers.
+) -> tuple[CacheLayout, int, int]:
+    """Returns the layout with which the engine's code paths are right, the bytes of the KV cache
+    for each token, and those of other states for each row, over all layers.
 
     Raises `InvalidRequest` if a code path of the engine, without an adapter, differs from the
     reference.
@@ -101,6 +101,10 @@ def check_logprobs(
         "it cannot continue from a standard cache: it keeps a state in a format of its own",
     ):
         read, sizes = _engine_logprobs(model, layout, found.rows)
+        if layout.recurrent and not _difference(read, found.logprobs) <= allowed:
+            # perhaps its layers continue from a state by single tokens alone
+            layout = evolve(layout, whole=True)
+            read, sizes = _engine_logprobs(model, layout, found.rows)
     for way, tokens in (("scoring", slice(0, 1 - _CACHED)), ("sampling", slice(1 - _CACHED, None))):
         _check(
             info,
@@ -109,7 +113,7 @@ def check_logprobs(
             [row[tokens] for row in found.logprobs],
             allowed,
         )
-    return sizes
+    return layout, *sizes
 
 
 @torch.inference_mode()
@@ -185,14 +189,18 @@ def _engine_logprobs(
 def _prefill(
     model: Any, layout: CacheLayout, prompts: Sequence[Sequence[int]], samples: KVCache
 ) -> list[list[Tensor]]:
-    """Reads prompts in two passes and adds them to `samples`; returns the logits of each."""
+    """Reads prompts in two passes, or in one if that is the layout, and adds them to `samples`;
+    returns the logits of each.
+    """
     tokens, mask = left_padded(prompts)
-    cache, half = layout.new_cache(), tokens.shape[1] // 2
+    cache, half = layout.new_cache(), 0 if layout.whole else tokens.shape[1] // 2
     parts: list[Tensor] = []
-    # a prompt of one token has no first half
+    # nor has a prompt of one token a first half
     for columns in (slice(0, half), slice(half, tokens.shape[1]))[half == 0 :]:
-        how = {"input_ids": tokens[:, columns], **padding_arguments(mask, columns)}
-        how = {name: tensor.to(model.device) for name, tensor in how.items()}
+        how = {
+            name: tensor.to(model.device)
+            for name, tensor in columns_arguments(tokens, mask, columns).items()
+        }
         parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)
     together = torch.cat(parts, dim=1)
     samples.add_rows(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])

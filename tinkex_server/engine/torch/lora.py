@@ -73,10 +73,12 @@ class _LoraFunction(torch.autograd.Function):
     ) -> Tensor:
         rows = input.reshape(-1, input.shape[-1])
         low = rows.to(a.dtype) @ a.T
-        output = _add_product(functional.linear(rows, weight, bias), low, b.T, scaling)
+        # no view of another tensor: some models add to it in place
+        output = functional.linear(input, weight, bias)
+        _add_product(output.view(-1, output.shape[-1]), low, b.T, scaling)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scaling, ctx.shape = scaling, input.shape
-        return output.view(*input.shape[:-1], -1)
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

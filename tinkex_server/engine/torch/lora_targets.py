@@ -40,10 +40,11 @@ _CLASSES: Mapping[str, re.Pattern[str]] = {
 """Words in the class of a module, for those whose names do not say what they are, as `mixer`."""
 _ROUTER = re.compile(r"\.(gate|router)(\.\w+)*$")
 _BYPASSED: Mapping[str, frozenset[str]] = {
-    "out_proj": frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"))
+    "out_proj": frozenset(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")),
+    "dt_proj": frozenset(("jamba",)),
 }
-"""Layers whose weights the kernels of these kinds use directly, so that peft refuses them; by their
-last names."""
+"""Layers whose weights the code of these kinds uses directly, so that an adapter would have no
+effect, and peft refuses some of them; by their last names."""
 _LOST: Mapping[str, str] = {"laguna": "shared_experts"}
 """Layers whose names peft changes to others when it reads an adapter for these kinds, because of
 the pattern by which transformers renames those of older files."""

@@ -24,9 +24,19 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None
     return tokens, None if mask.all() else mask
 
 
-def padding_arguments(mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
-    """Returns the arguments that describe the padding to a forward pass over these columns."""
-    if mask is None:
-        return {}
-    positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
-    return {"attention_mask": mask[:, : columns.stop], "position_ids": positions[:, columns]}
+def columns_arguments(tokens: Tensor, mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
+    """Returns the arguments of a forward pass over these columns, of which those before were read
+    already.
+    """
+    read = {"input_ids": tokens[:, columns]}
+    if mask is not None:
+        positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
+        return {
+            **read,
+            "attention_mask": mask[:, : columns.stop],
+            "position_ids": positions[:, columns],
+        }
+    if columns.start:  # some models count from 0 again in each pass unless they are told
+        positions = torch.arange(columns.start, columns.stop)
+        read["position_ids"] = positions.expand(len(tokens), -1)
+    return read

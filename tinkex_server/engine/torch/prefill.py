@@ -16,7 +16,7 @@ from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.engine.torch.base_model import LoadedBaseModel
 from tinkex_server.engine.torch.kv_cache import cache_arguments, keys_and_values
 from tinkex_server.engine.torch.mixed_adapters import AdapterPlanner
-from tinkex_server.engine.torch.padding import left_padded, padding_arguments
+from tinkex_server.engine.torch.padding import columns_arguments, left_padded
 from tinkex_server.engine.torch.prefix_cache import PrefixCache
 from tinkex_server.engine.torch.prompt_scoring import PromptScorer, PromptScores, join_scores
 from tinkex_server.engine.torch.sample_request import SampleRequest
@@ -38,8 +38,8 @@ class Prefill:
         requests: Sequence[SampleRequest],
         tokens: int,
     ) -> None:
-        """Prepares passes of at most `tokens` tokens, padding included. What is to be computed of
-        several different prompts must fit into one pass.
+        """Prepares passes of at most `tokens` tokens, padding included, or one pass if the model
+        needs that. What is to be computed of several different prompts must fit into one pass.
         """
         distinct = list({request.prompt_key: request for request in requests}.values())
         rows = {request.prompt_key: row for row, request in enumerate(distinct)}
@@ -54,7 +54,9 @@ class Prefill:
         self._distinct = distinct
         self._plan = planner.plan([request.adapter for request in distinct])
         self._tokens, self._mask = left_padded([request.spec.prompt for request in distinct])
-        self._width = max(1, tokens // len(distinct))
+        self._width = (
+            self._tokens.shape[1] if base.layout.whole else max(1, tokens // len(distinct))
+        )
         self._columns: slice | None = None  # the columns of the last pass
         self._scores: dict[int, list[PromptScores]] = {
             i: [] for i, request in enumerate(requests) if request.scores_prompt
@@ -71,8 +73,10 @@ class Prefill:
         # as late as this, since prompts are added while a prefill waits for its turn
         start = self._reuse_prefixes() if self._columns is None else self._columns.stop
         columns = self._columns = slice(start, min(start + self._width, self._tokens.shape[1]))
-        how = {"input_ids": self._tokens[:, columns], **padding_arguments(self._mask, columns)}
-        how = {name: tensor.to(self._base.device) for name, tensor in how.items()}
+        how = {
+            name: tensor.to(self._base.device)
+            for name, tensor in columns_arguments(self._tokens, self._mask, columns).items()
+        }
         with self._base.acquire(self._plan) as network:
             logits = network(
                 **how,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from tinkex_server.engine.interface import EngineDied
+from tinkex_server.engine.interface import EngineDied, EngineGone
 
 
 class SamplerFailed(EngineDied):
     """The error of a call that vLLM did not answer, or answered wrongly. Models in training are
     not affected. The text says what failed and what to do.
     """
+
+
+class SamplerGone(SamplerFailed, EngineGone):
+    """The error of a call for which no vLLM will be up again."""
 
 
 class CallLost(Exception):

@@ -13,11 +13,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from tinkex_server.engine.process.restart import (
-    PAUSES,
-    failures_in_a_row,
-    pause_before_restart,
-)
+from tinkex_server.engine.process.restart import PAUSES, Restarts
 from tinkex_server.engine.vllm.api import VllmApi
 from tinkex_server.engine.vllm.errors import SamplerFailed
 from tinkex_server.engine.vllm.process import VllmProcess, environment_for_vllm, free_port
@@ -41,6 +37,8 @@ class Start:
     """The seconds before each restart in a row of a vLLM that lives only for seconds; after the
     last it is given up.
     """
+    restarts: bool = True
+    """Whether a vLLM that was up is started again."""
 
 
 @frozen(kw_only=True)
@@ -73,7 +71,7 @@ async def keep_started(replica: Replica, start: Start) -> None:
     """Starts vLLM, and again whenever it dies or hangs. Gives it up when it cannot start for the
     first time, or dies too often in a row.
     """
-    failures = 0
+    restarts = Restarts(start.pauses)
     while True:
         port = _chosen_port(start.arguments) or free_port()
         arguments = [*start.arguments, "--port", str(port)]
@@ -90,13 +88,14 @@ async def keep_started(replica: Replica, start: Start) -> None:
             return
         finally:
             await process.close()
-        failures = failures_in_a_row(failures, lived)
-        pause = pause_before_restart(failures, start.pauses)
-        if replica.base is None and "port is taken" not in reason:
+        pause = restarts.pause(lived)
+        ever_up = replica.base is not None
+        if not (start.restarts if ever_up else "port is taken" in reason):
             pause = None
         if pause is None:
-            ever_up = replica.base is not None
-            replica.fail(SamplerFailed(_gave_up(reason, failures, ever_up=ever_up)))
+            text = f"vLLM {reason}"
+            again = ever_up and start.restarts
+            replica.fail(SamplerFailed(restarts.given_up(text) if again else text))
             logger.error("%s", replica.failure)
             return
         replica.note_down(f"{reason}, and is being restarted")
@@ -177,13 +176,4 @@ def _cannot_run(python: str, error: OSError) -> str:
     return (
         f"cannot start vLLM: {python} cannot be run ({error.strerror or error}): --vllm-python is "
         "the path of the Python interpreter of an environment in which vLLM is installed"
-    )
-
-
-def _gave_up(reason: str, failures: int, *, ever_up: bool) -> str:
-    if not ever_up:
-        return f"vLLM {reason}"
-    return (
-        f"vLLM {reason}, {failures} times in a row, and is not restarted any more: restart the "
-        "server"
     )

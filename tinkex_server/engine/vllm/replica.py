@@ -1,10 +1,10 @@
-"""`Replica`: one vLLM as the sampler sees it, through all its restarts; and which one is asked."""
+"""`Replica`: one vLLM as the sampler sees it, through all its restarts."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tinkex_server.engine.interface import (
     InvalidRequest,
@@ -26,7 +26,6 @@ from tinkex_server.engine.vllm.errors import (
 from tinkex_server.engine.vllm.requests import generate_body, room_for_sample
 
 _PERIOD = 1.0  # seconds between two looks at a vLLM
-_NEAR = 8  # samples
 
 
 class Life:
@@ -207,20 +206,3 @@ class Replica:
                 moved_at = now
             elif now - moved_at >= self._hang_timeouts.idle:
                 return f"has computed nothing for {now - moved_at:.0f} s while samples waited"
-
-
-def choose(replicas: Sequence[tuple[int, bool]]) -> int:
-    """Returns the index of the replica that a sample goes to, given for each the number of its
-    samples and whether it has the adapter.
-
-    It is the least loaded one that has the adapter, unless another has far fewer samples: to load
-    an adapter takes as long as some samples.
-    """
-    least = min(
-        range(len(replicas)), key=lambda index: (replicas[index][0], not replicas[index][1])
-    )
-    having = [index for index, (_, has) in enumerate(replicas) if has]
-    if not having:
-        return least
-    near = min(having, key=lambda index: replicas[index][0])
-    return near if replicas[near][0] <= 2 * replicas[least][0] + _NEAR else least

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from attrs import frozen
 
+from tinkex_server.engine.generations import Generations
 from tinkex_server.engine.interface import (
     InvalidRequest,
     LoraShape,
@@ -25,13 +25,14 @@ from tinkex_server.engine.interface import (
     SampleSpec,
     unknown_base_model,
 )
+from tinkex_server.engine.least_loaded import least_loaded
 from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.restart import PAUSES
 from tinkex_server.engine.vllm.adapters import Adapter, AdapterFolders
-from tinkex_server.engine.vllm.errors import CallLost, SamplerFailed, WrongAnswer
+from tinkex_server.engine.vllm.errors import CallLost, SamplerFailed, SamplerGone, WrongAnswer
 from tinkex_server.engine.vllm.keepers import BaseArguments, Start, keep_running, keep_started
-from tinkex_server.engine.vllm.replica import Life, Replica, choose
-from tinkex_server.engine.vllm.settings import RANKS, VllmSettings
+from tinkex_server.engine.vllm.replica import Life, Replica
+from tinkex_server.engine.vllm.settings import VllmSettings
 
 logger = logging.getLogger("tinkex.local.vllm")
 T = TypeVar("T")
@@ -50,11 +51,15 @@ class Patience:
     """
     pauses: Sequence[float] = PAUSES
     """The pauses before restarts, as in `Start`."""
+    restarts: bool = True
+    """Whether a vLLM that died is restarted. If not, all later calls raise `SamplerGone`."""
     hang_timeouts: HangTimeouts = HangTimeouts()
 
 
-@frozen
-class _Sampler:
+@frozen(eq=False)
+class _Weights:
+    """The weights that a sampler id stands for: a base model, with or without an adapter."""
+
     base_model: str
     adapter: Adapter | None
 
@@ -85,11 +90,9 @@ class VllmSampler:
         self._training_ready = training_ready
         self._patience = patience or Patience()
         self._folders = AdapterFolders(settings.adapters)
-        self._lock = threading.Lock()  # guards the next four
+        self._generations = Generations(self._forget)
+        self._lock = threading.Lock()  # guards the next
         self._closed = False
-        self._samplers: dict[str, _Sampler] = {}
-        self._using: Counter[Adapter] = Counter()  # the samples that are not complete
-        self._retired: set[Adapter] = set()  # to be dropped after their samples
         # the rest is used on the loop's thread alone
         self._replicas: dict[str, list[Replica]] = {name: [] for name in self._models}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -102,19 +105,12 @@ class VllmSampler:
         self._call(self._start())
 
     def warnings(self, lora: LoraShape) -> Sequence[str]:
-        most = self._settings.max_lora_rank
-        if most is None or lora.rank <= most:
-            return []
-        needed = next((rank for rank in RANKS if rank >= lora.rank), RANKS[-1])
-        return [
-            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be "
-            "trained, but sampled only after a restart of the server with "
-            f'--vllm-args "--max-lora-rank {needed}"'
-        ]
+        return self._settings.warnings(lora)
 
     def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
         if base_model not in self._models:
             raise unknown_base_model(base_model, self._models)
+        number = self._generations.next()
         adapter = self._folders.add(folder) if folder else None
         if adapter:
             try:
@@ -124,32 +120,29 @@ class VllmSampler:
             except BaseException:
                 self._folders.remove(adapter)
                 raise
-        with self._lock:
-            before = self._samplers.get(sampler_id)
-            self._samplers[sampler_id] = _Sampler(base_model, adapter)
-        self._retire(before)
+        self._generations.put(sampler_id, number, _Weights(base_model, adapter))
 
     def unload_sampler(self, sampler_id: str) -> None:
-        with self._lock:
-            before = self._samplers.pop(sampler_id, None)
-        self._retire(before)
+        self._generations.remove(sampler_id)
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
     ) -> Future[SampleResult]:
-        with self._lock:
-            sampler = self._samplers.get(sampler_id)
-            adapter = sampler.adapter if sampler else None
-            if adapter:  # at once, so that it is not dropped before the sample begins
-                self._using[adapter] += 1
-        if sampler is None:
+        try:  # at once, so that the weights are not dropped before the sample begins
+            weights = self._generations.take(sampler_id)
+        except InvalidRequest as error:
             unknown: Future[SampleResult] = Future()
-            unknown.set_exception(InvalidRequest(f"unknown sampler {sampler_id!r}"))
+            unknown.set_exception(error)
             return unknown
-        sample = self._call(self._persistently(sampler, spec, on_token))
-        if adapter:
-            sample.add_done_callback(lambda _: self._release(adapter))
+        sample = self._call(self._persistently(weights, spec, on_token))
+        sample.add_done_callback(lambda _: self._generations.give_back(weights))
         return sample
+
+    @property
+    def failure(self) -> SamplerGone | None:
+        """The reason why there will be no vLLM again for one of the base models, if so."""
+        failures = (_failure_of(replicas) for replicas in self._replicas.values())
+        return next((failure for failure in failures if failure), None)
 
     def close(self) -> None:
         """Ends samples under way, and the vLLMs that this sampler has started. A second call does
@@ -173,26 +166,11 @@ class VllmSampler:
                 raise SamplerFailed(_CLOSED)
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _retire(self, sampler: _Sampler | None) -> None:
-        """Has vLLM forget the adapter of a sampler, once its samples have ended."""
-        if sampler and sampler.adapter:
-            with self._lock:
-                self._retired.add(sampler.adapter)
-                self._drop_if_unused(sampler.adapter)
-
-    def _release(self, adapter: Adapter) -> None:
+    def _forget(self, weights: _Weights) -> None:
+        """Has vLLM forget an adapter."""
         with self._lock:
-            self._using[adapter] -= 1
-            self._drop_if_unused(adapter)
-
-    def _drop_if_unused(self, adapter: Adapter) -> None:
-        """Drops a retired adapter without samples. The caller holds the lock."""
-        if self._using[adapter]:
-            return
-        del self._using[adapter]
-        if adapter in self._retired and not self._closed:
-            self._retired.discard(adapter)
-            asyncio.run_coroutine_threadsafe(self._drop(adapter), self._loop)
+            if weights.adapter and not self._closed:
+                asyncio.run_coroutine_threadsafe(self._drop(weights.adapter), self._loop)
 
     def _begin(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)
@@ -251,6 +229,7 @@ class VllmSampler:
             arguments=base.arguments(self._settings.args),
             environment=os.environ,
             pauses=self._patience.pauses,
+            restarts=self._patience.restarts,
         )
         replica = Replica(f"the vLLM of {info.name}", info, self._changed.set, timeouts)
         return [(replica, partial(keep_started, start=start))]
@@ -319,17 +298,17 @@ class VllmSampler:
         raise SamplerFailed(f"vLLM did not load an adapter: {lost}")
 
     async def _persistently(
-        self, sampler: _Sampler, spec: SampleSpec, on_token: OnToken | None
+        self, weights: _Weights, spec: SampleSpec, on_token: OnToken | None
     ) -> SampleResult:
         """Asks for a sample until vLLM answers, since samples change nothing."""
         lost: CallLost | None = None
         for _ in range(self._patience.attempts):
-            replica, life = await self._choose(sampler.base_model, sampler.adapter)
+            replica, life = await self._choose(weights.base_model, weights.adapter)
             try:
-                return await replica.sample(sampler.adapter, spec, on_token)
+                return await replica.sample(weights.adapter, spec, on_token)
             except CallLost as error:
                 lost = error
-                logger.info("a sample of %s is asked for again: %s", sampler.base_model, error)
+                logger.info("a sample of %s is asked for again: %s", weights.base_model, error)
                 await self._pause_after(life)
         raise SamplerFailed(
             f"vLLM failed a sample {self._patience.attempts} times, and it is not asked again: "
@@ -355,10 +334,10 @@ class VllmSampler:
                 while True:
                     up = [(one, one.life) for one in replicas if one.life]
                     if up:
-                        return up[choose([(one.running, life.has(adapter)) for one, life in up])]
-                    failed = [one.failure for one in replicas if one.failure]
-                    if replicas and len(failed) == len(replicas):
-                        raise SamplerFailed(*failed[0].args)
+                        loads = [(one.running, life.has(adapter)) for one, life in up]
+                        return up[least_loaded(loads)]
+                    if failure := _failure_of(replicas):
+                        raise failure
                     await self._next_change()
         except TimeoutError:
             why = "; ".join(f"{one.label} {one.why_down}" for one in replicas)
@@ -386,6 +365,12 @@ class VllmSampler:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+
+
+def _failure_of(replicas: Sequence[Replica]) -> SamplerGone | None:
+    """Returns why none of these will be up again, if so."""
+    failed = [one.failure for one in replicas if one.failure]
+    return SamplerGone(*failed[0].args) if replicas and len(failed) == len(replicas) else None
 
 
 def precision_of(runs_on: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tinkex_server.engine.interface import InvalidRequest
+from tinkex_server.engine.interface import InvalidRequest, LoraShape
 
 MAX_DIFFERENCE = 0.18
 """The largest difference of a logprob between both engines that is accepted, in nats: ln 1.2. A
@@ -74,3 +74,15 @@ class VllmSettings:
             return None
         chosen = _RANK_ARGUMENT.findall(" ".join(self.args))
         return int(chosen[-1]) if chosen else _MAX_LORA_RANK
+
+    def warnings(self, lora: LoraShape) -> Sequence[str]:
+        """Returns what the user who creates a model of this shape should know."""
+        most = self.max_lora_rank
+        if most is None or lora.rank <= most:
+            return []
+        needed = next((rank for rank in RANKS if rank >= lora.rank), RANKS[-1])
+        return [
+            f"the adapter has rank {lora.rank}, and vLLM takes ranks up to {most}: it can be "
+            "trained, but sampled only after a restart of the server with "
+            f'--vllm-args "--max-lora-rank {needed}"'
+        ]

@@ -28,12 +28,17 @@ export class Answer {
 
   begin(prompt) {
     this.begun = performance.now();
-    this.tokens.append(build("span", { class: "prompt" }, prompt));
+    this.prompt = build("span", { class: "prompt" }, prompt);
+    this.tokens.append(this.prompt);
   }
 
   add(event) {
     if (event.error) return this.fail(event.error);
     if (event.stop_reason) return this.end(event);
+    if (event.prompt !== undefined) {
+      this.prompt.textContent = event.prompt; // as the model reads it
+      return;
+    }
     const probability = Math.exp(event.logprob);
     const level = LEVELS.filter((bound) => probability >= bound).length;
     const element = build("span", { class: `token p${level}` }, event.text);

@@ -19,9 +19,22 @@ export function startPlayground() {
     stop.hidden = true;
   });
   stop.addEventListener("click", () => stopping?.abort());
+  const weights = document.getElementById("weights");
+  const showChat = () => offerChat(weights.selectedOptions[0]);
+  weights.addEventListener("change", showChat);
+  showChat();
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+}
+
+function offerChat(option) {
+  const chat = document.getElementById("chat");
+  const help = document.getElementById("chat-help");
+  const has = option?.dataset.chat !== undefined;
+  chat.disabled = !has;
+  chat.checked &&= has;
+  help.textContent = has ? help.dataset.has : help.dataset.lacks;
 }
 
 async function sample(form, signal) {
@@ -47,7 +60,12 @@ function body(fields, weights) {
   const numbers = ["max_tokens", "temperature", "top_p", "seed"]
     .filter((name) => fields.get(name) !== "")
     .map((name) => [name, Number(fields.get(name))]);
-  return JSON.stringify({ weights, prompt: fields.get("prompt"), ...Object.fromEntries(numbers) });
+  return JSON.stringify({
+    weights,
+    prompt: fields.get("prompt"),
+    chat: fields.has("chat"),
+    ...Object.fromEntries(numbers),
+  });
 }
 
 async function stream(answer, body, signal) {

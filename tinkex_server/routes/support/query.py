@@ -14,7 +14,15 @@ _LONGEST = 1000
 
 def page(query: Mapping[str, str], *, limit: int) -> tuple[int, int]:
     """Returns limit, by default this one, and offset of a page."""
-    return min(_number(query, "limit", limit), _LONGEST), _number(query, "offset", 0)
+    return min(number(query, "limit", limit), _LONGEST), number(query, "offset", 0)
+
+
+def number(query: Mapping[str, str], name: str, default: int) -> int:
+    """Returns a whole number from 0 on."""
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise _wrong(name, "must be a whole number, 0 or more")
+    return int(text)
 
 
 def accessible(query: Mapping[str, str]) -> bool:
@@ -62,13 +70,6 @@ def _hour(query: Mapping[str, str], name: str) -> datetime:
     ):
         raise _wrong(name, "must be a full hour in UTC, such as 2026-01-01T00:00:00Z")
     return value.astimezone(UTC)
-
-
-def _number(query: Mapping[str, str], name: str, default: int) -> int:
-    text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise _wrong(name, "must be a whole number, 0 or more")
-    return int(text)
 
 
 def _wrong(name: str, message: str) -> Refused:

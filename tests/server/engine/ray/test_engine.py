@@ -26,6 +26,7 @@ from tests.support.batches import example
 from tests.support.killable_engine import (
     BASES,
     BREAKS,
+    EXITS,
     WAITS,
     KillableEngine,
     cannot_be_made,
@@ -212,7 +213,7 @@ def test_a_lost_trainer_takes_the_models_of_its_base_model_and_nothing_else(
         step(engine, 5)
 
 
-def test_a_lost_sampler_fails_its_samples_and_comes_back_with_its_adapters(
+def test_a_lost_sampler_loses_no_sample_and_comes_back_with_its_adapters(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     with engine_on(cluster, samplers=2) as engine:
@@ -224,23 +225,42 @@ def test_a_lost_sampler_fails_its_samples_and_comes_back_with_its_adapters(
         engine.save_model("m", tmp_path / "saved", optimizer=False)
         engine.load_sampler("s", BASE, tmp_path / "saved")
         known = sampled(engine, "s")
-        pool = engine._pools[BASE]
+        pool = engine._samplers.pools[BASE]
         wait_until(lambda: all(replica.has for replica in pool._replicas), START)
         waiting = [engine.sample("s", SampleSpec([WAITS])) for _ in range(4)]
         wait_until(lambda: [replica.running for replica in pool._replicas] == [2, 2])
         place = place_of(pool._replicas[0].crew)
         os.kill(place.pid, signal.SIGKILL)
-        wait_until(lambda: sum(sample.done() for sample in waiting) == 2, START)
-        for sample in waiting:
-            if sample.done():
-                assert re.match(r"sampler 1 of fake/base was lost", str(sample.exception()))
+        wait_until(lambda: [replica.running for replica in pool._replicas] == [0, 4], START)
         assert sampled(engine, "s") == known, "the other one goes on"
         wait_until(lambda: len(pool._replicas[0].has) == 1, START)
         assert place_of(pool._replicas[0].crew).pid != place.pid
         os.kill(place_of(pool._replicas[1].crew).pid, signal.SIGKILL)
         assert sampled(engine, "s") == known, "by the one that came back"
+        wait_until(lambda: sum(replica.running for replica in pool._replicas) == 4, START)
         for sample in waiting:
-            sample.cancel()
+            assert sample.cancel(), "none of them has failed"
+
+
+def test_a_stream_that_has_begun_fails_with_its_sampler_by_name(engine: RayEngine) -> None:
+    engine.load_sampler("s", BASE, None)
+    tokens: SimpleQueue[tuple[int, float]] = SimpleQueue()
+    begun = engine.sample("s", SampleSpec([WAITS]), lambda *token: tokens.put(token))
+    tokens.get(timeout=START)
+    os.kill(place_of(samplers_of(engine, BASE)[0]).pid, signal.SIGKILL)
+    with pytest.raises(
+        EngineDied,
+        match=r"streamed sample was lost after 1 tokens: ask for it again \(sampler 1 of fake/base",
+    ):
+        begun.result(START)
+
+
+def test_a_sample_that_ends_its_samplers_is_not_asked_for_for_ever(cluster: LocalCluster) -> None:
+    with engine_on(cluster, samplers=2) as engine:
+        engine.ready.result(START)
+        engine.load_sampler("s", BASE, None)
+        with pytest.raises(EngineDied, match=r"lost 3 times, and is not asked for again: sampler"):
+            engine.sample("s", SampleSpec([EXITS])).result(START)
 
 
 def test_samples_under_way_keep_the_weights_that_are_replaced(
@@ -251,7 +271,7 @@ def test_samples_under_way_keep_the_weights_that_are_replaced(
     engine.load_sampler("s", BASE, tmp_path / "before")
     before = sampled(engine, "s")
     under_way = engine.sample("s", SampleSpec([WAITS]))
-    pool = engine._pools[BASE]
+    pool = engine._samplers.pools[BASE]
     wait_until(lambda: pool._replicas[0].running == 1)
     step(engine, 5)
     engine.optim_step("m", ADAM)

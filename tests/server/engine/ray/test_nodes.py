@@ -43,7 +43,7 @@ def test_samplers_join_with_a_node_that_is_added_under_load_and_leave_with_it(
         try:
             added = cluster.add_node(1)
             wait_until(lambda: len(samplers_of(on_ray.engine, base)) == 6, START)
-            pool = on_ray.engine._pools[base]
+            pool = on_ray.engine._samplers.pools[base]
             wait_until(lambda: all(replica.has for replica in pool._replicas), START)
             assert not errors, "nothing fails when a node joins"
             last = [place_of(crew) for crew in samplers_of(on_ray.engine, base)]

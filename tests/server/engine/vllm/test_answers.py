@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.fake_vllm import RECORDED
 from tinkex_server.engine.interface import SampleSpec
+from tinkex_server.engine.least_loaded import least_loaded
 from tinkex_server.engine.vllm.answers import PartialSample, cached_tokens, sample_result
 from tinkex_server.engine.vllm.errors import CallLost, WrongAnswer
-from tinkex_server.engine.vllm.replica import choose
 from tinkex_server.engine.vllm.requests import generate_body, mixed_seed
 
 PROMPT = list(b"Once upon a time")
@@ -132,4 +132,4 @@ def test_near_seeds_share_no_samples() -> None:
 def test_a_sample_goes_where_the_adapter_is_unless_that_is_far_more_loaded(
     replicas: list[tuple[int, bool]], chosen: int
 ) -> None:
-    assert choose(replicas) == chosen
+    assert least_loaded(replicas) == chosen

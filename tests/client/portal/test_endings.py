@@ -1,0 +1,94 @@
+"""Iterators that are used while the portal closes, as it does when the interpreter exits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tinkex.errors import ClientClosedError
+from tinkex.portal import portal as portals
+from tinkex.portal.iteration import iterate
+from tinkex.portal.portal import Portal
+
+
+@pytest.fixture
+def portal() -> Iterator[Portal]:
+    portal = Portal()
+    yield portal
+    portal.close()
+
+
+def test_an_iterator_may_end_while_the_portal_closes_its_generator(portal: Portal) -> None:
+    ending = threading.Event()
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            ending.set()
+            await asyncio.sleep(0.3)
+
+    items = iterate(portal, numbers)
+    assert next(items) == 1
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(portal.close)
+        assert ending.wait(10)
+        items.close()  # type: ignore[attr-defined]
+        closing.result(10)
+
+
+def test_no_call_begins_once_the_portal_closes(portal: Portal) -> None:
+    ending = threading.Event()
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            ending.set()
+            await asyncio.sleep(0.3)
+
+    items = iterate(portal, numbers)
+    assert next(items) == 1
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(portal.close)
+        assert ending.wait(10)
+        with pytest.raises(ClientClosedError, match="exiting"):
+            next(items)
+        with pytest.raises(ClientClosedError, match="exiting"):
+            portal.run(asyncio.sleep, 0)
+        closing.result(10)
+
+
+def test_a_generator_that_outlives_its_last_words_is_left_alone(
+    portal: Portal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(portals, "_LAST_WORDS", 0.1)
+    begun = threading.Event()
+
+    async def stubborn() -> AsyncGenerator[int, None]:
+        try:
+            begun.set()
+            await asyncio.sleep(60)
+            yield 1
+        finally:
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                try:
+                    await asyncio.sleep(0.05)
+                except asyncio.CancelledError:
+                    continue
+
+    items = iterate(portal, stubborn)
+    threading.Thread(target=lambda: next(items), daemon=True).start()
+    assert begun.wait(10)
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        portal.close()
+    assert [record.getMessage() for record in caplog.records] == []
