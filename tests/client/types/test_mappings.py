@@ -23,6 +23,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "LossFnInputs": {"weights": {"data": [1.0], "dtype": "float32", "shape": [1]}},
     "Metrics": {"loss:sum": 1.5},
     "SignedUrls": {"adapter_model.safetensors": "https://x"},
+    "StepMetrics": {"reward": 0.5},
     "TelemetryEventEventData": {"n": [1]},
     "UploadHeaders": {"Content-Type": "application/octet-stream"},
     "UploadUrls": {"a": {"url": "https://x", "headers": {"b": "c"}}, "d": "https://y"},
