@@ -26,7 +26,14 @@ def iterate(portal: Portal, begin: Callable[[], AsyncIterator[T]]) -> Iterator[T
     return _pull_all(portal, _Source(portal.call(begin)))
 
 
+_in_use: set[_Source[Any]] = set()
+"""The sources of iterators that have begun. It keeps a generator from being garbage-collected
+together with its iterator: asyncio would then close it as well, at the same time.
+"""
+
+
 def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
+    _in_use.add(source)
     try:
         while not isinstance(pulled := portal.run(source.pull), _End):
             yield from pulled
@@ -36,8 +43,11 @@ def _pull_all(portal: Portal, source: _Source[T]) -> Iterator[T]:
         # If the portal refuses the call, there is nothing to close: the portal was closed and has
         # cancelled everything, or this process is a fork, or the iterator is garbage-collected in
         # the loop's thread, where asyncio closes the generator.
-        with suppress(TinkexError):
-            portal.run(source.close)
+        try:
+            with suppress(TinkexError):
+                portal.run(source.close)
+        finally:
+            _in_use.discard(source)
 
 
 @runtime_checkable

@@ -177,8 +177,9 @@ def test_without_a_server_its_error_is_json(
 @pytest.mark.parametrize("name", NAMES)
 def test_its_help_leads_with_examples_of_itself(name: str) -> None:
     found = COMMANDS[tuple(name.split())]
-    text = run(*name.split(), "-h").stdout
-    before, _, after = text.partition("Examples:\n")
+    done = run(*name.split(), "-h")
+    assert done.exit_code == 0, done.output
+    before, _, after = done.stdout.partition("Examples:\n")
     assert "Options:" not in before
     assert 1 <= len(found.examples) <= 3
     for example in found.examples:

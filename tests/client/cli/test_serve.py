@@ -28,6 +28,7 @@ def test_the_command_runs_as_a_module(module: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("new_interpreters")
 def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
     command = [
         sys.executable,

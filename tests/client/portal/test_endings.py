@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
@@ -92,3 +95,28 @@ def test_a_generator_that_outlives_its_last_words_is_left_alone(
     with caplog.at_level(logging.ERROR, "asyncio"):
         portal.close()
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_an_iterator_that_is_collected_with_its_generator_ends_it_once(portal: Portal) -> None:
+    """The garbage collector finds both at once in a cycle, in whatever order."""
+    endings: list[str] = []
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0.05)
+            endings.append("ended")
+
+    errors: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: errors.append(unraisable.exc_value))
+        for _ in range(20):
+            cycle: list[object] = [iterate(portal, numbers)]
+            assert next(cast("Iterator[int]", cycle[0])) == 1
+            cycle.append(cycle)
+            del cycle
+            gc.collect()
+    assert errors == []
+    assert endings == ["ended"] * 20

@@ -155,6 +155,10 @@ def requests_for(
         ("GET", "/training_runs/{run_id}/checkpoints"): [
             (f"/training_runs/{model}/checkpoints", None)
         ],
+        ("GET", "/training_runs/{run_id}/steps"): [(f"/training_runs/{model}/steps", None)],
+        ("POST", "/training_runs/{run_id}/metrics"): [
+            (f"/training_runs/{model}/metrics", {"metrics": {"reward": 1.0}})
+        ],
         ("POST", "/weights_info"): [("/weights_info", {"tinker_path": path})],
         **{
             (method, f"{CHECKPOINT}{end}"): [(f"{checkpoint}{end}", body)]
