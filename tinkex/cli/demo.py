@@ -199,8 +199,7 @@ def _show_curve(output: Output, steps: Sequence[Step]) -> None:
 
     from tinkex.cli.curve import with_scale
 
-    encoding = (getattr(output.err, "encoding", None) or "utf-8").lower()
-    if output.mode != "human" or "utf" not in encoding:
+    if output.mode != "human" or not output.can_write("⣿"):
         return
     lines = with_scale([step.loss for step in steps], min(output.terminal.width, 80), _HEIGHT)
     output.err_console.print(Text("\n".join(["loss in nats a token", *lines])))

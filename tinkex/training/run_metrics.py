@@ -30,11 +30,18 @@ async def add_metrics(
     try:
         added = await transport.send(request, timeout=_PATIENCE, max_attempts=_ATTEMPTS)
     except NotFoundError as error:
-        if "unknown model" in error.message:
+        if is_unknown_run(error):
             raise
         transport.server.update_dialect(keeps_metrics=False)
         raise _unsupported(dialect) from error
     return added.step
+
+
+def is_unknown_run(error: NotFoundError) -> bool:
+    """Returns whether the embedded server says that it has no such run; another server says that it
+    has no such operation.
+    """
+    return "unknown model" in error.message
 
 
 def _unsupported(dialect: Dialect) -> UnsupportedByServer:

@@ -11,6 +11,7 @@ from tinkex_api.models import StepsResponse, TrainingStep
 from tinkex.config import Config
 from tinkex.errors import NotFoundError, UnsupportedByServer
 from tinkex.portal import portal
+from tinkex.training.run_metrics import is_unknown_run
 from tinkex.transport.transport import Transport
 from tinkex.watching.files import Metrics, numbers_of
 
@@ -69,7 +70,7 @@ class ServerRun:
         try:
             return await self._transport.send(list_steps.request(self._run_id, after=self._last))
         except NotFoundError as error:
-            if "unknown model" in error.message:
+            if is_unknown_run(error):
                 raise NotFoundError(
                     f"the server has no run {self._run_id}",
                     status_code=404,

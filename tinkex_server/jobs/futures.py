@@ -151,10 +151,11 @@ class Futures:
         is not kept, or when the server stops.
         """
         request = self._active.get(request_id)
-        if request and access.sees(request.identity.owner) and not self._stopping.is_set():
+        if request and not access.sees(request.identity.owner):
+            request = None
+        if request and not self._stopping.is_set():
             await wait_for(request.over, self._hold if hold is None else hold)
-        row = request.ended if request and access.sees(request.identity.owner) else None
-        row = row or self._visible(request_id, access)
+        row = (request and request.ended) or self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(Reason.UNAVAILABLE, "the server is stopping")
         lost_steps = self._lost_steps.get(request_id)

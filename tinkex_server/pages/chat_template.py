@@ -16,7 +16,7 @@ from tinkex_server.errors import bad_request
 
 def has_chat_template(model: ModelInfo) -> bool:
     """Returns whether a model comes with a chat template."""
-    return _source(_settings(model)) is not None
+    return _source(_settings(model.tokenizer_config_json or "{}")) is not None
 
 
 def chat_prompt(model: ModelInfo, message: str) -> str:
@@ -24,7 +24,7 @@ def chat_prompt(model: ModelInfo, message: str) -> str:
 
     Raises `Refused` (400) if the model has no template, or if the template cannot be used.
     """
-    settings = _settings(model)
+    settings = _settings(model.tokenizer_config_json or "{}")
     source = _source(settings)
     if source is None:
         raise bad_request(f"the tokenizer of {model.name!r} has no chat template on the server")
@@ -42,9 +42,13 @@ def chat_prompt(model: ModelInfo, message: str) -> str:
         ) from error
 
 
-def _settings(model: ModelInfo) -> Mapping[str, Any]:
+@lru_cache(maxsize=8)
+def _settings(text: str) -> Mapping[str, Any]:
+    """Returns the fields of a tokenizer_config.json, which the page of the playground needs for
+    each run, and which has thousands of tokens for some models.
+    """
     try:
-        found = json.loads(model.tokenizer_config_json or "{}")
+        found = json.loads(text)
     except ValueError:
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -27,8 +27,10 @@ def portal() -> Iterator[Portal]:
     portal.close()
 
 
-def test_an_iterator_may_end_while_the_portal_closes_its_generator(portal: Portal) -> None:
-    ending = threading.Event()
+def numbers_that_end_slowly(portal: Portal, ending: threading.Event) -> Generator[int]:
+    """Returns an iterator that has begun, and whose generator sets `ending` and takes a while when
+    it is closed.
+    """
 
     async def numbers() -> AsyncGenerator[int, None]:
         try:
@@ -38,28 +40,24 @@ def test_an_iterator_may_end_while_the_portal_closes_its_generator(portal: Porta
             ending.set()
             await asyncio.sleep(0.3)
 
-    items = iterate(portal, numbers)
+    items = cast("Generator[int]", iterate(portal, numbers))
     assert next(items) == 1
+    return items
+
+
+def test_an_iterator_may_end_while_the_portal_closes_its_generator(portal: Portal) -> None:
+    ending = threading.Event()
+    items = numbers_that_end_slowly(portal, ending)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(portal.close)
         assert ending.wait(10)
-        items.close()  # type: ignore[attr-defined]
+        items.close()
         closing.result(10)
 
 
 def test_no_call_begins_once_the_portal_closes(portal: Portal) -> None:
     ending = threading.Event()
-
-    async def numbers() -> AsyncGenerator[int, None]:
-        try:
-            yield 1
-            yield 2
-        finally:
-            ending.set()
-            await asyncio.sleep(0.3)
-
-    items = iterate(portal, numbers)
-    assert next(items) == 1
+    items = numbers_that_end_slowly(portal, ending)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(portal.close)
         assert ending.wait(10)

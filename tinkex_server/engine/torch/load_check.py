@@ -197,10 +197,7 @@ def _prefill(
     parts: list[Tensor] = []
     # nor has a prompt of one token a first half
     for columns in (slice(0, half), slice(half, tokens.shape[1]))[half == 0 :]:
-        how = {
-            name: tensor.to(model.device)
-            for name, tensor in columns_arguments(tokens, mask, columns).items()
-        }
+        how = columns_arguments(tokens, mask, columns, model.device)
         parts.append(model(**how, **cache_arguments(model, cache), logits_to_keep=0).logits)
     together = torch.cat(parts, dim=1)
     samples.add_rows(cache, [(row, len(prompt)) for row, prompt in enumerate(prompts)])

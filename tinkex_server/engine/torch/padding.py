@@ -24,19 +24,17 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None
     return tokens, None if mask.all() else mask
 
 
-def columns_arguments(tokens: Tensor, mask: Tensor | None, columns: slice) -> dict[str, Tensor]:
+def columns_arguments(
+    tokens: Tensor, mask: Tensor | None, columns: slice, device: torch.device
+) -> dict[str, Tensor]:
     """Returns the arguments of a forward pass over these columns, of which those before were read
-    already.
+    already, on the device of the model.
     """
-    read = {"input_ids": tokens[:, columns]}
+    how = {"input_ids": tokens[:, columns]}
     if mask is not None:
         positions = (mask.cumsum(dim=-1) - 1).clamp_(min=0)
-        return {
-            **read,
-            "attention_mask": mask[:, : columns.stop],
-            "position_ids": positions[:, columns],
-        }
-    if columns.start:  # some models count from 0 again in each pass unless they are told
+        how |= {"attention_mask": mask[:, : columns.stop], "position_ids": positions[:, columns]}
+    elif columns.start:  # some models count from 0 again in each pass unless they are told
         positions = torch.arange(columns.start, columns.stop)
-        read["position_ids"] = positions.expand(len(tokens), -1)
-    return read
+        how["position_ids"] = positions.expand(len(tokens), -1)
+    return {name: tensor.to(device) for name, tensor in how.items()}

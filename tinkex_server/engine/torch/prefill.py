@@ -73,10 +73,7 @@ class Prefill:
         # as late as this, since prompts are added while a prefill waits for its turn
         start = self._reuse_prefixes() if self._columns is None else self._columns.stop
         columns = self._columns = slice(start, min(start + self._width, self._tokens.shape[1]))
-        how = {
-            name: tensor.to(self._base.device)
-            for name, tensor in columns_arguments(self._tokens, self._mask, columns).items()
-        }
+        how = columns_arguments(self._tokens, self._mask, columns, self._base.device)
         with self._base.acquire(self._plan) as network:
             logits = network(
                 **how,
