@@ -20,6 +20,7 @@ import pytest
 import tinkex.local
 from tests.support.inner_pytest import run_pytest
 from tests.support.killable_engine import BASES, cannot_be_made, starts_slowly
+from tests.support.programs import running
 from tests.support.server_calls import Api, new_model
 from tinkex import RequestFailedError
 from tinkex_server.engine.interface import EngineDied, InvalidRequest
@@ -224,9 +225,7 @@ def test_a_model_that_is_not_there_is_refused_at_once(model: str, tmp_path: Path
 
 
 def test_the_command_ends_at_once_while_the_engine_starts(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        command("tinkex/tiny", tmp_path), stdout=subprocess.PIPE, text=True
-    ) as process:
+    with running(command("tinkex/tiny", tmp_path), stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Programs that run in a process of their own, from a text."""
+"""Programs that run in a process of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 SECONDS = 120  # of which a quiet machine needs a few
@@ -28,6 +29,21 @@ def outcome_of(
         cwd=folder,
         check=False,
     )
+
+
+@contextmanager
+def running(
+    command: Sequence[str | Path], *, stdout: int | None = None, stderr: int | None = None
+) -> Generator[subprocess.Popen[str]]:
+    """Runs a command beside the block, and kills it where the block fails: `Popen` would then wait,
+    for ever, until a server ends by itself.
+    """
+    with subprocess.Popen([*map(str, command)], text=True, stdout=stdout, stderr=stderr) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def written(folder: Path, name: str, text: str) -> Path:

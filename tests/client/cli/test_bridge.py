@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.programs import running
 from tinkex.local import Server
 
 
@@ -22,7 +23,7 @@ def test_it_says_what_a_program_needs_and_ends_at_the_first_ctrl_c(
     server: Server, tmp_path: Path
 ) -> None:
     words = command(tmp_path, "--port=0", f"--upstream={server.base_url}", "--route=a/*=http://b")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with running(words, stdout=subprocess.PIPE) as process:
         assert process.stdout
         lines = [process.stdout.readline().strip() for _ in range(9)]
         url = lines[0].split()[2]
@@ -40,7 +41,7 @@ def test_it_says_what_a_program_needs_and_ends_at_the_first_ctrl_c(
 
 def test_a_server_that_is_not_there_yet_is_named_and_waited_for(tmp_path: Path) -> None:
     words = command(tmp_path, "--port=0", "--upstream=http://127.0.0.1:9")
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    with running(words, stderr=subprocess.PIPE) as process:
         assert process.stderr
         told = next(line for line in process.stderr if line.strip())
         assert "http://127.0.0.1:9 does not answer yet" in told

@@ -14,6 +14,7 @@ import click.testing
 import httpx
 import pytest
 
+from tests.support.programs import running
 from tinkex.cli import main
 
 
@@ -39,7 +40,7 @@ def test_it_says_all_that_a_client_needs(tmp_path: Path) -> None:
         f"--data-dir={tmp_path}",
         "--profile=skyrl",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         lines = [process.stdout.readline().rstrip("\n") for _ in range(9)]
         url = lines[0].split()[2]

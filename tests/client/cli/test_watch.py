@@ -13,6 +13,7 @@ import click.testing
 import pytest
 
 from tests.support.answering_server import NO_ROUTE, answering, as_json
+from tests.support.programs import running
 from tinkex import AdamParams, Datum, ModelInput, ServiceClient
 from tinkex.cli import main
 from tinkex.cli.curve import draw
@@ -60,7 +61,7 @@ def test_in_a_pipe_each_step_is_a_line(tmp_path: Path) -> None:
 
 def test_it_follows_a_file_that_is_not_there_yet_until_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinkex", "run", "watch", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         write(tmp_path, {"step": 1, "loss": 2.5})
         assert process.stdout.readline() == "step=1 loss=2.5\n"
@@ -161,9 +162,7 @@ def test_any_metric_of_a_server_is_shown_by_name(monkeypatch: pytest.MonkeyPatch
 def test_a_metric_that_comes_later_is_waited_for(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinkex", "run", "watch", str(tmp_path), "--metric=eval_loss"]
     write(tmp_path, {"step": 1, "loss": 2.5})
-    with subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr
         assert process.stderr.readline() == "No step has eval_loss yet. There are: loss.\n"

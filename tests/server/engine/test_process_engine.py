@@ -32,6 +32,7 @@ from tests.support.killable_engine import (
     starts_slowly,
 )
 from tests.support.processes import is_running
+from tests.support.programs import running
 from tests.support.wait_until import wait_until
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import (
@@ -276,9 +277,7 @@ time.sleep(60)
 
 
 def test_the_process_ends_when_its_parent_is_killed() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with running([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
         assert is_running(pid)

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("ray", reason="ray is not installed: `make test-ray` tests with it")
 
 from tests.support.batches import datum
+from tests.support.programs import running
 from tests.support.wait_until import wait_until
 from tinkex import AdamParams, ServiceClient
 
@@ -24,7 +25,7 @@ LISTENS = "0A"  # the state, as the kernel writes it
 def test_the_server_starts_a_cluster_trains_on_it_and_ends_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinkex", "serve", "--ray", "--samplers=2", "--engine=fake"]
     command += [f"--model={BASE}", "--port=0", f"--data-dir={tmp_path}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         url = process.stdout.readline().split()[2]
         ready = next(line for line in process.stdout if line.startswith("Ready"))
