@@ -17,7 +17,7 @@ def claim(folder: Path) -> sqlite3.Connection:
     """
     # closed by the thread that stops the bridge, which may be another one
     connection = sqlite3.connect(
-        folder / "claim.db", _PATIENCE, isolation_level=None, check_same_thread=False
+        folder / "claim.db", timeout=_PATIENCE, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE").close()

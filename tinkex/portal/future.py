@@ -16,7 +16,7 @@ from tinkex.futures.api_future import (
     no_result_yet,
     not_in_time,
 )
-from tinkex.portal.portal import Portal
+from tinkex.portal.portal import Portal, exiting
 
 T = TypeVar("T")
 
@@ -180,12 +180,13 @@ class APIFuture(Generic[T]):
         return future
 
     def _take(self, task: asyncio.Future[T]) -> None:
-        if task.cancelled():
+        if task.cancelled() and not self._portal.is_closing:
             self._outcome.cancel()
-            self._outcome.set_running_or_notify_cancel()
-        elif not self._outcome.set_running_or_notify_cancel():
-            task.exception()  # marks the error as retrieved: nobody waits for it
-        elif error := task.exception():
+        # retrieved even if nobody waits for it, so that asyncio does not log it
+        error = exiting() if task.cancelled() else task.exception()
+        if not self._outcome.set_running_or_notify_cancel():
+            return
+        if error:
             self._outcome.set_exception(error)
         else:
             self._outcome.set_result(task.result())

@@ -7,7 +7,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -57,7 +57,7 @@ class Portal:
 
         with self._entered():
             if not call_on_loop(self._loop, run):
-                raise _exiting()
+                raise exiting()
         try:
             return outcome.result()
         except TinkexError as error:
@@ -74,15 +74,24 @@ class Portal:
         with self._entered():
             outcome = run_on_loop(self._loop, function, *args, **kwargs)
         if outcome is None:
-            raise _exiting()
+            raise exiting()
         try:
             return outcome.result()
         except TinkexError as error:
             shorten(error)
             raise
+        except CancelledError:
+            if self._closing:
+                raise exiting() from None
+            raise
         except BaseException:
             outcome.cancel()
             raise
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether all calls are cancelled, and no new ones begin."""
+        return self._closing
 
     def close(self) -> None:
         """Cancels all tasks, waits for them to end, and stops the thread."""
@@ -103,7 +112,7 @@ class Portal:
         self._check()
         with self._gate:
             if self._closing:
-                raise _exiting()
+                raise exiting()
             yield
 
     def _check(self) -> None:
@@ -120,7 +129,8 @@ class Portal:
             )
 
 
-def _exiting() -> ClientClosedError:
+def exiting() -> ClientClosedError:
+    """Returns the error of a call that the end of the program cancels or prevents."""
     return ClientClosedError("the interpreter is exiting")
 
 

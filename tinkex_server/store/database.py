@@ -152,7 +152,7 @@ class Database:
         _keep_private(file)
         # made on the thread that starts the server, and then used on the event loop's thread alone
         self._connection = sqlite3.connect(
-            file, _LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
+            file, timeout=_LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
         )
         # futures that are done when the open group is committed; None while no group is open
         self._group: list[asyncio.Future[None]] | None = None

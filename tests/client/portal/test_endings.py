@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import cast
 
 import pytest
 
 from tinkex.errors import ClientClosedError
+from tinkex.futures.api_future import AsyncAPIFuture
+from tinkex.futures.poller import RequestState
 from tinkex.portal import portal as portals
+from tinkex.portal.future import APIFuture
 from tinkex.portal.iteration import iterate
 from tinkex.portal.portal import Portal
 
@@ -66,6 +69,32 @@ def test_no_call_begins_once_the_portal_closes(portal: Portal) -> None:
         with pytest.raises(ClientClosedError, match="exiting"):
             portal.run(asyncio.sleep, 0)
         closing.result(10)
+
+
+def test_calls_under_way_say_that_the_program_ends(portal: Portal) -> None:
+    begun = threading.Event()
+
+    async def forever() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def begin() -> AsyncAPIFuture[None]:
+        return AsyncAPIFuture(forever(), RequestState("sample"))
+
+    future = APIFuture(portal, begin)
+    cancelled = APIFuture(portal, begin)
+    assert cancelled.cancel()
+    with pytest.raises(CancelledError):
+        cancelled.result(10)
+    begun.clear()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(portal.run, forever)
+        assert begun.wait(10)
+        portal.close()
+        with pytest.raises(ClientClosedError, match="exiting"):
+            call.result(10)
+    with pytest.raises(ClientClosedError, match="exiting"):
+        future.result(10)
 
 
 def test_a_generator_that_outlives_its_last_words_is_left_alone(
