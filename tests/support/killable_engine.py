@@ -81,6 +81,19 @@ class KillableEngine(FakeEngine):
         self._given_up += 1
 
 
+class FillingEngine(KillableEngine):
+    """An engine without room for weights while a file exists."""
+
+    def __init__(self, full: Path) -> None:
+        super().__init__()
+        self._full = full
+
+    def load_sampler(self, sampler_id: str, base_model: str, folder: Path | None) -> None:
+        if self._full.exists():
+            raise MemoryError("no room for these weights")
+        super().load_sampler(sampler_id, base_model, folder)
+
+
 def _behave(token: int) -> None:
     if token == WAITS:
         time.sleep(_LONG)

@@ -43,6 +43,8 @@ class _Replica:
 
     supervisor: Supervisor
     has: set[str] = field(factory=set[str])
+    refused: dict[str, Exception] = field(factory=dict[str, Exception])
+    """The adapters that it could not load, with the errors."""
     running: int = 0
     """The sequences that it is sampling."""
 
@@ -151,6 +153,7 @@ class SamplerPool:
         """
         replica = self._replicas[number]
         replica.has.clear()
+        replica.refused.clear()
         if resume:
             resume()
             for adapter in self._wanted.values():
@@ -159,12 +162,21 @@ class SamplerPool:
             self._fail(EngineDied(text))
 
     async def _least_loaded_with(self, adapter: _Adapter) -> _Replica:
-        """Returns a sampler that has the adapter, once there is one."""
+        """Returns a sampler that has the adapter, once there is one. Raises `EngineDied` if there
+        will be none: those that had it were lost, and their successors cannot load it.
+        """
         while True:
             self._check_alive()
             having = [replica for replica in self._replicas if adapter.name in replica.has]
             if having:
                 return having[least_loaded([(replica.running, True) for replica in having])]
+            alive = [replica for replica in self._replicas if not _gave_up(replica)]
+            refusals = [one.refused[adapter.name] for one in alive if adapter.name in one.refused]
+            if len(refusals) == len(alive):
+                raise EngineDied(
+                    f"no sampler of {self._base_model} could load these weights again: "
+                    f"{refusals[0]}. Make a new sampling client"
+                )
             await self._changed.wait()
 
     async def _load_on(self, replica: _Replica, adapter: _Adapter) -> None:
@@ -174,8 +186,8 @@ class SamplerPool:
         try:
             await crew.call("load_sampler", adapter.name, self._base_model, adapter.files)
         except Exception as error:  # noqa: BLE001  handed on to whoever waits
-            if not crew.failed:  # else the next crew of this sampler loads it
-                self._note_refused(adapter, error)
+            if replica.crew is crew and not crew.failed:  # else the next crew loads it
+                self._note_refused(replica, adapter, error)
             return
         if replica.crew is not crew:
             return
@@ -187,7 +199,9 @@ class SamplerPool:
             adapter.loaded.set_result(None)
         self._wake()
 
-    def _note_refused(self, adapter: _Adapter, error: Exception) -> None:
+    def _note_refused(self, replica: _Replica, adapter: _Adapter, error: Exception) -> None:
+        replica.refused[adapter.name] = error
+        self._wake()
         if not adapter.loaded.done():
             adapter.loaded.set_exception(error)
         else:
@@ -197,6 +211,7 @@ class SamplerPool:
         self._wanted.pop(adapter.name, None)
         adapter.files = None  # the object store may free it
         for replica in self._replicas:
+            replica.refused.pop(adapter.name, None)
             self._unload_from(replica, adapter)
 
     def _unload_from(self, replica: _Replica, adapter: _Adapter) -> None:

@@ -28,6 +28,7 @@ from tests.support.killable_engine import (
     BREAKS,
     EXITS,
     WAITS,
+    FillingEngine,
     KillableEngine,
     cannot_be_made,
     does_not_start,
@@ -261,6 +262,26 @@ def test_a_sample_that_ends_its_samplers_is_not_asked_for_for_ever(cluster: Loca
         engine.load_sampler("s", BASE, None)
         with pytest.raises(EngineDied, match=r"lost 3 times, and is not asked for again: sampler"):
             engine.sample("s", SampleSpec([EXITS])).result(START)
+
+
+def test_samples_do_not_wait_for_weights_that_no_successor_can_load(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    full = tmp_path / "full"
+    with engine_on(cluster, factories={BASE: partial(FillingEngine, full)}) as engine:
+        engine.ready.result(START)
+        engine.load_sampler("s", BASE, None)
+        waiting = engine.sample("s", SampleSpec([WAITS]))
+        pool = engine._samplers.pools[BASE]
+        wait_until(lambda: pool._replicas[0].running == 1)
+        full.touch()
+        os.kill(place_of(samplers_of(engine, BASE)[0]).pid, signal.SIGKILL)
+        for sample in (waiting, engine.sample("s", SPEC)):
+            with pytest.raises(EngineDied, match=r"could load these weights again: .*no room"):
+                sample.result(START)
+        full.unlink()
+        engine.load_sampler("s", BASE, None)
+        assert sampled(engine, "s")
 
 
 def test_samples_under_way_keep_the_weights_that_are_replaced(
