@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
 # no test stores its keys in the keyring of whoever runs it
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 import gc
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -35,6 +36,10 @@ from tinkex_server.engine.process.child import _spawn
 # how fast examples are made and run says only how busy the machine is
 settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tinkex")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as shells leave it for what they start in the background; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 AT_START = Path(__file__).parent / "support" / "at_start"
 OF_THE_NETWORK = {
