@@ -11,7 +11,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
 # no test stores its keys in the keyring of whoever runs it
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 import gc
+import hashlib
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
@@ -19,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -28,6 +31,7 @@ from tests.support.facades import ADMINS, FACADES, RESTS
 from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
+from tinkex_server.access import api_keys
 from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process import child
@@ -87,6 +91,35 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_that_are_read_once(_home_of_nobody: None) -> Iterator[None]:
+    """httpx reads all certificates that it trusts for each client, which takes longer than most of
+    what tests ask a server for.
+    """
+    trusted = httpx.create_ssl_context()
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is True and cert is None and not os.environ.keys() & OF_THE_NETWORK:
+            return trusted
+        return httpx.create_ssl_context(verify, cert, trust_env)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_hashes_of_keys() -> Iterator[None]:
+    """A server hashes the keys that it is given as slowly as it can, which takes longer than most
+    tests. `tests/server/access/test_keys.py` tests the hash itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            api_keys, "_hashed", lambda key, salt: hashlib.sha256(salt + key.encode()).digest()
+        )
         yield
 
 
