@@ -11,13 +11,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # which share the cores among them
 # no test stores its keys in the keyring of whoever runs it
 os.environ["PYTHON_KEYRING_BACKEND"] = "keyring.backends.fail.Keyring"
 import gc
+import hashlib
+import signal
+import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -27,6 +31,7 @@ from tests.support.facades import ADMINS, FACADES, RESTS
 from tests.support.recording_engine import RecordingEngine
 from tinkex import Config
 from tinkex.local import Limits, Server
+from tinkex_server.access import api_keys
 from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.interface import Engine
 from tinkex_server.engine.process import child
@@ -35,6 +40,10 @@ from tinkex_server.engine.process.child import _spawn
 # how fast examples are made and run says only how busy the machine is
 settings.register_profile("tinkex", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tinkex")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as shells leave it for what they start in the background; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 AT_START = Path(__file__).parent / "support" / "at_start"
 OF_THE_NETWORK = {
@@ -56,10 +65,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return (cores or 1) + 2
 
 
-def pytest_collection_finish() -> None:
-    """Leaves what is imported by now out of garbage collections: it stays until the end."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Makes no garbage collections while tests are collected, which would take a quarter of the
+    time, and leaves what is imported by then out of later ones: it stays until the end.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,6 +91,35 @@ def _home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
         patch.delenv("XDG_CONFIG_HOME", raising=False)
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_that_are_read_once(_home_of_nobody: None) -> Iterator[None]:
+    """httpx reads all certificates that it trusts for each client, which takes longer than most of
+    what tests ask a server for.
+    """
+    trusted = httpx.create_ssl_context()
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is True and cert is None and not os.environ.keys() & OF_THE_NETWORK:
+            return trusted
+        return httpx.create_ssl_context(verify, cert, trust_env)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_hashes_of_keys() -> Iterator[None]:
+    """A server hashes the keys that it is given as slowly as it can, which takes longer than most
+    tests. `tests/server/access/test_keys.py` tests the hash itself.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            api_keys, "_hashed", lambda key, salt: hashlib.sha256(salt + key.encode()).digest()
+        )
         yield
 
 

@@ -62,10 +62,12 @@ def test_the_path_from_a_file_to_a_model_is_walked_as_the_page_says(
 def test_a_command_of_the_docs_exists_with_its_options(command: str) -> None:
     words = shlex.split(command)[1:]
     found: click.Command = main
+    # as it is run: a command keeps the names of its help option from its first context
+    context = click.Context(found, **found.context_settings)
     while isinstance(found, click.Group):
-        context = click.Context(found)
         rest = found.make_parser(context).parse_args(words)[1]
         inner = found.get_command(context, rest[0])
         assert inner, f"there is no command {rest[0]!r}"
         found, words = inner, rest[1:]
-    found.make_parser(click.Context(found)).parse_args(words)
+        context = click.Context(found, context)
+    found.make_parser(context).parse_args(words)

@@ -3,8 +3,8 @@
 The store holds each key as a scrypt hash, under an id that owns sessions and everything made in
 them, so a key finds its own sessions again after a restart. Such keys are often chosen by hand. A
 fast hash would let anyone who obtains the database guess them word by word. The slow hash costs a
-tenth of a second a key when the server starts, and nothing later: only the keys given at the start
-are accepted, and the key of a request is looked up among their digests.
+twentieth of a second a key when the server starts, and nothing later: only the keys given at the
+start are accepted, and the key of a request is looked up among their digests.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ class ApiKeys:
         return row is None or row.revoked_at is not None
 
     def _find_or_add(self, key: str) -> KeyRow:
-        salts = self._keys.salts() or [secrets.token_bytes(16)]
-        rows = (self._keys.by_hash(_hashed(key, salt)) for salt in salts)
-        row = next((row for row in rows if row), None) or self._add(key, salts[0])
+        first, *others = self._keys.salts() or [secrets.token_bytes(16)]
+        hashed = _hashed(key, first)
+        rows = (self._keys.by_hash(_hashed(key, salt)) for salt in others)
+        row = (
+            self._keys.by_hash(hashed)
+            or next((row for row in rows if row), None)
+            or self._keys.add(hashed, first, f"key {self._keys.count() + 1}", time.time())
+        )
         if row.revoked_at is not None:
             logger.warning(
                 "API key %d of this data folder was revoked, so requests with it are refused",
                 row.key_id,
             )
         return row
-
-    def _add(self, key: str, salt: bytes) -> KeyRow:
-        return self._keys.add(
-            _hashed(key, salt), salt, f"key {self._keys.count() + 1}", time.time()
-        )
 
     def _digest(self, key: str) -> bytes:
         return hashlib.blake2b(key.encode(), key=self._secret, digest_size=32).digest()

@@ -160,13 +160,14 @@ def test_a_transport_of_the_users_own_that_cannot_read_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"no gzip", gzip.compress(b'{"detail": "' + b"x" * (80 << 20) + b'"}')],
+    "make",
+    [lambda: b"no gzip", lambda: gzip.compress(b'{"detail": "' + b"x" * (80 << 20) + b'"}')],
     ids=["false", "bomb"],
 )
 def test_the_status_of_a_refusal_counts_whatever_its_body_is(
-    connect_rest: Callable[..., Any], body: bytes
+    connect_rest: Callable[..., Any], make: Callable[[], bytes]
 ) -> None:
+    body = make()
     with pytest.raises(NotFoundError) as caught:
         run_of(connect_rest, of(body, "gzip", 404))
     assert len(str(caught.value)) < 10_000

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api, new_model, sample, step
 from tinkex.cli import main
 from tinkex.local import serve
-from tinkex_server.access.api_keys import ApiKeyRequired, InvalidApiKeys
+from tinkex_server.access import api_keys
+from tinkex_server.access.api_keys import ApiKeyRequired, InvalidApiKeys, _hashed
 from tinkex_server.app.app import ROUTES
 from tinkex_server.store import Store
 
@@ -350,6 +353,29 @@ def test_a_revoked_key_is_refused_after_a_restart_too(tmp_path: Path) -> None:
     with keyed(data_dir=tmp_path) as (hers, his):
         assert hers.get("sessions").status_code == 401
         assert his.get("sessions").status_code == 200
+
+
+def test_the_hash_of_a_key_is_slow_and_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes: list[bytes] = []
+
+    def noted(key: str, salt: bytes) -> bytes:
+        hashes.append(_hashed(key, salt))
+        return hashes[-1]
+
+    monkeypatch.setattr(api_keys, "_hashed", noted)  # other tests have a quick hash
+    for _ in range(2):
+        with keyed(data_dir=tmp_path):
+            pass
+    with closing(sqlite3.connect(tmp_path / "tinkex.db")) as database:
+        stored = database.execute("SELECT hash, salt FROM keys ORDER BY key_id").fetchall()
+    slow = [
+        hashlib.scrypt(key.encode(), salt=salt, n=2**14, r=8, p=1)
+        for key, (_, salt) in zip((HERS, HIS), stored, strict=True)
+    ]
+    assert [hashed for hashed, _ in stored] == slow
+    assert hashes == slow * 2
 
 
 def test_no_key_is_in_the_data_folder(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -150,23 +150,28 @@ def test_a_body_of_many_small_objects_is_refused_before_it_is_read(
     assert (told.status_code, "send less at once" in told.text) == (413, True)
 
 
-EMPTY_DATUM = pb.ForwardBackwardRequest(data=[pb.Datum()]).SerializeToString()
-SHAPED = pb.Tensor(shape=[1] * 3_000_000)
-LONG_SHAPE = pb.ForwardBackwardRequest(
-    data=[pb.Datum(loss_fn_inputs={"x": SHAPED})]
-).SerializeToString()
-UNPACKED = b"\x1a" + b"\x80\x12" + b"\x0a\x00" * 0x480  # chunks of nothing, in a datum
+def many_datums() -> bytes:
+    return pb.ForwardBackwardRequest(data=[pb.Datum()]).SerializeToString() * 600_000
 
 
-@pytest.mark.parametrize(
-    "body", [EMPTY_DATUM * 600_000, LONG_SHAPE, UNPACKED * 600], ids=["datums", "a shape", "chunks"]
-)
+def a_long_shape() -> bytes:
+    tensor = pb.Tensor(shape=[1] * 3_000_000)
+    datum = pb.Datum(loss_fn_inputs={"x": tensor})
+    return pb.ForwardBackwardRequest(data=[datum]).SerializeToString()
+
+
+def many_chunks() -> bytes:
+    """Chunks of nothing, in datums."""
+    return (b"\x1a" + b"\x80\x12" + b"\x0a\x00" * 0x480) * 600
+
+
+@pytest.mark.parametrize("body", [many_datums, a_long_shape, many_chunks])
 def test_a_message_of_many_small_ones_is_refused_before_it_is_read(
-    keyed: Server, body: bytes
+    keyed: Server, body: Callable[[], bytes]
 ) -> None:
     headers = {"X-API-Key": "tml-k", "Content-Type": "application/x-protobuf"}
     told = httpx.post(
-        f"{keyed.base_url}{API}/forward_backward", content=body, headers=headers, timeout=30
+        f"{keyed.base_url}{API}/forward_backward", content=body(), headers=headers, timeout=30
     )
     assert (told.status_code, "send less at once" in told.text) == (413, True)
 

@@ -20,6 +20,7 @@ from tinkex_proto import tinker_pb2 as pb
 from tests.support.contract import CONTRACT
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, new_model, sample, step
+from tests.support.wait_until import wait_until
 from tinkex.local import Limits, Server, serve
 from tinkex_server.app.app import ROUTES
 from tinkex_server.engine.interface import Example, LossResult, OnToken, SampleResult, SampleSpec
@@ -761,8 +762,8 @@ def test_a_repeated_number_gives_the_first_promise_and_is_applied_twice(wire: Wi
     model_id = wire.model()
     first, second = (wire.batch(model_id, 1).json() for _ in range(2))
     assert first == second
-    wire.outcome(second)
-    assert wire.engine.count("forward_backward", model_id) == 2
+    wire.outcome(second)  # which may come before it is applied again
+    wait_until(lambda: wire.engine.count("forward_backward", model_id) == 2)
 
 
 @on("hosted", "hosted-0.25", "skyrl", "miles")
