@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -125,6 +126,11 @@ def train_and_load(engine: OnRay, folder: Path) -> PeftNamedEngine:
     return alone
 
 
+def adapter_files(pid: int) -> Sequence[Path]:
+    """Returns the files that an actor on this machine keeps for its vLLM."""
+    return list(Path(tempfile.gettempdir()).glob(f"tinkex-engine-{pid}-*/*/adapter_*"))
+
+
 def sequences(result: Any) -> Sequence[Any]:
     return result.result(START).sequences
 
@@ -199,12 +205,21 @@ def test_an_actor_that_is_killed_takes_its_vllm_along_and_no_sample(
         known = sequences(engine.sample("s"))
         wait_until(lambda: engine.loaded() == 2, START)
         before = set(vllms.pids())
+        victim, other = (place_of(each.crew).pid for each in engine.replicas())
+        assert adapter_files(victim)
         samples = [engine.sample("s") for _ in range(20)]
-        os.kill(place_of(engine.replicas()[0].crew).pid, signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         samples += [engine.sample("s") for _ in range(20)]
         assert all(sequences(sample) == known for sample in samples)
         wait_until(lambda: len(before & set(vllms.pids())) == 1, START)
         wait_until(lambda: engine.loaded() == 2 and len(vllms.pids()) == 2, START)
+        assert not adapter_files(victim), "the actor that took its place removes them"
+        assert adapter_files(other)
+        last = place_of(engine.replicas()[0].crew).pid
+        assert adapter_files(last)
+        os.kill(other, signal.SIGKILL)
+        wait_until(lambda: not is_running(other), START)
+    assert not any(adapter_files(pid) for pid in (victim, other, last)), "they end with the server"
 
 
 def test_a_trainer_that_comes_back_scores_with_the_adapters_that_it_had(
