@@ -15,6 +15,7 @@ import numpy as np
 from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from tinkex_server.engine.disaggregated import Sampler
 from tinkex_server.engine.interface import (
     AdamSettings,
     Engine,
@@ -25,7 +26,6 @@ from tinkex_server.engine.interface import (
     ModelInfo,
     SampleSpec,
 )
-from tinkex_server.engine.split import Sampler
 
 logger = logging.getLogger("tinkex.local")
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from attrs import evolve
 
+from tinkex_server.engine.disaggregated import Sampler
 from tinkex_server.engine.interface import (
     Engine,
     EngineGone,
@@ -28,7 +29,6 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.owned_folder import OwnedFolder, remove_abandoned
 from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
 from tinkex_server.engine.remote_errors import RemoteError
-from tinkex_server.engine.split import Sampler
 
 T = TypeVar("T")
 Outcome: TypeAlias = T | RemoteError
