@@ -60,7 +60,7 @@ class Vllms:
     def pids(self) -> list[int]:
         """Returns the ids of the vLLMs that run now."""
         file = self.folder / "pids"
-        pids = [int(line) for line in file.read_text().both()] if file.exists() else []
+        pids = [int(line) for line in file.read_text().split()] if file.exists() else []
         return [pid for pid in pids if is_running(pid)]
 
 
@@ -116,7 +116,7 @@ def train_and_load(engine: OnRay, folder: Path) -> PeftNamedEngine:
     this process that has the same.
     """
     alone = PeftNamedEngine([BASE])
-    for each, place in ((engine.disaggregated, folder / "there"), (alone, folder / "here")):
+    for each, place in ((engine.both, folder / "there"), (alone, folder / "here")):
         each.create_model("m", BASE, LoraShape(4))
         each.forward_backward("m", [example(5, 6)], "cross_entropy", {}, backward=True)
         each.optim_step("m", AdamSettings())
