@@ -1,6 +1,6 @@
 """Records answers of a real vLLM for the tests that run without one: `python
 scripts/record_vllm.py URL`, with a vLLM that serves tinkex/tiny as `base`, started with the
-arguments of `tinkex_server/engine/vllm/keepers.py`.
+arguments of `tinkex_server/engine/vllm/supervisor.py`.
 """
 
 from __future__ import annotations

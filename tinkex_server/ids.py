@@ -5,6 +5,7 @@ each format.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import time
 import uuid
@@ -29,11 +30,11 @@ class Ids:
 
     def new_session(self) -> str:
         """Returns the id of a new session."""
-        return _random(self.session)
+        return self.session.format_map(_RANDOM)
 
     def new_request(self) -> str:
         """Returns the id of a new request."""
-        return _random(self.request)
+        return self.request.format_map(_RANDOM)
 
     def model_of(self, session_id: str, number: int | None) -> str:
         """Returns the id of a model of a session."""
@@ -44,22 +45,18 @@ class Ids:
         return _derived(self.sampler, "sampler", session_id, number)
 
 
-def _random(form: str) -> str:
-    return form.format_map(_RandomParts())
-
-
-class _RandomParts(dict[str, object]):
-    """The random parts of an id, each made when the format asks for it."""
-
-    def __missing__(self, kind: str) -> object:
-        return _RANDOM_PARTS[kind]()
-
-
 def _timed() -> str:
     """Returns a random part that begins with the time. Ids that are made one after the other are
     then neighbours in the database's index, so writing them together changes few of its pages.
     """
-    return f"{time.time_ns() >> 20:012x}{secrets.token_hex(8)}"
+    return f"{time.time_ns() >> 20:012x}{os.urandom(8).hex()}"
+
+
+class _RandomParts:
+    """The random parts of an id, each made anew when a format asks for it."""
+
+    def __getitem__(self, kind: str) -> object:
+        return _RANDOM_PARTS[kind]()
 
 
 _RANDOM_PARTS: Mapping[str, Callable[[], object]] = {
@@ -68,6 +65,7 @@ _RANDOM_PARTS: Mapping[str, Callable[[], object]] = {
     "uuid": uuid.uuid4,
     "decimal": lambda: secrets.randbelow(10**15),
 }
+_RANDOM = _RandomParts()
 
 
 def _derived(form: str, kind: str, session_id: str, number: int | None) -> str:

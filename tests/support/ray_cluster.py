@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 import tinkex.local
 from tinkex import ServiceClient
 from tinkex_server.engine.factory import EngineName, create_engine
-from tinkex_server.engine.ray.crew import Crew
+from tinkex_server.engine.ray.actor_group import ActorGroup
 from tinkex_server.engine.ray.engine import RayEngine
 from tinkex_server.engine.ray.settings import RaySettings
 
@@ -87,27 +87,27 @@ class Place:
     node: str  # the id of the node
 
 
-def place_of(crew: Crew) -> Place:
-    """Returns where the only actor of a crew runs."""
-    [place] = places_of(crew)
+def place_of(group: ActorGroup) -> Place:
+    """Returns where the only actor of a group runs."""
+    [place] = places_of(group)
     return place
 
 
-def places_of(crew: Crew) -> list[Place]:
-    """Returns where the actors of a crew run."""
-    members = crew._members  # pyright: ignore[reportPrivateUsage]
+def places_of(group: ActorGroup) -> list[Place]:
+    """Returns where the actors of a group run."""
+    members = group._members  # pyright: ignore[reportPrivateUsage]
     told = [ray._private.state.actors(member.actor._actor_id.hex()) for member in members]
     return [Place(each["Pid"], each["Address"]["NodeID"]) for each in told]
 
 
-def trainer_of(engine: RayEngine, base: str) -> Crew:
-    return engine._trainers[base].supervisor.crew  # pyright: ignore[reportPrivateUsage]
+def trainer_of(engine: RayEngine, base: str) -> ActorGroup:
+    return engine._trainers[base].supervisor.group  # pyright: ignore[reportPrivateUsage]
 
 
-def samplers_of(engine: RayEngine, base: str) -> list[Crew]:
+def samplers_of(engine: RayEngine, base: str) -> list[ActorGroup]:
     """Returns the samplers that have started."""
     pool = engine._samplers.pools[base]  # pyright: ignore[reportPrivateUsage]
-    return [part.crew for part in pool.supervisors if part.crew.ready.done()]
+    return [part.group for part in pool.supervisors if part.group.ready.done()]
 
 
 @frozen

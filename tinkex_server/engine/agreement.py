@@ -5,7 +5,6 @@ same adapter and tokens, before anybody relies on them.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from attrs import evolve, frozen
 from numpy.typing import NDArray
 
+from tinkex_server.engine.disaggregated import Sampler
 from tinkex_server.engine.interface import (
     AdamSettings,
     Engine,
@@ -25,7 +25,7 @@ from tinkex_server.engine.interface import (
     ModelInfo,
     SampleSpec,
 )
-from tinkex_server.engine.split import Sampler
+from tinkex_server.engine.owned_folder import OwnedFolder
 
 logger = logging.getLogger("tinkex.local")
 
@@ -51,8 +51,8 @@ def check_agreement(training: Engine, sampler: Sampler, max_difference: float) -
     """
     largest, notes = 0.0, list[str]()
     for info in training.base_models:
-        with tempfile.TemporaryDirectory(prefix="tinkex-check-") as scratch:
-            found = _Comparison(training, sampler, info, Path(scratch), max_difference)
+        with OwnedFolder() as scratch:
+            found = _Comparison(training, sampler, info, scratch.path, max_difference)
             largest = max(largest, found.run())
             notes += [note for note in found.notes if note not in notes]
     text = f"logprobs differ by at most {largest:.1g}"

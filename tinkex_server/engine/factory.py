@@ -8,13 +8,13 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from tinkex_server.engine.agreement import check_agreement
+from tinkex_server.engine.disaggregated import DisaggregatedEngine, Sampler
 from tinkex_server.engine.fake import FakeEngine
 from tinkex_server.engine.interface import Engine, InvalidRequest, ModelInfo, already_ready
 from tinkex_server.engine.model_info import check_names, describe, loadable_name, name_and_source
 from tinkex_server.engine.process.engine import ProcessEngine
 from tinkex_server.engine.ray.cluster import require_ray
 from tinkex_server.engine.ray.settings import RaySettings, check_fit
-from tinkex_server.engine.split import Sampler, SplitEngine
 from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.optional_dependencies import require
 
@@ -81,12 +81,12 @@ def with_vllm(training: Engine, models: Sequence[str], settings: VllmSettings) -
     from tinkex_server.engine.vllm.sampler import VllmSampler
 
     sampler = VllmSampler(training.base_models, _sources(models), settings, training.ready)
-    return _split(training, sampler, settings)
+    return _disaggregated(training, sampler, settings)
 
 
-def _split(training: Engine, sampler: Sampler, settings: VllmSettings) -> Engine:
+def _disaggregated(training: Engine, sampler: Sampler, settings: VllmSettings) -> Engine:
     check = partial(check_agreement, max_difference=settings.max_difference)
-    return SplitEngine(training, sampler, check)
+    return DisaggregatedEngine(training, sampler, check)
 
 
 def _sources(models: Sequence[str]) -> Mapping[str, str]:
@@ -125,7 +125,7 @@ def _on_ray(
         vllm=VllmOnRay(settings=vllm, factories=samplers) if vllm else None,
     )
     if vllm and engine.vllm_samplers and samplers:
-        return _split(engine, engine.vllm_samplers, vllm)
+        return _disaggregated(engine, engine.vllm_samplers, vllm)
     return with_vllm(engine, models, vllm) if vllm else engine
 
 

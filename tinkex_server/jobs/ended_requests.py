@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from attrs import define, field
 
-from tinkex_server.store import EndedFuture, Store
+from tinkex_server.jobs.requests import RequestIdentity
+from tinkex_server.store import EndedFuture, Ending, Store
 
 
 @define(eq=False)
@@ -37,10 +38,11 @@ class EndedRequests:
         self._logs: dict[str, _Log] = {}
         self._stopped = False
 
-    def add(self, scope: str, row: EndedFuture) -> None:
+    def add(self, identity: RequestIdentity, request_id: str, ending: Ending) -> None:
         """Adds a request that has ended, and wakes the polls of its scope."""
-        if log := self._logs.get(scope):
-            log.add(row)
+        if log := self._logs.get(identity.scope):
+            size = len(ending.result or b"")
+            log.add(EndedFuture(request_id, identity.seq_id, ending.state, size))
 
     async def wait(
         self, scope: str, numbers: range, after: int, timeout: float

@@ -155,7 +155,10 @@ class Futures:
             request = None
         if request and not self._stopping.is_set():
             await wait_for(request.over, self._hold if hold is None else hold)
-        row = (request and request.ended) or self._visible(request_id, access)
+        if request and request.ending:
+            row = request.identity.row(request_id, request.ending)
+        else:
+            row = self._visible(request_id, access)
         if row.state == "pending" and self._stopping.is_set():
             raise Refused(Reason.UNAVAILABLE, "the server is stopping")
         lost_steps = self._lost_steps.get(request_id)
@@ -294,9 +297,6 @@ class Futures:
         # the store has logged it, and `wait` tells the polls
         with suppress(StoreWriteError):
             self._store.futures.end(request_id, ending, request.started_at, time.time())
-            request.ended = request.identity.row(request_id, ending)
+            request.ending = ending
         request.over.set()
-        size = len(ending.result or b"")
-        seq_id = request.identity.seq_id
-        row = EndedFuture(request_id, seq_id, ending.state, size)
-        self._ended.add(request.identity.scope, row)
+        self._ended.add(request.identity, request_id, ending)

@@ -79,8 +79,8 @@ class ActiveRequest:
     """The task to cancel when the request is cancelled."""
     over: asyncio.Event = field(factory=asyncio.Event)
     """An event that is set when the request has ended, or the server stops."""
-    ended: FutureRow | None = None
-    """The row that says how it ended, once that is stored."""
+    ending: Ending | None = None
+    """Its ending, once that is stored."""
 
 
 @frozen

@@ -61,10 +61,8 @@ def _used(row: UsageRow) -> BillingUsageEvent:
 
 def _stored(row: StoredHour) -> BillingUsageEvent:
     # `free` is not set: clients before 0.38 refuse fields that they do not know
-    what, keeper = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours), row.keeper
-    event = _event(
-        row.hour, what, keeper.owner, keeper.session_id, keeper.base_model, keeper.project_id
-    )
+    what, of = BillingEventInfo("storage", gigabyte_hours=row.gigabyte_hours), row.attribution
+    event = _event(row.hour, what, of.owner, of.session_id, of.base_model, of.project_id)
     event.effective_rate_usd_per_gigabyte_month = 0.0
     return event
 

@@ -36,7 +36,6 @@ _TYPE_NAMES: dict[object, str] = {
 MAX_CONTAINERS = 1 << 19
 """The number of objects and lists in one body: 64 for each of 8,192 datums."""
 _MAX_STRINGS = 1 << 20
-_INT64 = range(-(2**63), 2**63)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -82,7 +81,9 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     It leaves sampling_session_seq_id out: an ephemeral save that is sent again has a new one.
     Raises `Refused` for fields that are nested more than about 250 levels deep.
     """
-    counted = {name: value for name, value in fields.items() if name != "sampling_session_seq_id"}
+    counted = fields
+    if "sampling_session_seq_id" in fields:
+        counted = {name: fields[name] for name in fields if name != "sampling_session_seq_id"}
     try:
         written = orjson.dumps(counted, default=_digest, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
@@ -127,18 +128,26 @@ def _reader(hint: Any) -> _Reader:
     if hint is Any:
         return lambda value: value
     if get_origin(hint) in (Union, types.UnionType):
-        return _union_reader(get_args(hint))
+        return _union_reader(hint)
     if get_origin(hint) is list:
         return _list_reader(get_args(hint)[0])
     if isinstance(hint, type) and issubclass(hint, dict):
         return partial(_read_map, cast("type[dict[str, Any]]", hint))
-    return partial(_read_class, hint) if attrs.has(cast("type[Any]", hint)) else _plain_reader(hint)
+    kind = cast("type[Any]", hint)
+    return _class_reader(kind) if attrs.has(kind) else _plain_reader(hint)
 
 
-def _union_reader(members: tuple[Any, ...]) -> _Reader:
-    # the contract's unions are of one kind of value, and of null or absence
-    read = _reader(next(hint for hint in members if hint is not type(None)))
-    return (lambda value: None if value is None else read(value)) if type(None) in members else read
+def _union_reader(hint: Any) -> _Reader:
+    read = _reader(_without_null(hint))
+    has_null = type(None) in get_args(hint)
+    return (lambda value: None if value is None else read(value)) if has_null else read
+
+
+def _without_null(hint: Any) -> Any:
+    """Returns the only kind of value that a union of the contract is of, beside null or absence."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    return next(member for member in get_args(hint) if member is not type(None))
 
 
 def _list_reader(item: Any) -> _Reader:
@@ -170,16 +179,24 @@ def _read_items(read: _Reader, items: list[Any]) -> list[Any]:
 
 
 def _plain_reader(hint: Any) -> _Reader:
+    if hint is int:
+        return _read_int
     taken = (int, float) if hint is float else (hint,)
 
     def read_plain(value: Any) -> Any:
         if type(value) not in taken:
             raise _FieldError(f"must be {_TYPE_NAMES[hint]}")
-        if hint is int and value not in _INT64:
-            raise _FieldError("must fit in 64 bits")
         return value
 
     return read_plain
+
+
+def _read_int(value: Any) -> int:
+    if type(value) is not int:
+        raise _FieldError(f"must be {_TYPE_NAMES[int]}")
+    if not -(2**63) <= value < 2**63:
+        raise _FieldError("must fit in 64 bits")
+    return value
 
 
 def _read_map(kind: type[dict[str, Any]], value: Any) -> dict[str, Any]:
@@ -205,28 +222,36 @@ def _map_reader(kind: type[dict[str, Any]]) -> _Reader:
     return _reader(_generated()[item] if isinstance(item, str) else item)
 
 
-def _read_class(kind: type[T], value: Any) -> T:
-    if not isinstance(value, dict):
-        raise _FieldError("must be an object")
-    fields = _fields(kind)
-    known: dict[str, Any] = dict.fromkeys(fields.nullable)
-    extra: dict[str, Any] = {}
-    for key, entry in cast("dict[str, Any]", value).items():
+def _class_reader(kind: type[T]) -> _Reader:
+    fields: _Fields | None = None
+
+    def read_class(value: Any) -> T:
+        nonlocal fields
+        if not isinstance(value, dict):
+            raise _FieldError("must be an object")
+        # a class may hold others of its own kind, so its fields are looked at when it is first read
+        fields = fields or _fields(kind)
+        by_key, known = fields.by_key, dict(fields.absent)
+        extra: dict[str, Any] = {}
+        key = None
         try:
-            if (field := fields.by_key.get(key)) is None:
-                extra[key] = fields.read_extra(entry)
-            elif entry is not None or field.takes_no_null:
-                known[field.name] = field.read(entry)
+            for key, entry in cast("dict[str, Any]", value).items():
+                if (field := by_key.get(key)) is None:
+                    extra[key] = fields.read_extra(entry)
+                elif entry is not None or field.takes_no_null:
+                    known[field.name] = field.read(entry)
         except _FieldError as fault:
-            fault.location.append(key)
+            fault.location.append(cast("str", key))
             raise
-    for field in fields.required:
-        if field.name not in known:
-            raise _FieldError("is missing", field.key)
-    instance = kind(**known)
-    if extra:
-        cast("Any", instance).additional_properties = extra
-    return instance
+        for field in fields.required:
+            if field.name not in known:
+                raise _FieldError("is missing", field.key)
+        instance = kind(**known)
+        if extra:
+            cast("Any", instance).additional_properties = extra
+        return instance
+
+    return read_class
 
 
 @cache
@@ -258,7 +283,7 @@ class _Field:
 class _Fields:
     by_key: Mapping[str, _Field]
     required: Sequence[_Field]
-    nullable: Sequence[str]  # names of required fields for which null and absence are the same
+    absent: Mapping[str, None]  # required fields for which null and absence are the same, by name
     read_extra: _Reader
 
 
@@ -267,17 +292,21 @@ def _fields(kind: type[Any]) -> _Fields:
     hints = _hints(kind)
     by_key: dict[str, _Field] = {}
     required: list[_Field] = []
-    nullable: list[str] = []
+    absent: dict[str, None] = {}
     for attribute in attrs.fields(kind):
         if not attribute.init:
             continue
         hint = hints[attribute.name]
         field = _Field(
-            attribute.name, attribute.name.removesuffix("_"), _reader(hint), _is_float(hint)
+            attribute.name,
+            attribute.name.removesuffix("_"),
+            # a null of a nullable field is not read at all
+            _reader(_without_null(hint)),
+            _is_float(hint),
         )
         by_key[field.key] = field
         if attribute.default is attrs.NOTHING:
             required.append(field)
             if type(None) in get_args(hint):
-                nullable.append(field.name)
-    return _Fields(by_key, required, nullable, _reader(get_args(hints["additional_properties"])[1]))
+                absent[field.name] = None
+    return _Fields(by_key, required, absent, _reader(get_args(hints["additional_properties"])[1]))

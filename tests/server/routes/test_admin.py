@@ -163,7 +163,7 @@ def test_the_hours_of_storage() -> None:
         StoredSpan("o", "s2", "m", "p", 1_000_000_000, start=0.0, end=1.0),
     ]
     found = [
-        (row.hour, row.keeper.session_id, row.gigabyte_hours)
+        (row.hour, row.attribution.session_id, row.gigabyte_hours)
         for row in stored_hours(spans, 3600, 36000, now=7200 + 1800)
     ]
     assert found == [(3600, "s1", 3.0), (7200, "s1", 1.0)]

@@ -7,7 +7,6 @@ the way to it, was lost.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from attrs import evolve
 
+from tinkex_server.engine.disaggregated import Sampler
 from tinkex_server.engine.interface import (
     Engine,
     EngineGone,
@@ -26,9 +26,9 @@ from tinkex_server.engine.interface import (
     SampleResult,
     SampleSpec,
 )
+from tinkex_server.engine.owned_folder import OwnedFolder, remove_abandoned
 from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
 from tinkex_server.engine.remote_errors import RemoteError
-from tinkex_server.engine.split import Sampler
 
 T = TypeVar("T")
 Outcome: TypeAlias = T | RemoteError
@@ -158,6 +158,7 @@ class EngineActor:
         return cast("Engine", self._made)  # nobody trains with a sampler
 
     def _start(self, *facts: str) -> str:
+        remove_abandoned()  # by an actor that was killed, perhaps the one that this one replaces
         self._made = self._factory(*facts)
         return self._made.ready.result()
 
@@ -187,5 +188,5 @@ def _own_targets(spec: SampleSpec) -> SampleSpec:
 
 def _in_folder(work: Callable[[Path], T]) -> T:
     """Returns what `work` makes of a new, temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="tinkex-") as folder:
-        return work(Path(folder))
+    with OwnedFolder() as folder:
+        return work(folder.path)

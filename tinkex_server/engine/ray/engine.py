@@ -35,8 +35,8 @@ from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.messages import EngineFactory
 from tinkex_server.engine.process.restart import PAUSES
 from tinkex_server.engine.ray.actor import ActorFactory
+from tinkex_server.engine.ray.actor_group import REMOTE_ACTOR, ActorGroup, actor_options
 from tinkex_server.engine.ray.cluster import connect, describe_cluster
-from tinkex_server.engine.ray.crew import REMOTE_ACTOR, Crew, actor_options
 from tinkex_server.engine.ray.folders import Files, read_folder, write_folder
 from tinkex_server.engine.ray.library import ray
 from tinkex_server.engine.ray.sampler_pool import SamplerPool
@@ -263,7 +263,7 @@ class RayEngine:
         chosen = self._settings
         for base, factory in self._factories.items():
             make = partial(
-                self._new_crew,
+                self._new_group,
                 f"the trainer of {base}",
                 self._trainer_factories[base],
                 chosen.train_cpus,
@@ -291,11 +291,11 @@ class RayEngine:
         pool = SamplerPool(base)
         for number in range(self._settings.samplers):
             name = f"sampler {number + 1} of {base}"
-            make = partial(self._new_crew, name, factory, 1.0, **options)
+            make = partial(self._new_group, name, factory, 1.0, **options)
             pool.add(Supervisor(make, partial(pool.note_loss, number), self._pauses))
         return pool
 
-    def _new_crew(
+    def _new_group(
         self,
         name: str,
         factory: ActorFactory,
@@ -304,14 +304,14 @@ class RayEngine:
         *,
         hang_timeouts: HangTimeouts | None = None,
         **options: Any,
-    ) -> Crew:
+    ) -> ActorGroup:
         gpus = self._settings.train_gpus
         placed = REMOTE_ACTOR.options(**actor_options(cpus, gpus))
         actors = [placed.remote(factory) for _ in range(size)]
         demand = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         if size > 1:
             demand = f"{size} times {demand}"
-        return Crew(name, actors, demand, hang_timeouts or self._hang_timeouts, **options)
+        return ActorGroup(name, actors, demand, hang_timeouts or self._hang_timeouts, **options)
 
     def _pools(self) -> Sequence[SamplerPool]:
         kinds = [self._samplers, self.vllm_samplers] if self.vllm_samplers else [self._samplers]

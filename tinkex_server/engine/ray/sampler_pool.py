@@ -16,7 +16,7 @@ from attrs import define, field
 from tinkex_server.engine.generations import Generations
 from tinkex_server.engine.interface import EngineDied, OnToken, SampleResult, SampleSpec
 from tinkex_server.engine.least_loaded import least_loaded
-from tinkex_server.engine.ray.crew import Crew
+from tinkex_server.engine.ray.actor_group import ActorGroup
 from tinkex_server.engine.ray.supervisor import Supervisor
 
 logger = logging.getLogger("tinkex.local")
@@ -49,8 +49,8 @@ class _Replica:
     """The sequences that it is sampling."""
 
     @property
-    def crew(self) -> Crew:
-        return self.supervisor.crew
+    def group(self) -> ActorGroup:
+        return self.supervisor.group
 
 
 class SamplerPool:
@@ -125,12 +125,12 @@ class SamplerPool:
         lost: EngineDied | None = None
         for _ in range(_ATTEMPTS):
             replica = await self._least_loaded_with(adapter)
-            crew, stream = replica.crew, _Stream(on_token)
+            group, stream = replica.group, _Stream(on_token)
             replica.running += spec.num_samples
             try:
-                return await _sample(crew, adapter.name, spec, stream if on_token else None)
+                return await _sample(group, adapter.name, spec, stream if on_token else None)
             except EngineDied as error:
-                if not crew.failed:
+                if not group.failed:
                     raise
                 lost = error
                 stream.check_not_begun(error)
@@ -182,14 +182,15 @@ class SamplerPool:
     async def _load_on(self, replica: _Replica, adapter: _Adapter) -> None:
         if adapter.name not in self._wanted:
             return
-        crew = replica.crew
+        group = replica.group
         try:
-            await crew.call("load_sampler", adapter.name, self._base_model, adapter.files)
+            await group.call("load_sampler", adapter.name, self._base_model, adapter.files)
         except Exception as error:  # noqa: BLE001  handed on to whoever waits
-            if replica.crew is crew and not crew.failed:  # else the next crew loads it
+            # else the next group of this sampler loads it
+            if replica.group is group and not group.failed:
                 self._note_refused(replica, adapter, error)
             return
-        if replica.crew is not crew:
+        if replica.group is not group:
             return
         replica.has.add(adapter.name)
         if adapter.name not in self._wanted:
@@ -217,7 +218,7 @@ class SamplerPool:
     def _unload_from(self, replica: _Replica, adapter: _Adapter) -> None:
         if adapter.name in replica.has:
             replica.has.discard(adapter.name)
-            self._spawn(_unload(replica.crew, adapter.name))
+            self._spawn(_unload(replica.group, adapter.name))
 
     def _check_alive(self) -> None:
         if self._dead:
@@ -242,7 +243,7 @@ class SamplerPool:
 
 
 def _gave_up(replica: _Replica) -> bool:
-    return replica.crew.failed
+    return replica.group.failed
 
 
 @define
@@ -265,20 +266,20 @@ class _Stream:
             ) from error
 
 
-async def _unload(crew: Crew, name: str) -> None:
+async def _unload(group: ActorGroup, name: str) -> None:
     try:
-        await crew.call("call", "unload_sampler", (name,), {})
+        await group.call("call", "unload_sampler", (name,), {})
     except EngineDied as error:
         logger.debug("the weights %s were freed with a sampler: %s", name, error)
 
 
 async def _sample(
-    crew: Crew, name: str, spec: SampleSpec, on_token: OnToken | None
+    group: ActorGroup, name: str, spec: SampleSpec, on_token: OnToken | None
 ) -> SampleResult:
     if on_token is None:
-        return await crew.call("sample", name, spec)
+        return await group.call("sample", name, spec)
     result: SampleResult | None = None
-    async for item in crew.stream("stream", name, spec):
+    async for item in group.stream("stream", name, spec):
         if isinstance(item, SampleResult):
             result = item
         else:

@@ -18,7 +18,7 @@ from tinkex_server.engine.interface import (
     OptimizerSettings,
 )
 from tinkex_server.engine.process.restart import PAUSES
-from tinkex_server.engine.ray.crew import Crew
+from tinkex_server.engine.ray.actor_group import ActorGroup
 from tinkex_server.engine.ray.folders import Files
 from tinkex_server.engine.ray.shards import combine, divide
 from tinkex_server.engine.ray.supervisor import OnLoss, Supervisor
@@ -33,7 +33,7 @@ class Trainer:
     """
 
     def __init__(
-        self, make: Callable[[], Crew], on_loss: OnLoss, pauses: Sequence[float] = PAUSES
+        self, make: Callable[[], ActorGroup], on_loss: OnLoss, pauses: Sequence[float] = PAUSES
     ) -> None:
         self.supervisor = Supervisor(make, on_loss, pauses)
         # the sums of two steps must not meet
@@ -50,7 +50,7 @@ class Trainer:
         await self._call_all("unload_model", model_id)
 
     async def check_loss(self, loss: CustomLoss) -> None:
-        await self._crew.call("call", "check_loss", (loss,), {})
+        await self._group.call("call", "check_loss", (loss,), {})
 
     async def forward_backward(
         self,
@@ -61,14 +61,14 @@ class Trainer:
         *,
         backward: bool,
     ) -> LossResult:
-        crew = self._crew
-        if crew.size == 1:
+        group = self._group
+        if group.size == 1:
             asked = (loss_fn, config), {"backward": backward}
-            return await crew.call("compute", "forward_backward", model_id, data, *asked)
-        shards = divide(data, crew.size)
+            return await group.call("compute", "forward_backward", model_id, data, *asked)
+        shards = divide(data, group.size)
         results = await asyncio.gather(
             *(
-                crew.call(
+                group.call(
                     *("compute", "compute_part", model_id, shard.data),
                     *((loss_fn, config, backward, shard.first), {}),
                     member=shard.replica,
@@ -80,7 +80,7 @@ class Trainer:
         errors = [result for result in results if isinstance(result, BaseException)]
         if backward:
             ending = "drop_part" if errors else "accept_part"
-            await crew.call_all("call", ending, (model_id,), {})
+            await group.call_all("call", ending, (model_id,), {})
         if errors:
             raise errors[0]
         return combine(
@@ -88,26 +88,26 @@ class Trainer:
         )
 
     async def optim_step(self, model_id: str, settings: OptimizerSettings) -> Mapping[str, float]:
-        crew = self._crew
+        group = self._group
         async with self._stepping:
-            answers = await crew.call_all("call", "optim_step", (model_id, settings), {})
+            answers = await group.call_all("call", "optim_step", (model_id, settings), {})
         if any(answer != answers[0] for answer in answers):
-            await crew.give_up(f"was given up, since its replicas took different steps: {answers}")
+            await group.give_up(f"was given up, since its replicas took different steps: {answers}")
         return answers[0]
 
     async def save_model(self, model_id: str, *, optimizer: bool) -> Files:
-        return await self._crew.call("save_model", model_id, optimizer)
+        return await self._group.call("save_model", model_id, optimizer)
 
     async def load_model(self, model_id: str, files: Any, *, optimizer: bool) -> None:
         """Loads the weights in `files`, a reference to an object in the store."""
-        await self._crew.call_all("load_model", model_id, files, optimizer)
+        await self._group.call_all("load_model", model_id, files, optimizer)
 
     async def import_adapter(self, base_model: str, lora: LoraShape, files: Any) -> Files:
-        return await self._crew.call("import_adapter", base_model, lora, files)
+        return await self._group.call("import_adapter", base_model, lora, files)
 
     @property
-    def _crew(self) -> Crew:
-        return self.supervisor.crew
+    def _group(self) -> ActorGroup:
+        return self.supervisor.group
 
     async def _call_all(self, method: str, *args: Any) -> Any:
-        return (await self._crew.call_all("call", method, args, {}))[0]
+        return (await self._group.call_all("call", method, args, {}))[0]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -14,6 +13,7 @@ from secrets import token_hex
 from attrs import frozen
 
 from tinkex_server.engine.interface import ADAPTER_FILES, InvalidRequest
+from tinkex_server.engine.owned_folder import OwnedFolder, remove_abandoned
 
 
 @frozen
@@ -35,15 +35,16 @@ class AdapterFolders:
     def __init__(self, root: Path | None) -> None:
         if root is not None:
             root.mkdir(parents=True, exist_ok=True)
+        self._parent = root
         # of this server alone: several may share one disk, or one vLLM
-        self._root = Path(tempfile.mkdtemp(prefix="tinkex-adapters-", dir=root)).absolute()
+        self._root = OwnedFolder(root)
         self._label = token_hex(4)
         self._numbers = count(1)
 
     def add(self, source: Path) -> Adapter:
         """Keeps the adapter in `source`. Raises `InvalidRequest` if there is none."""
         name = f"tinkex-{self._label}-{next(self._numbers)}"
-        adapter = Adapter(name, self._root / name)
+        adapter = Adapter(name, self._root.path / name)
         adapter.folder.mkdir()
         try:
             for file in ADAPTER_FILES:
@@ -59,7 +60,9 @@ class AdapterFolders:
         shutil.rmtree(adapter.folder, ignore_errors=True)
 
     def close(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        """Removes all of them, and those of others that were killed."""
+        self._root.remove()
+        remove_abandoned(self._parent)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

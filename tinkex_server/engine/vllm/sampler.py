@@ -30,9 +30,9 @@ from tinkex_server.engine.process.hang_detector import HangTimeouts
 from tinkex_server.engine.process.restart import PAUSES
 from tinkex_server.engine.vllm.adapters import Adapter, AdapterFolders
 from tinkex_server.engine.vllm.errors import CallLost, SamplerFailed, SamplerGone, WrongAnswer
-from tinkex_server.engine.vllm.keepers import BaseArguments, Start, keep_running, keep_started
 from tinkex_server.engine.vllm.replica import Life, Replica
 from tinkex_server.engine.vllm.settings import VllmSettings
+from tinkex_server.engine.vllm.supervisor import BaseArguments, Start, monitor, supervise
 
 logger = logging.getLogger("tinkex.local.vllm")
 T = TypeVar("T")
@@ -187,9 +187,9 @@ class VllmSampler:
             self.ready.set_exception(error)
             return
         for info in self._models.values():
-            for replica, keep in self._new_replicas(info, runs_on):
+            for replica, work in self._new_replicas(info, runs_on):
                 self._replicas[info.name].append(replica)
-                self._begin(self._keep(replica, keep))
+                self._begin(self._supervise(replica, work))
         try:
             await self._await_first_lives()
         except SamplerFailed as error:
@@ -200,10 +200,12 @@ class VllmSampler:
         else:
             self.ready.set_result(self._describe())
 
-    async def _keep(self, replica: Replica, keep: Callable[[Replica], Awaitable[None]]) -> None:
-        """Keeps a replica running. Whatever ends it, nobody waits for the replica in vain."""
+    async def _supervise(
+        self, replica: Replica, work: Callable[[Replica], Awaitable[None]]
+    ) -> None:
+        """Supervises a replica. Whatever ends that, nobody waits for the replica in vain."""
         try:
-            await keep(replica)
+            await work(replica)
         except Exception as error:
             logger.exception("%s is not watched any more", replica.label)
             replica.fail(SamplerFailed(f"{replica.label} was given up: {error}"))
@@ -217,7 +219,7 @@ class VllmSampler:
                 (Replica(f"the vLLM at {url}", info, self._changed.set, timeouts), url)
                 for url in self._settings.urls
             ]
-            return [(replica, partial(keep_running, url=url)) for replica, url in replicas]
+            return [(replica, partial(monitor, url=url)) for replica, url in replicas]
         base = BaseArguments(
             source=self._sources[info.name],
             context=info.max_context_length,
@@ -232,7 +234,7 @@ class VllmSampler:
             restarts=self._patience.restarts,
         )
         replica = Replica(f"the vLLM of {info.name}", info, self._changed.set, timeouts)
-        return [(replica, partial(keep_started, start=start))]
+        return [(replica, partial(supervise, start=start))]
 
     async def _await_first_lives(self) -> None:
         """Waits until every replica was up once. Raises `SamplerFailed` if one cannot be, or serves

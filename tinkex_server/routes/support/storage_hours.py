@@ -16,8 +16,8 @@ _GIGABYTE = 1e9
 
 
 @frozen
-class Keeper:
-    """The session whose checkpoints are counted together."""
+class Attribution:
+    """The session and base model that storage is counted for, with whose they are."""
 
     owner: str
     session_id: str
@@ -30,7 +30,7 @@ class StoredHour:
     """The storage that a session's checkpoints used in the hour that begins at `hour`."""
 
     hour: int
-    keeper: Keeper
+    attribution: Attribution
     gigabyte_hours: float
 
 
@@ -40,11 +40,11 @@ def stored_hours(
     """Yields the storage for the hours from `first` to before `last`, up to `now`. Hours in which
     a session stored nothing are left out.
     """
-    keepers = [
-        Keeper(span.owner, span.session_id, span.base_model, span.project_id) for span in spans
+    attributions = [
+        Attribution(span.owner, span.session_id, span.base_model, span.project_id) for span in spans
     ]
-    numbers = {keeper: number for number, keeper in enumerate(dict.fromkeys(keepers))}
-    places = np.array([numbers[keeper] for keeper in keepers], np.int64)
+    numbers = {one: number for number, one in enumerate(dict.fromkeys(attributions))}
+    places = np.array([numbers[one] for one in attributions], np.int64)
     gigabytes = np.array([span.size_bytes for span in spans], np.float64) / _GIGABYTE
     starts = np.array([span.start for span in spans], np.float64)
     ends = np.array([now if span.end is None else span.end for span in spans], np.float64)
@@ -52,7 +52,7 @@ def stored_hours(
         lasted = np.clip(np.minimum(ends, hour + HOUR) - np.maximum(starts, hour), 0, None) / HOUR
         totals = np.bincount(places, gigabytes * lasted, len(numbers))
         yield from (
-            StoredHour(hour, keeper, float(total))
-            for keeper, total in zip(numbers, totals, strict=True)
+            StoredHour(hour, attribution, float(total))
+            for attribution, total in zip(numbers, totals, strict=True)
             if total
         )

@@ -230,13 +230,13 @@ def test_a_lost_sampler_loses_no_sample_and_comes_back_with_its_adapters(
         wait_until(lambda: all(replica.has for replica in pool._replicas), START)
         waiting = [engine.sample("s", SampleSpec([WAITS])) for _ in range(4)]
         wait_until(lambda: [replica.running for replica in pool._replicas] == [2, 2])
-        place = place_of(pool._replicas[0].crew)
+        place = place_of(pool._replicas[0].group)
         os.kill(place.pid, signal.SIGKILL)
         wait_until(lambda: [replica.running for replica in pool._replicas] == [0, 4], START)
         assert sampled(engine, "s") == known, "the other one goes on"
         wait_until(lambda: len(pool._replicas[0].has) == 1, START)
-        assert place_of(pool._replicas[0].crew).pid != place.pid
-        os.kill(place_of(pool._replicas[1].crew).pid, signal.SIGKILL)
+        assert place_of(pool._replicas[0].group).pid != place.pid
+        os.kill(place_of(pool._replicas[1].group).pid, signal.SIGKILL)
         assert sampled(engine, "s") == known, "by the one that came back"
         wait_until(lambda: sum(replica.running for replica in pool._replicas) == 4, START)
         for sample in waiting:

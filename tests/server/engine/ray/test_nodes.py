@@ -46,7 +46,7 @@ def test_samplers_join_with_a_node_that_is_added_under_load_and_leave_with_it(
             pool = on_ray.engine._samplers.pools[base]
             wait_until(lambda: all(replica.has for replica in pool._replicas), START)
             assert not errors, "nothing fails when a node joins"
-            last = [place_of(crew) for crew in samplers_of(on_ray.engine, base)]
+            last = [place_of(group) for group in samplers_of(on_ray.engine, base)]
             assert added.node_id in {place.node for place in last}
             cluster.kill_node(added)
             wait_until(lambda: len(samplers_of(on_ray.engine, base)) == 5, START)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from tests.support.ray_cluster import LocalCluster, place_of, trainer_of
 from tests.support.wait_until import wait_until
 from tinkex import AdamParams, ServiceClient
 from tinkex_server.engine.agreement import check_agreement
+from tinkex_server.engine.disaggregated import DisaggregatedEngine
 from tinkex_server.engine.factory import create_vllm_sampler, with_vllm
 from tinkex_server.engine.interface import (
     AdamSettings,
@@ -39,7 +41,6 @@ from tinkex_server.engine.interface import (
 from tinkex_server.engine.ray.engine import RayEngine, VllmOnRay
 from tinkex_server.engine.ray.samplers import VllmSamplers
 from tinkex_server.engine.ray.settings import RaySettings
-from tinkex_server.engine.split import SplitEngine
 from tinkex_server.engine.vllm.settings import VllmSettings
 
 START = 180  # seconds; a crowded machine takes long to start a process
@@ -67,7 +68,7 @@ class Vllms:
 class OnRay:
     """An engine that trains on a cluster, and the vLLMs that sample for it."""
 
-    split: SplitEngine
+    both: DisaggregatedEngine
     ray: RayEngine
     samplers: VllmSamplers
 
@@ -79,7 +80,7 @@ class OnRay:
         return self.samplers.pools[BASE]._replicas
 
     def sample(self, name: str, spec: SampleSpec = SPEC) -> Any:
-        return self.split.sample(name, spec)
+        return self.both.sample(name, spec)
 
 
 @pytest.fixture
@@ -103,11 +104,11 @@ def on_ray(cluster: LocalCluster, python: str, samplers: int = 2) -> Iterator[On
     )
     assert engine.vllm_samplers
     check = partial(check_agreement, max_difference=settings.max_difference)
-    split = SplitEngine(engine, engine.vllm_samplers, check)
+    both = DisaggregatedEngine(engine, engine.vllm_samplers, check)
     try:
-        yield OnRay(split, engine, engine.vllm_samplers)
+        yield OnRay(both, engine, engine.vllm_samplers)
     finally:
-        split.close()
+        both.close()
 
 
 def train_and_load(engine: OnRay, folder: Path) -> PeftNamedEngine:
@@ -115,7 +116,7 @@ def train_and_load(engine: OnRay, folder: Path) -> PeftNamedEngine:
     this process that has the same.
     """
     alone = PeftNamedEngine([BASE])
-    for each, place in ((engine.split, folder / "there"), (alone, folder / "here")):
+    for each, place in ((engine.both, folder / "there"), (alone, folder / "here")):
         each.create_model("m", BASE, LoraShape(4))
         each.forward_backward("m", [example(5, 6)], "cross_entropy", {}, backward=True)
         each.optim_step("m", AdamSettings())
@@ -123,6 +124,11 @@ def train_and_load(engine: OnRay, folder: Path) -> PeftNamedEngine:
         each.load_sampler("s", BASE, place)
         each.load_sampler("base", BASE, None)
     return alone
+
+
+def adapter_files(pid: int) -> Sequence[Path]:
+    """Returns the files that an actor on this machine keeps for its vLLM."""
+    return list(Path(tempfile.gettempdir()).glob(f"tinkex-engine-{pid}-*/*/adapter_*"))
 
 
 def sequences(result: Any) -> Sequence[Any]:
@@ -136,7 +142,7 @@ def test_samples_are_those_of_vllm_and_scores_those_of_the_trainer(
         assert re.fullmatch(
             r"Ray with \d nodes, the fake engine.*; samples by vLLM 0\.32\.0 in 3 samplers for "
             r"each model, logprobs differ by at most 0.*",
-            engine.split.ready.result(START),
+            engine.both.ready.result(START),
         )
         alone = train_and_load(engine, tmp_path)
         for name in ("s", "base"):
@@ -148,13 +154,13 @@ def test_samples_are_those_of_vllm_and_scores_those_of_the_trainer(
         assert engine.sample("s", scoring).result(START) == alone.sample("s", scoring).result()
         streamed: list[tuple[int, float]] = []
         spec = SampleSpec([5, 6], max_tokens=6, seed=2)
-        whole = engine.split.sample("s", spec, lambda *token: streamed.append(token)).result(START)
+        whole = engine.both.sample("s", spec, lambda *token: streamed.append(token)).result(START)
         [sample] = whole.sequences
         assert streamed == list(zip(sample.tokens, sample.logprobs, strict=True))
         wait_until(lambda: engine.loaded() == 3, START)
         assert len(vllms.pids()) == 3
-        engine.split.unload_sampler("s")
-        engine.split.unload_sampler("base")
+        engine.both.unload_sampler("s")
+        engine.both.unload_sampler("base")
         wait_until(lambda: engine.loaded() == 0, START)
         started = vllms.pids()
     assert not any(is_running(pid) for pid in started), "they end with the server"
@@ -164,7 +170,7 @@ def test_a_vllm_that_is_killed_loses_no_sample_and_is_replaced_with_its_adapters
     cluster: LocalCluster, vllms: Vllms, tmp_path: Path
 ) -> None:
     with on_ray(cluster, vllms.python) as engine:
-        engine.split.ready.result(START)
+        engine.both.ready.result(START)
         train_and_load(engine, tmp_path)
         known = sequences(engine.sample("s"))
         wait_until(lambda: engine.loaded() == 2, START)
@@ -182,11 +188,11 @@ def test_a_dead_vllm_is_replaced_before_anybody_asks_it(
     cluster: LocalCluster, vllms: Vllms
 ) -> None:
     with on_ray(cluster, vllms.python, samplers=1) as engine:
-        engine.split.ready.result(START)
+        engine.both.ready.result(START)
         [victim] = vllms.pids()
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: len(vllms.pids()) == 1, START)
-        engine.split.load_sampler("base", BASE, None)
+        engine.both.load_sampler("base", BASE, None)
         assert sequences(engine.sample("base"))
 
 
@@ -194,24 +200,33 @@ def test_an_actor_that_is_killed_takes_its_vllm_along_and_no_sample(
     cluster: LocalCluster, vllms: Vllms, tmp_path: Path
 ) -> None:
     with on_ray(cluster, vllms.python) as engine:
-        engine.split.ready.result(START)
+        engine.both.ready.result(START)
         train_and_load(engine, tmp_path)
         known = sequences(engine.sample("s"))
         wait_until(lambda: engine.loaded() == 2, START)
         before = set(vllms.pids())
+        victim, other = (place_of(each.group).pid for each in engine.replicas())
+        assert adapter_files(victim)
         samples = [engine.sample("s") for _ in range(20)]
-        os.kill(place_of(engine.replicas()[0].crew).pid, signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
         samples += [engine.sample("s") for _ in range(20)]
         assert all(sequences(sample) == known for sample in samples)
         wait_until(lambda: len(before & set(vllms.pids())) == 1, START)
         wait_until(lambda: engine.loaded() == 2 and len(vllms.pids()) == 2, START)
+        assert not adapter_files(victim), "the actor that took its place removes them"
+        assert adapter_files(other)
+        last = place_of(engine.replicas()[0].group).pid
+        assert adapter_files(last)
+        os.kill(other, signal.SIGKILL)
+        wait_until(lambda: not is_running(other), START)
+    assert not any(adapter_files(pid) for pid in (victim, other, last)), "they end with the server"
 
 
 def test_a_trainer_that_comes_back_scores_with_the_adapters_that_it_had(
     cluster: LocalCluster, vllms: Vllms, tmp_path: Path
 ) -> None:
     with on_ray(cluster, vllms.python, samplers=1) as engine:
-        engine.split.ready.result(START)
+        engine.both.ready.result(START)
         alone = train_and_load(engine, tmp_path)
         losses: list[EngineExit] = []
 
@@ -234,7 +249,7 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
     with ExitStack() as stack:
         cluster.add_node(4)  # so that there is room afterwards
         engine = stack.enter_context(on_ray(cluster, vllms.python, samplers=5))
-        server = stack.enter_context(tinkex.local.serve(engine=engine.split))
+        server = stack.enter_context(tinkex.local.serve(engine=engine.both))
         server.ready.result(START)
         service = stack.enter_context(ServiceClient(server.base_url, "tml-test"))
         trainer = service.create_lora_training_client(BASE, rank=4)
@@ -246,7 +261,7 @@ def test_a_node_that_is_killed_takes_no_sample_of_a_client(
         wait_until(lambda: engine.loaded() == 5, START)
         before = set(vllms.pids())
         samples = [sampler.sample([1], 1, how) for _ in range(40)]
-        places = [place_of(each.crew).node for each in engine.replicas()]
+        places = [place_of(each.group).node for each in engine.replicas()]
         trains = place_of(trainer_of(engine.ray, BASE)).node
         cluster.kill_node(cluster.node_with(next(node for node in places if node != trains)))
         samples += [sampler.sample([1], 1, how) for _ in range(40)]
@@ -268,20 +283,20 @@ def test_trainers_on_a_cluster_are_sampled_by_vllms_that_are_somewhere_else(
             RaySettings(address=cluster.address),
             vllm=VllmOnRay(settings=settings, factories={}),
         )
-        split = with_vllm(ray, [f"{BASE}={tmp_path}"], settings)
+        both = with_vllm(ray, [f"{BASE}={tmp_path}"], settings)
         try:
-            assert "1 sampler" not in split.ready.result(START), "no actor samples"
+            assert "1 sampler" not in both.ready.result(START), "no actor samples"
             alone = PeftNamedEngine([BASE])
-            for each, place in ((split, tmp_path / "there"), (alone, tmp_path / "here")):
+            for each, place in ((both, tmp_path / "there"), (alone, tmp_path / "here")):
                 each.create_model("m", BASE, LoraShape(4))
                 each.save_model("m", place, optimizer=False)
                 each.load_sampler("s", BASE, place)
             spec = evolve(SPEC, prompt_logprobs=True)
-            found, wanted = split.sample("s", spec), alone.sample("s", as_vllm_sees(spec))
+            found, wanted = both.sample("s", spec), alone.sample("s", as_vllm_sees(spec))
             assert sequences(found) == sequences(wanted)
             assert found.result().prompt_logprobs == wanted.result().prompt_logprobs
         finally:
-            split.close()
+            both.close()
 
 
 def test_a_vllm_that_cannot_start_says_why(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -292,4 +307,4 @@ def test_a_vllm_that_cannot_start_says_why(cluster: LocalCluster, tmp_path: Path
         on_ray(cluster, str(python)) as engine,
         pytest.raises(EngineDied, match="vLLM ended with exit code 3: ValueError: no such device"),
     ):
-        engine.split.ready.result(START)
+        engine.both.ready.result(START)

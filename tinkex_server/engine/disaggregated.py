@@ -1,4 +1,4 @@
-"""`SplitEngine`: one engine of two, of which one trains and the other samples."""
+"""`DisaggregatedEngine`: an engine that trains in one place and samples in another."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ people, and raises `EngineDied` if samples would be wrong.
 """
 
 
-class SplitEngine(EngineWrapper):
+class DisaggregatedEngine(EngineWrapper):
     """An engine whose training calls go to `training` and whose samples come from `sampler`.
 
     Scores of prompts are computed by `training`, as the logprobs are that gradients are taken of.

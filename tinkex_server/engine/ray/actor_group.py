@@ -1,4 +1,4 @@
-"""`Crew`: actors that live and die together, from their start to the loss of one of them.
+"""`ActorGroup`: actors that live and die together, from their start to the loss of one of them.
 
 Everything here runs on one event loop.
 """
@@ -62,7 +62,7 @@ class _Member:
         return Activity(self.calls > 0, self.beats, self.answers, self.cpu)
 
 
-class Crew:
+class ActorGroup:
     """Actors that were just created. `run` must run, once.
 
     Args:
@@ -108,7 +108,7 @@ class Crew:
 
     async def run(self) -> str:
         """Starts the actors, and watches them until one is lost; returns how, as a phrase that
-        follows the crew's name. Those that are left are then killed.
+        follows the group's name. Those that are left are then killed.
         """
         work = [asyncio.create_task(self._start())]
         for member in self._members:
@@ -147,7 +147,7 @@ class Crew:
     async def call_all(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of all actors, which are to do the same; returns their answers.
 
-        If some of them fail and others do not, the crew is given up, since its actors differ.
+        If some of them fail and others do not, the group is given up, since its actors differ.
         """
         await asyncio.shield(self.ready)
         answers = await asyncio.gather(
@@ -162,7 +162,7 @@ class Crew:
         raise errors[0]
 
     async def give_up(self, reason: str) -> None:
-        """Ends the crew, as if an actor was lost; raises `EngineDied` once that was handled."""
+        """Ends the group, as if an actor was lost; raises `EngineDied` once that was handled."""
         self._check_alive()
         self._lose(reason)
         await self._answer(self._members[0], asyncio.get_running_loop().create_future())

@@ -15,16 +15,18 @@ import tinkex
 import tinkex.local
 from tests.support.fake_vllm import BASE, FakeVllm, PeftNamedEngine, running_vllm
 from tinkex_server.engine.agreement import check_agreement
+from tinkex_server.engine.disaggregated import DisaggregatedEngine
 from tinkex_server.engine.factory import create_engine
 from tinkex_server.engine.interface import EngineDied, InvalidRequest, SampleSpec
-from tinkex_server.engine.split import SplitEngine
 from tinkex_server.engine.vllm.sampler import Patience, VllmSampler
 from tinkex_server.engine.vllm.settings import VllmSettings
 from tinkex_server.limits import Limits
 
 
 @contextmanager
-def split_engine(fake: FakeVllm, max_difference: float = 0.18) -> Iterator[SplitEngine]:
+def disaggregated_engine(
+    fake: FakeVllm, max_difference: float = 0.18
+) -> Iterator[DisaggregatedEngine]:
     training = PeftNamedEngine([BASE])
     sampler = VllmSampler(
         training.base_models,
@@ -33,7 +35,8 @@ def split_engine(fake: FakeVllm, max_difference: float = 0.18) -> Iterator[Split
         training.ready,
         Patience(down=3.0),
     )
-    engine = SplitEngine(training, sampler, partial(check_agreement, max_difference=max_difference))
+    check = partial(check_agreement, max_difference=max_difference)
+    engine = DisaggregatedEngine(training, sampler, check)
     try:
         yield engine
     finally:
@@ -41,7 +44,7 @@ def split_engine(fake: FakeVllm, max_difference: float = 0.18) -> Iterator[Split
 
 
 def test_samples_come_from_vllm_and_scores_of_prompts_from_the_trainer() -> None:
-    with running_vllm() as fake, split_engine(fake) as engine:
+    with running_vllm() as fake, disaggregated_engine(fake) as engine:
         assert engine.ready.result(20).startswith(
             "the fake engine, which makes up its numbers: for tests of clients; samples by vLLM "
             "0.32.0, logprobs differ by at most 0"
@@ -62,7 +65,7 @@ def test_samples_come_from_vllm_and_scores_of_prompts_from_the_trainer() -> None
 
 
 def test_a_joined_result_fails_with_either_part_and_cancels_both() -> None:
-    with running_vllm() as fake, split_engine(fake) as engine:
+    with running_vllm() as fake, disaggregated_engine(fake) as engine:
         engine.load_sampler("base", BASE, None)
         fake.faults["wrong token"] = 1
         asked = SampleSpec([5, 6, 7], 1, 8, prompt_logprobs=True)
@@ -76,18 +79,18 @@ def test_a_joined_result_fails_with_either_part_and_cancels_both() -> None:
 def test_a_sampler_with_other_logprobs_is_refused_at_the_start() -> None:
     fake = FakeVllm()
     fake.faults["other logprobs"] = 1
-    with running_vllm(fake), split_engine(fake) as engine:
+    with running_vllm(fake), disaggregated_engine(fake) as engine:
         with pytest.raises(EngineDied, match=r"differ by up to 0\.5 nats.*--vllm-max-difference"):
             engine.ready.result(20)
         with pytest.raises(EngineDied, match=r"differ by up to 0\.5 nats"):
             engine.load_sampler("base", BASE, None)
     fake.faults["other logprobs"] = 1
-    with running_vllm(fake), split_engine(fake, max_difference=0.6) as engine:
+    with running_vllm(fake), disaggregated_engine(fake, max_difference=0.6) as engine:
         assert "logprobs differ by at most 0.5" in engine.ready.result(20)
 
 
 def test_an_engine_that_is_closed_while_it_starts_says_so_and_does_not_hang() -> None:
-    with split_engine(FakeVllm(url="http://127.0.0.1:9")) as engine:
+    with disaggregated_engine(FakeVllm(url="http://127.0.0.1:9")) as engine:
         engine.close()
         with pytest.raises(EngineDied, match="the engine was closed"):
             engine.load_sampler("base", BASE, None)
@@ -111,7 +114,7 @@ def test_the_settings_must_fit_each_other() -> None:
 def test_a_client_trains_and_samples_many_adapters_while_few_are_kept(tmp_path: Path) -> None:
     with (
         running_vllm() as fake,
-        split_engine(fake) as engine,
+        disaggregated_engine(fake) as engine,
         tinkex.local.serve(engine=engine, data_dir=tmp_path, limits=Limits(samplers=4)) as server,
         tinkex.ServiceClient(base_url=server.base_url, api_key="tml-x") as service,
     ):

@@ -1,5 +1,5 @@
-"""Keepers of replicas: coroutines that run for as long as the server does, one for each vLLM, and
-let it live again after each death.
+"""Supervision of vLLMs: coroutines that run for as long as the server does, one for each vLLM.
+`supervise` restarts it after each death, and `monitor` waits until somebody else has.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class BaseArguments:
         ]
 
 
-async def keep_started(replica: Replica, start: Start) -> None:
+async def supervise(replica: Replica, start: Start) -> None:
     """Starts vLLM, and again whenever it dies or hangs. Gives it up when it cannot start for the
     first time, or dies too often in a row.
     """
@@ -103,7 +103,7 @@ async def keep_started(replica: Replica, start: Start) -> None:
         await asyncio.sleep(pause)
 
 
-async def keep_running(replica: Replica, url: str) -> None:
+async def monitor(replica: Replica, url: str) -> None:
     """Watches a vLLM that somebody else runs, and notices when it is back after a death."""
     while True:
         async with VllmApi(url) as api:
