@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 from concurrent.futures import Future
 from copy import deepcopy
 from datetime import UTC, datetime
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar
 
@@ -314,6 +315,7 @@ def given_texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in given(parameters).items()}
 
 
+@lru_cache(maxsize=None)
 def json_reader(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Response], T]:
     """Returns a function that reads an answer in JSON."""
     return lambda response: read(orjson.loads(response.content))

@@ -48,10 +48,30 @@ class AsyncAPIFuture(Generic[T]):
 
         `TinkexError.delivered` notes on the error itself that the user has received it."""
         self._failures = failures
-        self.task.add_done_callback(partial(_note_failure, ref(self), state.operation))
+        self._awaiting: list[asyncio.Future[None]] = []
+        """One for each await that has begun and not ended."""
+        self.task.add_done_callback(partial(_end, ref(self), state.operation))
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._delivered().__await__()
+        """Waits for the result. Cancelling the await does not cancel the call.
+
+        It does what `asyncio.shield` does with a third of the objects: thousands of samples may
+        wait, and the garbage collector visits all that they hold.
+        """
+        try:
+            if not self.task.done():
+                ended = self.task.get_loop().create_future()
+                self._awaiting.append(ended)
+                try:
+                    yield from ended
+                finally:
+                    self._awaiting.remove(ended)
+            return self.task.result()
+        except Exception as error:
+            self.error_retrieved = True
+            deliver(error, self.state)
+            shorten(error)
+            raise
 
     async def result_async(self, timeout: float | None = None) -> T:
         """Waits for the result and returns it, as an await does.
@@ -116,25 +136,19 @@ class AsyncAPIFuture(Generic[T]):
             self.error_retrieved = True
             log_unretrieved(self.state.operation, error)
 
-    def register_failure(self) -> None:
-        """Makes the session log the error when it ends, unless it is retrieved before."""
-        if self._failures is not None:
+    def end(self, error: BaseException | None) -> None:
+        """Ends the awaits. Makes the session log an error when it ends, unless it is retrieved
+        before.
+        """
+        for ended in self._awaiting:
+            if not ended.done():
+                ended.set_result(None)
+        if error is not None and self._failures is not None:
             self._failures.add(self)
 
     def __del__(self) -> None:
         if "task" in self.__dict__:  # the constructor was not interrupted
             self.log_if_unretrieved()
-
-    async def _delivered(self) -> T:
-        try:
-            if not self.task.done():
-                await _end_of(self.task)
-            return self.task.result()
-        except Exception as error:
-            self.error_retrieved = True
-            deliver(error, self.state)
-            shorten(error)
-            raise
 
     @property
     def request_id(self) -> str | None:
@@ -158,26 +172,6 @@ class AsyncAPIFuture(Generic[T]):
 
     def _repr_html_(self) -> str:
         return future_html(self, self.task, self.state)
-
-
-async def _end_of(task: asyncio.Future[Any]) -> None:
-    """Waits until a task has ended. Cancelling the wait does not cancel the task.
-
-    It does what `asyncio.shield` does for half of the objects: thousands of samples may wait, and
-    the garbage collector visits all that they hold.
-    """
-    ended = task.get_loop().create_future()
-    wake = partial(_wake, ended)
-    task.add_done_callback(wake)
-    try:
-        await ended
-    finally:
-        task.remove_done_callback(wake)
-
-
-def _wake(waiting: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
 
 
 Outcome: TypeAlias = "asyncio.Future[Any] | Future[Any]"
@@ -205,21 +199,17 @@ def _standing(outcome: Outcome, state: RequestState) -> str:
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _note_failure(
-    reference: ref[AsyncAPIFuture[Any]], operation: str, task: asyncio.Future[Any]
-) -> None:
-    """Notes the error of a future's task, without keeping the future alive.
+def _end(reference: ref[AsyncAPIFuture[Any]], operation: str, task: asyncio.Future[Any]) -> None:
+    """Ends a future with its task, without keeping the future alive until then.
 
     Nobody can retrieve the error of a future that was dropped before its call failed, so that error
     is logged at once.
     """
     error = None if task.cancelled() else task.exception()
-    if error is None:
-        return
-    if (future := reference()) is None:
+    if (future := reference()) is not None:
+        future.end(error)
+    elif error is not None:
         log_unretrieved(operation, error)
-    else:
-        future.register_failure()
 
 
 def no_result_yet(future: object, name: str, how: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -82,9 +82,9 @@ def of_fields(read: Callable[[Mapping[str, Any]], T]) -> Callable[[Payload], T]:
     return read_fields
 
 
-async def wait_for_result(
+def wait_for_result(
     transport: Transport, state: RequestState, read: Callable[[Payload], T]
-) -> T:
+) -> Coroutine[Any, Any, T]:
     """Waits until the request `state.request_id` is done, and returns what `read` makes of its
     result.
 
@@ -107,8 +107,7 @@ async def wait_for_result(
         APIStatusError: the server refuses the poll.
         APIConnectionError: the server is unreachable for longer than `Config.retry` allows.
     """
-    with transport.wait(state, "its result") as wait:
-        return await _Polling(transport, state, wait).result(read)
+    return _Polling(transport, state, transport.wait(state, "its result")).result(read)
 
 
 @define(eq=False)
@@ -127,34 +126,34 @@ class _Polling:
     async def result(self, read: Callable[[Payload], T]) -> T:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
-        self.wait.set_owner("computation", "the poll is not answered yet")
-        while True:
-            began = self.transport.clock.now()
-            answer = await self._poll(request, headers, began)
-            match answer:
-                case Finished():
-                    try:
-                        if self.answer_bytes <= _LARGE:
-                            return read(answer.result)
-                        return await in_thread(read, answer.result)
-                    except PARSE_ERRORS as error:
-                        await self._after_unreadable(
-                            f"{type(error).__name__}: {error}", began, error
+        with self.wait:
+            self.wait.set_owner("computation", "the poll is not answered yet")
+            while True:
+                began = self.transport.clock.now()
+                match await self._poll(request, headers, began):
+                    case Finished(result):
+                        try:
+                            if self.answer_bytes <= _LARGE:
+                                return read(result)
+                            return await in_thread(read, result)
+                        except PARSE_ERRORS as error:
+                            await self._after_unreadable(
+                                f"{type(error).__name__}: {error}", began, error
+                            )
+                    case Failed() as failed:
+                        raise RequestFailedError(
+                            failed.message,
+                            category=failed.category,
+                            state_loss=failed.state_loss,
+                            **self._which(),
                         )
-                case Failed():
-                    raise RequestFailedError(
-                        answer.message,
-                        category=answer.category,
-                        state_loss=answer.state_loss,
-                        **self._which(),
-                    )
-                case ResultLost():
-                    raise ResultLostError(f"its result is lost: {answer.message}", **self._which())
-                case Pending():
-                    self.retry_budget.reset()
-                    await self._pause(answer)
-                case None:
-                    pass
+                    case ResultLost(message):
+                        raise ResultLostError(f"its result is lost: {message}", **self._which())
+                    case Pending() as pending:
+                        self.retry_budget.reset()
+                        await self._pause(pending)
+                    case None:
+                        pass
 
     async def _poll(
         self, request: Request[Any], headers: Mapping[str, str], began: float

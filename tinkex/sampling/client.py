@@ -83,7 +83,6 @@ class AsyncSamplingClient:
         self.on_queue_state_change = _ignore_queue_state
         self._retry = retry_config
         self._session = session
-        self._base_model = base_model
         self._last_asked: Asked | None = None
         self._last_plan: SamplePlan | None = None
         self._sampler = Sampler(
@@ -92,6 +91,7 @@ class AsyncSamplingClient:
             sampling_session_id,
             record_stability_info,
             is_copy,
+            base_model,
         )
         self._own_transport = session.transport if is_copy else None
 
@@ -396,7 +396,7 @@ class AsyncSamplingClient:
         Example:
             base_model = await sampler.get_base_model()
         """
-        if self._base_model is None:
+        if self._sampler.base_model is None:
             try:
                 answer = await self._session.transport.send(
                     get_sampler.request(self.sampling_session_id)
@@ -406,8 +406,8 @@ class AsyncSamplingClient:
                     "Give base_model together with model_path when you create the client."
                 )
                 raise
-            self._base_model = answer.base_model
-        return self._base_model
+            self._sampler.base_model = answer.base_model
+        return self._sampler.base_model
 
     async def get_tokenizer(self) -> Tokenizer:
         """Returns the base model's tokenizer. Raises `TokenizerError` when it cannot be loaded.
@@ -433,7 +433,7 @@ class AsyncSamplingClient:
             transport.base_url,
             self._session.session_id,
             self.sampling_session_id,
-            self._base_model,
+            self._sampler.base_model,
             transport.server.dialect,
         )
 
@@ -473,7 +473,7 @@ class AsyncSamplingClient:
             },
             "session_id": session.session_id,
             "sampling_session_id": self.sampling_session_id,
-            "base_model": self._base_model,
+            "base_model": self._sampler.base_model,
             "retry_config": self._retry,
             "record_stability_info": self._sampler.record_stability_info,
         }
@@ -505,18 +505,20 @@ class AsyncSamplingClient:
         await_timeout: float | None,
     ) -> AsyncAPIFuture[SampleResponse]:
         self._session.transport.require_open("sample")
-        state = self._state()
-        work = self._sample(_checked(prompt, plan), plan, state, timeout)
+        state, checked = self._state(), _checked(prompt, plan)
+        work = (
+            self._sample_text(checked, plan, state, timeout)
+            if isinstance(checked, str)
+            else self._sampler.sample(checked, plan, state, timeout)
+        )
         if await_timeout is not None:
             work = _within(await_timeout, work, state)
         return AsyncAPIFuture(work, state, self._session.failures)
 
-    async def _sample(
-        self, prompt: ModelInput | str, plan: SamplePlan, state: RequestState, timeout: float | None
+    async def _sample_text(
+        self, prompt: str, plan: SamplePlan, state: RequestState, timeout: float | None
     ) -> SampleResponse:
-        drawn = await self._sampler.sample(await self._encode(prompt, plan), plan, state, timeout)
-        object.__setattr__(drawn, "base_model", self._base_model)  # for its repr
-        return drawn
+        return await self._sampler.sample(await self._encode(prompt, plan), plan, state, timeout)
 
     async def _stream(
         self, prompt: ModelInput | str, plan: SamplePlan, timeout: float | None

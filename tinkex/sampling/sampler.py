@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from attrs import define, evolve, field
 from tinkex_api.api.sampling import join_sampling_session, sample
 from tinkex_api.models import JoinSamplingSessionRequest, SampleRequest, UntypedAPIFuture
+from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex.config import RetrySettings
@@ -51,6 +52,8 @@ class Sampler:
     record_stability_info: bool
     needs_own_seq_ids: bool
     """Whether this is a copy that would still number its requests as the original does."""
+    base_model: str | None
+    """The base model's name, for the repr of responses; None while it is unknown."""
     _seq_ids: itertools.count[int] = field(init=False, factory=itertools.count)
     _joining: asyncio.Lock = field(init=False, factory=asyncio.Lock)
     _submitting: asyncio.Semaphore = field(
@@ -72,9 +75,16 @@ class Sampler:
         """
         began, response, failure = self.transport.clock.now(), None, None
         try:
-            response = await self._send_parts(prompt, plan, state, timeout)
+            if self.needs_own_seq_ids:
+                await self._take_own_seq_ids()
+            response = await (
+                self._send_part(prompt, plan, 0, state, timeout)
+                if len(plan.part_sizes) == 1
+                else self._send_parts(prompt, plan, state, timeout)
+            )
             plan.check_response(response, self.dialect)
             self._warn_if_truncated(response.sequences, plan)
+            object.__setattr__(response, "base_model", self.base_model)
             return response
         except BaseException as error:
             failure = type(error).__name__
@@ -133,10 +143,6 @@ class Sampler:
         """Sends all requests of the plan; returns the first one's response, with the sequences of
         the others appended.
         """
-        if self.needs_own_seq_ids:
-            await self._take_own_seq_ids()
-        if len(plan.part_sizes) == 1:
-            return await self._send_part(prompt, plan, 0, state, timeout)
         states = [state, *(state.for_next_request() for _ in plan.part_sizes[1:])]
         responses = await _gather(
             [self._send_part(prompt, plan, part, own, timeout) for part, own in enumerate(states)]
@@ -158,9 +164,14 @@ class Sampler:
         attempt = 1
         while True:
             seq_id = next(self._seq_ids)
-            # the body is made only now, so that calls that wait here hold little memory
-            async with self._submitting:
-                promise = await self._submit(plan.request(prompt, part), seq_id, state, timeout)
+            await self._submitting.acquire()
+            try:
+                # the body is made only now, so that calls that wait here hold little memory
+                promise = await self.transport.send(
+                    self._request(plan.request(prompt, part), seq_id), timeout=timeout, state=state
+                )
+            finally:
+                self._submitting.release()
             state.request_id = promise.request_id
             decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
             try:
@@ -175,13 +186,10 @@ class Sampler:
                     state.note_queue_state("active", None)
                 return response
 
-    async def _submit(
-        self, body: SampleRequest, seq_id: int, state: RequestState, timeout: float | None
-    ) -> UntypedAPIFuture:
+    def _request(self, body: SampleRequest, seq_id: int) -> Request[UntypedAPIFuture]:
         body.sampling_session_id, body.seq_id = self.sampling_session_id, seq_id
         body.record_stability_info = self.record_stability_info or None
-        request = sample.request(body=body, x_tinker_sampling_backpressure="1")
-        return await self.transport.send(request, timeout=timeout, state=state)
+        return sample.request(body=body, x_tinker_sampling_backpressure="1")
 
     async def _pause_before_retry(
         self, attempt: int, error: TinkexError, settings: RetrySettings

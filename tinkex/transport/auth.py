@@ -65,6 +65,8 @@ class Auth:
     clock: Clock
     exchange: Callable[[str], Awaitable[str]]
     """The function that asks the server for a JWT in exchange for a key."""
+    _text: Secret | None = field(init=False, default=None, repr=False)
+    """The key, where the user gave it as a text."""
     _by_function: FetchedKey | None = field(init=False, default=None)
     _by_command: FetchedKey | None = field(init=False, default=None)
     _token: _Token | None = field(init=False, default=None)
@@ -77,6 +79,8 @@ class Auth:
             self.server.warn_once(
                 "the API key does not look like a key of the hosted service, which begins with tml-"
             )
+        if isinstance(key, str):
+            self._text = Secret(key)
         if callable(key):
             self._by_function = FetchedKey(from_function(key))
         if command:
@@ -135,7 +139,7 @@ class Auth:
         source = self._key_source()
         if source is not None:
             return await source.get()
-        return Secret(self.config.api_key) if isinstance(self.config.api_key, str) else None
+        return self._text
 
     async def _new_token(self, old: _Token | None) -> _Token:
         """Returns a new token; the old one while the exchange fails and the old one is valid."""

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+)
 from functools import cached_property, lru_cache, partial
 from ssl import SSLContext, SSLError
 from weakref import finalize
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from attrs import define, frozen
-from multidict import CIMultiDict
 from yarl import URL
 
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
-from tinkex.config.secrets import Secret, is_secret, without_queries
+from tinkex.config.secrets import without_queries
 from tinkex.errors import FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
-from tinkex.transport.large_body import LargeBody
 from tinkex.transport.lifetimes import start_task
 from tinkex.transport.name_resolution import resolver
 from tinkex.transport.port import Answer, ExchangeFailed, Headers, Message
+from tinkex.transport.request_body import RequestBody
 from tinkex.transport.unreachable import (
     SERVER_SPEAKS_TLS,
     Reason,
@@ -39,26 +45,12 @@ _UNLIMITED = 0
 """The value of aiohttp for any number of connections; the client bounds its requests in flight."""
 _HEADER_BYTES = 256 << 10
 """The most bytes of one header of an answer."""
-_SENT_AT_ONCE = 1 << 20
-"""Bytes of a body above which it is written in pieces, between which other tasks run."""
 _DIGITS = 8
 """A Content-Length of fewer digits means less than 10 MB."""
 _TLS_ALERT = r"\x15\x03"
 """The beginning of a TLS server's answer to plain HTTP, as aiohttp quotes it."""
-_ADDED_BY_AIOHTTP = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+_ADDED_BY_AIOHTTP = frozenset({"Accept", "Accept-Encoding", "User-Agent", "Content-Type"})
 """The headers that aiohttp adds where they are missing, unless it is told not to."""
-
-
-@define(eq=False)
-class _Stage:
-    """The stage that an exchange has reached."""
-
-    failure_point: FailurePoint = "connecting"
-
-
-_ANSWERED = _Stage("answered")
-_stage: ContextVar[_Stage] = ContextVar("stage")
-"""The stage of this task's exchange; aiohttp runs an exchange within one task."""
 
 
 @frozen(eq=False)
@@ -110,10 +102,14 @@ class ConnectionPool:
 
         The body is read if it is small and not compressed, unless `Message.streamed` is set.
         """
-        route, stage = self._route(message.url), _Stage()
-        _stage.set(stage)
+        if self._closer is None:
+            await self._arrange_close()
+        route, body = self._route(message.url), RequestBody(message.content)
         try:
-            response = await self._send(message, route)
+            response = await self._request(message, route, body)
+            body.failure_point = "answered"
+            if response.status == 500:
+                _close_after_error(response, body.connection)
             answer = Answer(
                 response.status,
                 Headers(list(_pairs(response))),
@@ -121,13 +117,12 @@ class ConnectionPool:
                 url=message.url,
                 proxy=route.proxy,
             )
-            if message.streamed or not _is_small_and_plain(response):
-                answer.body = _Body(response, partial(self._failure, _ANSWERED, route))
+            if message.streamed or not _is_small_and_plain(answer.headers):
+                answer.body = _Body(response, partial(self._failure, "answered", route))
             else:
-                async with response:
-                    answer.content = await response.read()
+                answer.content = await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise self._failure(stage, route, error)  # noqa: B904  it has its cause
+            raise self._failure(body.failure_point, route, error)  # noqa: B904  it has its cause
         return answer
 
     async def aclose(self) -> None:
@@ -140,22 +135,19 @@ class ConnectionPool:
         if self._closer is not None:
             await self._session.close()
 
-    async def _send(self, message: Message, route: _Route) -> aiohttp.ClientResponse:
-        if self._closer is None:
-            await self._arrange_close()
-        content = message.content
-        headers = CIMultiDict(_hidden(message.headers))
+    def _request(
+        self, message: Message, route: _Route, body: RequestBody
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        headers = message.headers
         if route.for_proxy and not route.secure:
-            headers.extend(route.for_proxy)
-        return await self._session.request(
+            headers = {**headers, **route.for_proxy}
+        return self._session.request(
             message.method,
             route.url,
             headers=headers,
             # to name some to be left out costs a copy of the headers; mostly all are given
-            skip_auto_headers=None
-            if all(name in headers for name in _ADDED_BY_AIOHTTP)
-            else _ADDED_BY_AIOHTTP,
-            data=content if len(content) <= _SENT_AT_ONCE else LargeBody(content),
+            skip_auto_headers=None if headers.keys() >= _ADDED_BY_AIOHTTP else _ADDED_BY_AIOHTTP,
+            data=body,
             allow_redirects=False,
             timeout=self._timeouts(message.timeout),
             ssl=self._tls_context if route.needs_tls else True,
@@ -185,7 +177,6 @@ class ConnectionPool:
         return aiohttp.ClientSession(
             connector=connector,
             request_class=_Request,
-            response_class=_Response,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=_HEADER_BYTES,
@@ -204,12 +195,14 @@ class ConnectionPool:
         await anext(self._closer)
         finalize(self, _schedule_close, asyncio.get_running_loop(), self._closer).atexit = False
 
-    def _failure(self, stage: _Stage, route: _Route, error: Exception) -> ExchangeFailed:
+    def _failure(
+        self, failure_point: FailurePoint, route: _Route, error: Exception
+    ) -> ExchangeFailed:
         """Translates an error of aiohttp, which becomes the cause unless it shows the whole URL."""
         _without_frames(error)
         failed = ExchangeFailed(
             _text_of(error),
-            stage.failure_point,
+            failure_point,
             late=isinstance(error, TimeoutError),
             reason=_reason_of(error, route, certificates.describe(self._environment)),
             proxy=route.proxy,
@@ -256,13 +249,6 @@ def _schedule_close(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None
     call_on_loop(loop, start_task, loop, closer.aclose)
 
 
-def _hidden(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yields headers, of which secret ones hide themselves in tracebacks, which show the library's
-    local variables.
-    """
-    return ((name, Secret(value) if is_secret(name) else value) for name, value in headers.items())
-
-
 def _pairs(response: aiohttp.ClientResponse) -> Iterator[tuple[str, str]]:
     """Yields the headers of an answer: names in lower case, values in UTF-8 or else in Latin-1."""
     for name, value in response.headers.items():
@@ -272,13 +258,23 @@ def _pairs(response: aiohttp.ClientResponse) -> Iterator[tuple[str, str]]:
         yield name.lower(), value
 
 
-def _is_small_and_plain(response: aiohttp.ClientResponse) -> bool:
+def _is_small_and_plain(headers: Headers) -> bool:
     """Returns whether the headers promise a body that is small enough to read in one piece."""
-    headers = response.headers
-    if "Content-Encoding" in headers or "Transfer-Encoding" in headers:
+    if headers.get("content-encoding") or headers.get("transfer-encoding"):
         return False
-    length = headers.get("Content-Length", "")
+    length = headers.get("content-length", "")
     return length.isdecimal() and len(length) < _DIGITS
+
+
+def _close_after_error(response: aiohttp.ClientResponse, protocol: ResponseHandler | None) -> None:
+    """Closes the connection of an answer, once that is read.
+
+    Some servers close it after an error without saying so, and the next request on it would fail.
+    """
+    if protocol is not None:
+        protocol.force_close()
+        if response.connection is None:  # the body came with the headers: it is in the pool again
+            protocol.close()
 
 
 def _reason_of(error: BaseException, route: _Route, trusted: str) -> Reason | None:
@@ -320,26 +316,12 @@ def _without_frames(error: BaseException) -> None:
 
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        stage, protocol, transport = _stage.get(), conn.protocol, conn.transport
-        stage.failure_point = "unsent"
+        body, protocol, transport = self.body, conn.protocol, conn.transport
+        assert isinstance(body, RequestBody)
+        body.failure_point, body.connection = "unsent", protocol
         if protocol is not None and protocol.should_close:
             # an answer to no request, such as a server sends that is about to close
             raise aiohttp.ServerDisconnectedError("the server spoke unasked")
         if transport is not None and not transport.is_closing():
-            stage.failure_point = "unanswered"
+            body.failure_point = "unanswered"
         return await super().send(conn)
-
-
-class _Response(aiohttp.ClientResponse):
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        protocol = connection.protocol
-        response = await super().start(connection)
-        _stage.get().failure_point = "answered"
-        if self.status == 500 and protocol is not None:
-            # some servers close the connection after an error without saying so, and the next
-            # request on it would fail
-            protocol.force_close()
-            # the body came with the headers, and the connection is in the pool again
-            if connection.protocol is None:
-                protocol.close()
-        return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -42,6 +43,7 @@ class SizeBound:
     """Advice for a valid answer that is larger."""
 
 
+@lru_cache
 def bound_of(operation: str, most: int) -> SizeBound:
     """Returns the bound of an answer to `operation`. The settings allow at most `most` bytes."""
     if operation in _RESULTS or most <= ANSWER_BYTES:

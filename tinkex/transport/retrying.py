@@ -37,8 +37,8 @@ class RetryingCall:
     whole: bool
     retry_budget: RetryBudget
     wait: Wait
-    read: Callable[[Answer], Any]
-    """Parses a successful answer. Raises where it is not what the contract says."""
+    read: Callable[[Request[Any], Answer], Any]
+    """Parses a successful answer to the request. Raises where it is not what the contract says."""
     sent_at: float = 0.0
     refused_for: float = 0.0
     """The pause in seconds after the last 429."""
@@ -78,11 +78,16 @@ class RetryingCall:
             sleep=self.sender.clock.sleep,
             reraise=True,
         )
-        return await retrying(attempt)
+        try:
+            return await retrying(attempt)
+        except TinkexError as error:
+            if self.wait.tries > 1:
+                error.message += f" (tried {self.wait.tries} times)"
+            raise
 
     async def _attempt(self) -> Any:
         try:
-            return self.read(await self._send_when_admitted())
+            return self.read(self.request, await self._send_when_admitted())
         except TinkexError as error:
             self.wait.state.possibly_taken |= resend.failure_point_of(error) is not None
             raise
@@ -91,9 +96,15 @@ class RetryingCall:
         limiter, self.sent_at = self.rate_limiter, self.sender.clock.now()
         if not limiter.is_open:
             self.wait.set_owner("queue", "closed to this key after status 429")
-        admitted = await limiter.enter(self.sender.clock)
+        admitted = not limiter.is_open and await limiter.enter(self.sender.clock)
         try:
-            response = await self._send_once()
+            request = self._begin_attempt()
+            response = await self.sender.attempt(
+                request, self.headers, self.timeout, whole=self.whole
+            )
+            if response.status_code in adaptation.STATUSES:
+                response = await self._send_adapted(request, response)
+            self.wait.last_status = response.status_code
         except BaseException:
             if admitted:
                 limiter.leave(succeeded=False)
@@ -116,23 +127,18 @@ class RetryingCall:
         limiter.record_success()
         return response
 
-    async def _send_once(self) -> Answer:
+    def _begin_attempt(self) -> Request[Any]:
+        """Notes what the attempt waits for, and returns the request as the server takes it."""
         self.wait.tries += 1
+        dialect = self.sender.server.dialect
         if self.sender.starts_server:
             self.wait.set_owner("computation", "which is the start of the server in this process")
-        elif self.sender.server.dialect.long_posts:
+        elif dialect.long_posts:
             self.wait.set_owner("computation", "which this server finishes before it answers")
         else:
             self.wait.set_owner("network", "no answer yet")
-        refused_fields = self.sender.server.dialect.refused_fields.get(
-            self.request.operation, frozenset[str]()
-        )
-        request = adaptation.without_fields(self.request, refused_fields)
-        response = await self.sender.attempt(request, self.headers, self.timeout, whole=self.whole)
-        if response.status_code in adaptation.STATUSES:
-            response = await self._send_adapted(request, response)
-        self.wait.last_status = response.status_code
-        return response
+        refused = dialect.refused_fields.get(self.request.operation, frozenset[str]())
+        return adaptation.without_fields(self.request, refused)
 
     async def _send_adapted(self, request: Request[Any], refusal: Answer) -> Answer:
         """Sends the request in the form that the refusal asks for.

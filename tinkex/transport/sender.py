@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -13,7 +13,7 @@ from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex.config import LOCAL, Config
-from tinkex.config.secrets import Secret, masked
+from tinkex.config.secrets import Secret, as_secret, masked
 from tinkex.errors import UnreadableAnswerError
 from tinkex.local.process_server import local_url
 from tinkex.threads import in_thread
@@ -84,7 +84,8 @@ class Sender:
         self.auth = Auth(self.config, self.server, self.clock, weakly(self._exchange_key))
         self._connections = connections_of(self.config)
         self.base_url = self.config.base_url
-        self._headers = constant_headers(self.config, self.clock.new_id())
+        # secret ones hide themselves in tracebacks, which show the local variables of libraries
+        self._headers = as_secret(constant_headers(self.config, self.clock.new_id()))
         self._given_headers = frozenset(name.lower() for name in self.config.default_headers)
 
     async def attempt(
@@ -108,6 +109,8 @@ class Sender:
         Raises:
             APIConnectionError: no answer came.
         """
+        if self.starts_server:
+            await self._start_server()
         key = await self.auth.key()
         response = await self._send(request, key, headers, timeout, whole=whole)
         if response.status_code == 401 and key is not None and await self.auth.replace(key):
@@ -138,7 +141,8 @@ class Sender:
         """
         ours = self._with_key(await self.auth.key()) if with_key else PUBLIC_HEADERS
         events.emit(events.HttpRequestStart, operation=operation)
-        message = Message("GET", url, {**ours, **headers}, b"", timeout, streamed=not whole)
+        sent = {**ours, **as_secret(headers)}
+        message = Message("GET", url, sent, b"", timeout, streamed=not whole)
         return await self._exchange(message, operation)
 
     @property
@@ -214,7 +218,7 @@ class Sender:
             return self._headers
         form, headers = (key, self.server.dialect.bearer), self._keyed_headers
         if form != self._key_form:
-            ours = {"X-API-Key": key, **(adaptation.bearer(key) if form[1] else {})}
+            ours = {"X-API-Key": Secret(key), **(adaptation.bearer(key) if form[1] else {})}
             kept = {
                 name: value
                 for name, value in ours.items()
@@ -224,7 +228,7 @@ class Sender:
             headers = self._keyed_headers
         return headers
 
-    async def _send(
+    def _send(
         self,
         request: Request[Any],
         key: str | None,
@@ -233,10 +237,8 @@ class Sender:
         *,
         whole: bool,
         url: str | None = None,
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Sends a request to the server; to `url`, complete with its query, after a redirect."""
-        if self.starts_server:
-            await self._start_server()
         events.emit(events.HttpRequestStart, operation=request.operation)
         headers = {
             **self._with_key(key),
@@ -258,7 +260,7 @@ class Sender:
             timeout,
             streamed=not whole,
         )
-        return await self._exchange(message, request.operation)
+        return self._exchange(message, request.operation)
 
     async def _exchange(self, message: Message, operation: str) -> Answer:
         began = self.clock.now()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -12,7 +11,7 @@ from tinkex_api.types import Request
 
 from tinkex import events
 from tinkex.config import Config, log_level
-from tinkex.errors import ClientClosedError, TinkexError, UnreadableAnswerError
+from tinkex.errors import ClientClosedError, UnreadableAnswerError
 from tinkex.transport import failures, response_body
 from tinkex.transport.answers import parse
 from tinkex.transport.backoff import RetryBudget
@@ -105,9 +104,7 @@ class Transport:
             state.retry or self.config.retry, repeatable, max_attempts, first_contact
         )
         with self._waiting_for_answer(state) as wait:
-            return await self._exchange(
-                request, timeout or self._usual_timeout, retry_budget, wait, partial(parse, request)
-            )
+            return await self._call(request, timeout, retry_budget, wait, parse).send()
 
     def require_open(self, operation: str) -> None:
         """Raises `ClientClosedError` if the client is closed, or belongs to another event loop."""
@@ -151,9 +148,8 @@ class Transport:
         self.server.require(request.operation)
         retry_budget = RetryBudget(self.config.retry, True, None)
         with self._waiting_for_answer(RequestState(request.operation)) as wait:
-            response = await self._exchange(
-                request, timeout or self._usual_timeout, retry_budget, wait, _unparsed, whole=False
-            )
+            call = self._call(request, timeout, retry_budget, wait, _unparsed, whole=False)
+            response = await call.send()
         async with self._reading(response, request.operation):
             yield response
 
@@ -184,14 +180,14 @@ class Transport:
         async with self._reading(response, operation):
             yield response
 
-    async def send_once(
+    def send_once(
         self, request: Request[Any], *, timeout: float, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> Coroutine[Any, Any, Answer]:
         """Makes one attempt, and returns the answer, whatever its status. Raises
         `APIConnectionError` when none came.
         """
         self.require_open(request.operation)
-        return await self._sender.attempt(request, headers or {}, timeout)
+        return self._sender.attempt(request, headers or {}, timeout)
 
     def emit(self, kind: Callable[P, events.Event], *args: P.args, **kwargs: P.kwargs) -> None:
         """Creates an event, and sends it to the listeners of this client and of the process."""
@@ -237,16 +233,16 @@ class Transport:
     def _waiting_for_answer(self, state: RequestState) -> Wait:
         return self.waits.create(state, "an answer", self._bound_of_answer)
 
-    async def _exchange(
+    def _call(
         self,
         request: Request[Any],
-        timeout: float,
+        timeout: float | None,
         retry_budget: RetryBudget,
         wait: Wait,
-        read: Callable[[Answer], T],
+        read: Callable[[Request[Any], Answer], Any],
         *,
         whole: bool = True,
-    ) -> T:
+    ) -> RetryingCall:
         self.require_open(request.operation)
         # all attempts have the same key
         headers = (
@@ -254,22 +250,17 @@ class Transport:
             if request.method == "GET"
             else {"X-Idempotency-Key": f"tinkex-{self.clock.new_id()}"}
         )
-        try:
-            return await RetryingCall(
-                self._sender,
-                self.rate_limiter,
-                request,
-                headers,
-                timeout,
-                whole,
-                retry_budget,
-                wait,
-                read,
-            ).send()
-        except TinkexError as error:
-            if wait.tries > 1:
-                error.message += f" (tried {wait.tries} times)"
-            raise
+        return RetryingCall(
+            self._sender,
+            self.rate_limiter,
+            request,
+            headers,
+            timeout or self._usual_timeout,
+            whole,
+            retry_budget,
+            wait,
+            read,
+        )
 
     @asynccontextmanager
     async def _reading(self, response: Answer, operation: str) -> AsyncGenerator[None]:
@@ -290,6 +281,6 @@ class Transport:
         return self.config.poll.max_wait if self.server.dialect.long_posts else self.config.timeout
 
 
-def _unparsed(response: Answer) -> Answer:
+def _unparsed(request: Request[Any], response: Answer) -> Answer:
     """Returns the answer unparsed, for a caller that reads it."""
     return response

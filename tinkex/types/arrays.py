@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias, cast, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class SupportsArray(Protocol):
     def __array__(self) -> NDArray[Any]: ...
 
 
+G = TypeVar("G", bound=np.generic)
 Number: TypeAlias = float | np.generic
 TensorDtype = Literal["float32", "int64"]
 Array: TypeAlias = NDArray[np.generic]
@@ -75,7 +76,7 @@ def _to_array(plain: Any) -> Array:
 def _from_list(values: list[Any]) -> Array:
     """Converts like `np.asarray`, in a third of the time for a flat list of numbers."""
     for dtype in (np.int64, np.float64):
-        if (array := _packed(values, dtype)) is not None:
+        if (array := packed(values, dtype)) is not None:
             return array
     return np.asarray(values)
 
@@ -84,11 +85,11 @@ def array_of(values: Any, dtype: type[np.int64] | type[np.float32]) -> Array:
     """Converts like `np.asarray(values, dtype)`, in a third of the time for a flat list of numbers
     of that kind.
     """
-    packed = _packed(cast("list[Any]", values), dtype) if isinstance(values, list) else None
-    return np.asarray(values, dtype) if packed is None else packed
+    array = packed(cast("list[Any]", values), dtype) if isinstance(values, list) else None
+    return np.asarray(values, dtype) if array is None else array
 
 
-def _packed(values: list[Any], dtype: type[np.generic]) -> Array | None:
+def packed(values: Any, dtype: type[G]) -> NDArray[G] | None:
     """Returns an array of numbers; None if some value is of another type, or there is none."""
     if not values:
         return None

@@ -15,13 +15,19 @@ from tinkex_api.types import Model
 
 from tinkex.errors import ArgumentError, InvalidInputError
 from tinkex.errors.hints import hinted
-from tinkex.types.arrays import ArrayLike, to_dtype, to_numpy
+from tinkex.types.arrays import ArrayLike, packed, to_dtype, to_numpy
 
 MAX_TOKEN = 2**31 - 1  # tokens travel as int32 in protobuf
 _SHOWN = 7  # tokens: one more than reprlib shows, so that it adds an ellipsis
 
 
-def _tokens(value: ArrayLike) -> NDArray[np.int64]:
+def _tokens(value: ArrayLike) -> NDArray[np.int64] | NDArray[np.int32]:
+    """Returns token ids as int64, or those of a list as int32, which takes half of the memory:
+    thousands of prompts may wait to be sent.
+    """
+    small = packed(value, np.int32) if isinstance(value, list) else None
+    if small is not None and int(small.view(np.uint32).max()) <= MAX_TOKEN:
+        return small
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
         raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
@@ -76,7 +82,7 @@ class EncodedTextChunk(Model):
         InvalidInputError: a token is not such an integer, or the array does not have one dimension.
     """
 
-    _array: NDArray[np.int64] = field(alias="tokens", converter=_tokens)
+    _array: NDArray[np.int64] | NDArray[np.int32] = field(alias="tokens", converter=_tokens)
     type: Literal["encoded_text"] = _kind("encoded_text")
     _list: list[int] | None = field(init=False, default=None, repr=False)
 
@@ -92,6 +98,13 @@ class EncodedTextChunk(Model):
         """The token ids, int64 `(N,)`. Raises `InvalidInputError` if `tokens` was changed and holds
         something else.
         """
+        if self._list is None and self._array.dtype != np.int64:
+            object.__setattr__(self, "_array", self._array.astype(np.int64))
+        return self.tokens_to_send.astype(np.int64, copy=False)
+
+    @property
+    def tokens_to_send(self) -> NDArray[np.int64] | NDArray[np.int32]:
+        """The token ids `(N,)` in the form in which they take the least memory."""
         return self._array if self._list is None else _tokens(self._list)
 
     @property

@@ -42,4 +42,4 @@ class Clock:
 
     def new_id(self) -> str:
         """Returns a unique id of 32 hexadecimal digits."""
-        return f"{self.random_below(2**128):032x}"
+        return secrets.token_hex(16)

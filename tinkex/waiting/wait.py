@@ -122,7 +122,8 @@ class Wait:
 
     def set_owner(self, owner: Owner, activity: str = "") -> None:
         """Sets who causes the wait from now on. `activity` describes what happens."""
-        self._account()
+        if owner != self.owner:
+            self._account()
         self.owner, self.activity = owner, activity
 
     def attribute_past_to(self, owner: Owner) -> None:

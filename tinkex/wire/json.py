@@ -84,7 +84,7 @@ def encode_model_input(value: ModelInput) -> api.ModelInput:
 def _encode_chunk(chunk: ModelInputChunk) -> api.ModelInputChunk:
     match chunk:
         case EncodedTextChunk():
-            return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_np)  # pyright: ignore[reportArgumentType] # orjson writes arrays
+            return api.ModelInputChunk("encoded_text", tokens=chunk.tokens_to_send)  # pyright: ignore[reportArgumentType] # orjson writes arrays
         case ImageChunk(data, format, expected):
             return api.ModelInputChunk(
                 "image",

@@ -131,7 +131,9 @@ def _encode_chunk(index: int, chunk: ModelInputChunk) -> pb.Chunk:
     match chunk:
         case EncodedTextChunk():
             return pb.Chunk(
-                encoded_text=pb.EncodedTextChunk(tokens=chunk.tokens_np.astype("<i4").tobytes())
+                encoded_text=pb.EncodedTextChunk(
+                    tokens=chunk.tokens_to_send.astype("<i4").tobytes()
+                )
             )
         case ImageChunk(data, format, expected):
             return pb.Chunk(image=pb.ImageChunk(data=data, format=format, expected_tokens=expected))

@@ -28,7 +28,7 @@ from tinkex.sampling.client import AsyncSamplingClient
 from tinkex.sampling.many import SampleManyItem
 
 # the coroutines of a run
-_OURS = {"_Run.feed", "_Run.one", "AsyncSamplingClient._sample", "_within"}
+_OURS = {"_Pipeline.feed", "_Pipeline.sample_one", "Sampler.sample", "_within"}
 
 
 @pytest.fixture

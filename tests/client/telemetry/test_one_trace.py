@@ -39,6 +39,9 @@ class SeededClock(Clock):
     def random_below(self, limit: int) -> int:
         return self.chance.randrange(limit)
 
+    def new_id(self) -> str:
+        return f"{self.chance.getrandbits(128):032x}"
+
 
 class Server(httpx.AsyncBaseTransport):
     """Fails each call once before it takes it, and writes all down."""
