@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,19 @@ class LoadedBaseModel:
             yield self.model
         finally:
             self._current.plan = None
+
+    def product_size(self, tokens: int, context: int) -> float:
+        """Returns the multiplications of one matrix product, at the mean, in a forward pass over so
+        many tokens, of which each reads the keys and values of `context` tokens.
+        """
+        cached = self.bytes_per_token / self.model.dtype.itemsize
+        return tokens * (self._mean_weights + context * cached / max(1, len(self.layers)))
+
+    @cached_property
+    def _mean_weights(self) -> float:
+        """The number of weights of one layer, at the mean; of experts, those of one."""
+        shapes = [layer.shape for layer in self.layers.values()]
+        return sum(one.inputs * one.outputs for one in shapes) / max(1, len(shapes))
 
     def new_adapter(self, shape: LoraShape) -> Adapter:
         """Returns a trainable adapter in float32. Raises `InvalidRequest` for a shape that this

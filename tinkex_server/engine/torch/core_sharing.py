@@ -89,6 +89,7 @@ class CoreSharing:
         """Watches the thread of this process that has this id of the system."""
         self._file = Path(f"/proc/self/task/{thread_id}/schedstat")
         self._policy = SpinPolicy()
+        self._team_size = torch.get_num_threads()
         self._second_team: _SecondTeam | None = None
         self._work = threading.Event()
         self._closed = threading.Event()
@@ -144,18 +145,22 @@ class CoreSharing:
             self._second_team.end()
             self._second_team = None
         elif not spins and not self._second_team:
-            self._second_team = _SecondTeam()
+            self._second_team = _SecondTeam(self._team_size)
 
 
 class _SecondTeam:
     """A team of OpenMP's threads beside that of the thread that computes. It sleeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._hold, name="tinkex-second-team", daemon=True)
         self._thread.start()
 
     def _hold(self) -> None:
+        # the thread that computes may have told torch to use one thread for the moment
+        torch.get_num_threads()
+        torch.set_num_threads(self._size)
         torch.zeros(_SEVERAL_THREADS).add_(1.0)
         self._end.wait()
 

@@ -16,6 +16,7 @@ from tinkex_server.engine.torch.mixed_adapters import AdapterPlan, AdapterPlanne
 from tinkex_server.engine.torch.prefill import Prefill
 from tinkex_server.engine.torch.sample_request import GenerationState
 from tinkex_server.engine.torch.sampling import SamplingSettings, sample_tokens, top_tokens
+from tinkex_server.engine.torch.thread_count import threads_worth
 
 
 class Batch:
@@ -59,6 +60,11 @@ class Batch:
     @torch.inference_mode()
     def step(self) -> None:
         """Samples one more token for each sample."""
+        size = self._base.product_size(len(self.samples), max(self._cache.lengths))
+        with threads_worth(size):
+            self._step()
+
+    def _step(self) -> None:
         if self._settings is None:
             self._settings = (
                 self._planner.plan([sample.request.adapter for sample in self.samples]),

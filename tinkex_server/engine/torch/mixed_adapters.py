@@ -56,8 +56,8 @@ class _StackedRows:
             return None
         a, b = weights
         rows = input.index_select(0, self.gathered).to(a.dtype)
-        added = rows.reshape(len(a), -1, rows.shape[-1]).bmm(a).bmm(b)
-        return added.view(*rows.shape[:-1], -1)
+        added = rows.view(a.shape[0], -1, a.shape[1]).bmm(a).bmm(b)
+        return added.view(*rows.shape[:-1], b.shape[2])
 
 
 @frozen(eq=False)
@@ -91,21 +91,32 @@ class MixedAdapters:
         `(rows, ..., in)`; None if that layer has no adapter. Some layers, such as experts that all
         tokens share, get the tokens of all rows as `(rows * tokens, in)`.
         """
-        if len(input) != len(self.adapter_of_row):
-            by_row = input.view(len(self.adapter_of_row), -1, input.shape[-1])
-            added = self.added_output(name, by_row)
+        rows = self.adapter_of_row.shape[0]
+        if input.shape[0] != rows:
+            added = self.added_output(name, input.view(rows, -1, input.shape[-1]))
             return None if added is None else added.flatten(0, 1)
         outputs = [part.added_output(name, input) for part in self._parts]
+        joined = outputs[0] if self._is_one_part else self._joined(outputs)
+        return None if joined is None else joined.index_select(0, self._places)
+
+    @property
+    def _is_one_part(self) -> bool:
+        return len(self._parts) == 1 and not self._some_have_none
+
+    def _joined(self, outputs: Sequence[Tensor | None]) -> Tensor | None:
+        """Returns the outputs of all parts, one after another, and zeros for rows without an
+        adapter; None if no part has any.
+        """
         like = next((output for output in outputs if output is not None), None)
         if like is None:
             return None
         filled = [
-            like.new_zeros(len(part.gathered), *like.shape[1:]) if output is None else output
+            like.new_zeros(part.gathered.shape[0], *like.shape[1:]) if output is None else output
             for part, output in zip(self._parts, outputs, strict=True)
         ]
         if self._some_have_none:
             filled.append(like.new_zeros(1, *like.shape[1:]))
-        return (torch.cat(filled) if len(filled) > 1 else like).index_select(0, self._places)
+        return torch.cat(filled)
 
 
 AdapterPlan: TypeAlias = Adapter | MixedAdapters | None

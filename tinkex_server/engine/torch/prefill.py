@@ -20,6 +20,7 @@ from tinkex_server.engine.torch.padding import columns_arguments, left_padded
 from tinkex_server.engine.torch.prefix_cache import PrefixCache
 from tinkex_server.engine.torch.prompt_scoring import PromptScorer, PromptScores, join_scores
 from tinkex_server.engine.torch.sample_request import SampleRequest
+from tinkex_server.engine.torch.thread_count import threads_worth
 
 
 class Prefill:
@@ -73,6 +74,12 @@ class Prefill:
         # as late as this, since prompts are added while a prefill waits for its turn
         start = self._reuse_prefixes() if self._columns is None else self._columns.stop
         columns = self._columns = slice(start, min(start + self._width, self._tokens.shape[1]))
+        tokens = len(self._tokens) * (columns.stop - columns.start)
+        with threads_worth(self._base.product_size(tokens, columns.stop)):
+            return self._compute(columns)
+
+    def _compute(self, columns: slice) -> bool:
+        """Runs a pass over these columns; returns whether the prefill is complete."""
         how = columns_arguments(self._tokens, self._mask, columns, self._base.device)
         with self._base.acquire(self._plan) as network:
             logits = network(
