@@ -7,14 +7,11 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from starlette.types import ASGIApp
 
 from tinkex_server.app.slow_peers import (
     TimedConnection,
@@ -41,10 +38,9 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, started: Future[None], *, access_log: bool) -> None:
         """Serves `app`. `started` is done when the server answers requests."""
         config = uvicorn.Config(
-            _behind_proxies(app),
+            app,
             http=TimedConnection,
             interface="asgi3",
-            proxy_headers=False,
             lifespan="off",
             ws="none",
             log_config=None,
@@ -87,23 +83,6 @@ class HttpServer(uvicorn.Server):
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel()
-
-
-def _behind_proxies(app: ASGIApp) -> ASGIApp:
-    """Returns an application that believes what a proxy on this machine says of its clients.
-
-    uvicorn itself would run one more coroutine for each request, of which few come from a proxy.
-    """
-    trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
-    forwarded = cast("ASGIApp", ProxyHeadersMiddleware(cast("Any", app), trusted))
-
-    def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        for name, _ in scope["headers"]:
-            if name.startswith(b"x-forwarded-"):
-                return forwarded(scope, receive, send)
-        return app(scope, receive, send)
-
-    return choose
 
 
 def most_connections() -> int:

@@ -87,22 +87,6 @@ def test_headers_after_a_body_in_chunks_are_bounded(keyed: Server) -> None:
     assert sent < 10_000_000, "what the two sockets hold, and no more"
 
 
-def test_an_idle_connection_is_closed_and_one_that_is_used_is_not(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slow_peers, "IDLE_SECONDS", 1.5)
-    request = b"GET /api/v1/healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    with connect(server) as used, connect(server) as idle:
-        idle.sendall(request)
-        for _ in range(10):
-            used.sendall(request)
-            assert used.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(0.5)
-        assert answer(idle).startswith(b"HTTP/1.1 200"), "and then it was closed"
-        used.sendall(request)
-        assert used.recv(65536).startswith(b"HTTP/1.1 200")
-
-
 @pytest.mark.parametrize(
     "sent",
     [b"", HEAD, HALF_A_BODY, b"\r\n"],
