@@ -224,6 +224,7 @@ def test_a_model_that_is_not_there_is_refused_at_once(model: str, tmp_path: Path
     assert done.stderr.startswith(f"Error: cannot find the model '{model}': there is no folder")
 
 
+@pytest.mark.usefixtures("new_interpreters")  # the others start in less time than a signal needs
 def test_the_command_ends_at_once_while_the_engine_starts(tmp_path: Path) -> None:
     with running(command("tinkex/tiny", tmp_path), stdout=subprocess.PIPE) as process:
         assert process.stdout
