@@ -173,7 +173,7 @@ class Sampler:
             finally:
                 self._submitting.release()
             state.request_id = promise.request_id
-            decode = partial(_decode, promise=promise, prompt_length=text_length(prompt))
+            decode = partial(_decode, promise, text_length(prompt))
             try:
                 response = await self.results.wait_for(state, seq_id, decode)
             except TinkexError as error:
@@ -223,7 +223,7 @@ class Sampler:
 
 
 def _decode(
-    payload: Payload, promise: UntypedAPIFuture, prompt_length: int | None
+    promise: UntypedAPIFuture, prompt_length: int | None, payload: Payload
 ) -> SampleResponse:
     decode = protobuf.decode_sample if isinstance(payload, bytes) else json.decode_sample
     response = decode(payload, promise, prompt_length)  # pyright: ignore[reportArgumentType]

@@ -137,9 +137,7 @@ class Auth:
 
     async def _own_key(self) -> str | None:
         source = self._key_source()
-        if source is not None:
-            return await source.get()
-        return self._text
+        return self._text if source is None else await source.get()
 
     async def _new_token(self, old: _Token | None) -> _Token:
         """Returns a new token; the old one while the exchange fails and the old one is valid."""

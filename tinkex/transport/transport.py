@@ -231,7 +231,7 @@ class Transport:
         await self._sender.aclose()
 
     def _waiting_for_answer(self, state: RequestState) -> Wait:
-        return self.waits.create(state, "an answer", self._bound_of_answer)
+        return self.waits.create(state, "an answer", self._bound_of_answer, "network")
 
     def _call(
         self,

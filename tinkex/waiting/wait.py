@@ -93,11 +93,12 @@ class Wait:
     awaited: str
     bound: WaitBound
     _waits: Waits
+    owner: Owner = "computation"
     last_status: int | None = None
     tries: int = 0
-    owner: Owner = "computation"
     activity: str = ""
-    log_schedule: LogSchedule = field(factory=LogSchedule)
+    _log_schedule: LogSchedule | None = None
+    """Made at the first look for a due line: most waits have ended by then."""
     _seconds: dict[Owner, float] = field(factory=dict[Owner, float])
     _started: float = 0.0
     _since: float = 0.0
@@ -118,7 +119,16 @@ class Wait:
     @property
     def due_at(self) -> float:
         """The time of its next log line or cancellation."""
-        return self._started + min(self.log_schedule.next_at, self._cancel_at)
+        lines = self._log_schedule
+        log_at = schedule.FIRST if lines is None else lines.next_at
+        return self._started + min(log_at, self._cancel_at)
+
+    @property
+    def log_schedule(self) -> LogSchedule:
+        """The ages at which it is logged."""
+        if self._log_schedule is None:
+            self._log_schedule = LogSchedule()
+        return self._log_schedule
 
     def set_owner(self, owner: Owner, activity: str = "") -> None:
         """Sets who causes the wait from now on. `activity` describes what happens."""
@@ -252,9 +262,11 @@ class Waits:
             self._watch = running_loop_watch()
         return self._watch
 
-    def create(self, state: RequestState, awaited: str, bound: WaitBound) -> Wait:
+    def create(
+        self, state: RequestState, awaited: str, bound: WaitBound, owner: Owner = "computation"
+    ) -> Wait:
         """Returns a wait, to be entered by `with`."""
-        return Wait(state, awaited, bound, self)
+        return Wait(state, awaited, bound, self, owner)
 
     def enter(self, wait: Wait) -> None:
         """Adds a wait, and schedules its first log line."""

@@ -255,6 +255,14 @@ def test_tokens_of_a_chunk_are_a_list() -> None:
         EncodedTextChunk([1], type="image")  # type: ignore[arg-type]
 
 
+def test_tokens_of_a_list_wait_in_half_of_the_memory() -> None:
+    chunk = EncodedTextChunk([1, 2, 2**31 - 1])
+    assert chunk.tokens_to_send.dtype == np.int32
+    assert chunk.tokens_to_send.tolist() == chunk.tokens_np.tolist() == [1, 2, 2**31 - 1]
+    chunk.tokens_np[0] = 7  # the array of the chunk, and not a copy
+    assert chunk.tokens_to_send.tolist() == chunk.tokens == [7, 2, 2**31 - 1]
+
+
 def test_a_chunk_follows_changes_of_its_list() -> None:
     chunk = EncodedTextChunk([1, 2])
     chunk.tokens.append(3)
