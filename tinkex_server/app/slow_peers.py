@@ -77,6 +77,14 @@ class TimedConnection(HttpToolsProtocol):
         self._headers_since = None
         self._header_bytes = self._raw_bytes = 0
         self._receiving_body, self._window = True, (time.monotonic(), 0)
+        assert self.parser
+        if self.parser.should_upgrade() and self._has_body:
+            self._refuse(  # the parser would skip the body
+                400,
+                "Bad Request",
+                "this server speaks HTTP/1.1 alone: send no Upgrade header with a body (in Java, "
+                "set HttpClient.Version.HTTP_1_1)",
+            )
         if not self.transport.is_closing():
             super().on_headers_complete()
 
@@ -111,6 +119,13 @@ class TimedConnection(HttpToolsProtocol):
     def close_for_others(self) -> None:
         """Closes the connection since there are too many."""
         self._refuse(503, "Service Unavailable", "too many connections; send the request again")
+
+    @property
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in self.headers
+        )
 
     def _check_headers(self) -> None:
         if (

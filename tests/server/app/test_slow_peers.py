@@ -73,6 +73,23 @@ def test_headers_that_are_too_long_are_refused_with_a_reason(keyed: Server) -> N
         assert answer(peer).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 2", b"Transfer-Encoding: chunked"])
+def test_a_body_after_an_offer_to_upgrade_is_refused_and_not_lost(
+    server: Server, length: bytes
+) -> None:
+    """Java's HTTP client offers HTTP/2 in every request unless it is told not to."""
+    offer = b"Host: 127.0.0.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    with connect(server) as peer:
+        peer.sendall(b"GET /api/v1/healthz HTTP/1.1\r\n" + offer + b"\r\n")
+        assert peer.recv(65536).startswith(b"HTTP/1.1 200")
+    with connect(server) as peer:
+        head = b"POST /api/v1/create_session HTTP/1.1\r\n" + offer + length
+        peer.sendall(head + b"\r\n\r\n{}")
+        told = answer(peer)
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert b"send no Upgrade header with a body" in told
+
+
 def test_headers_after_a_body_in_chunks_are_bounded(keyed: Server) -> None:
     head = HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     sent = 0
