@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from tinkex_server.app.event_loop import run_on_fast_loop
 from tinkex_server.app.expiry import sweep_regularly
 from tinkex_server.app.uvicorn_server import HttpServer
+from tinkex_server.lasting_pool import LastingPool
 from tinkex_server.state import CommonState
 
 
@@ -84,6 +85,7 @@ class HttpThread(ABC):
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.loop.set_default_executor(LastingPool(thread_name_prefix="tinkex-server"))
         server = HttpServer(self._make_app(), self._started, access_log=self._access_log)
         stopping = asyncio.create_task(self._stop_on_request(server))
         sweeping = asyncio.create_task(sweep_regularly(self._states))

@@ -9,13 +9,13 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from attrs import frozen
 
 from tinkex_server.jobs.turns import Turns
+from tinkex_server.lasting_pool import LastingPool
 
 logger = logging.getLogger("tinkex.local")
 
@@ -49,7 +49,7 @@ class Lanes:
         self._begun: set[asyncio.Task[None]] = set()
         self._turns: defaultdict[str, Turns[Job]] = defaultdict(Turns)
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._pool = ThreadPoolExecutor(thread_name_prefix="tinkex-engine")
+        self._pool = LastingPool(thread_name_prefix="tinkex-engine")
 
     def put(self, lane: str, number: int | None, job: Job) -> None:
         """Queues a job; see `Turns` for the order."""
@@ -93,7 +93,7 @@ class Lanes:
             running = asyncio.get_running_loop().run_in_executor(
                 self._pool, partial(function, *args, **kwargs)
             )
-        except RuntimeError as error:  # the lanes were closed, or the interpreter ends
+        except RuntimeError as error:  # the lanes were closed
             raise LanesClosed from error
         return await running
 

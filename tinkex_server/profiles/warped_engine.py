@@ -4,13 +4,14 @@ drawn from.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 from attrs import define, evolve, field
 
 from tinkex_server.engine.interface import OnToken, SampledTokens, SampleResult, SampleSpec
 from tinkex_server.engine.wrapper import EngineWrapper
+from tinkex_server.lasting_pool import LastingPool
 
 
 @define(eq=False, slots=False)
@@ -21,9 +22,7 @@ class WarpedEngine(EngineWrapper):
     Greedy samples, and samples without top_k, keep the logprobs of the model itself.
     """
 
-    _pool: ThreadPoolExecutor = field(
-        factory=lambda: ThreadPoolExecutor(thread_name_prefix="tinkex-warping")
-    )
+    _pool: LastingPool = field(factory=lambda: LastingPool(thread_name_prefix="tinkex-warping"))
 
     def sample(
         self, sampler_id: str, spec: SampleSpec, on_token: OnToken | None = None
