@@ -182,7 +182,8 @@ class CannotBeMade(Exception):
 
 def names_of_kinds() -> set[str]:
     """Returns the names of the kinds without importing their classes, which takes seconds."""
-    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {"gpt-sw3"}  # another name of gpt2
+    others = {"gpt-sw3", "code_llama"}  # other names of gpt2 and llama, the latter in old releases
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - others
 
 
 @cache
