@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def restart(bridge: BridgeProcess, engine: CountingEngine) -> None:
 def accepted(data_dir: Path, operation: str) -> int:
     """Returns how many requests the journal says that the server has accepted."""
     [file] = data_dir.glob("*/journal.db")
-    with sqlite3.connect(file) as journal:
+    with closing(sqlite3.connect(file)) as journal:
         return journal.execute(
             "SELECT count(*) FROM requests WHERE operation = ? AND upstream_request IS NOT NULL",
             (operation,),
