@@ -164,6 +164,7 @@ class Sampler:
         attempt = 1
         while True:
             seq_id = next(self._seq_ids)
+            # not by `async with`, whose coroutine each sample that waits here would hold
             await self._submitting.acquire()
             try:
                 # the body is made only now, so that calls that wait here hold little memory

@@ -94,9 +94,10 @@ class RetryingCall:
 
     async def _send_when_admitted(self) -> Answer:
         limiter, self.sent_at = self.rate_limiter, self.sender.clock.now()
+        admitted = False
         if not limiter.is_open:
             self.wait.set_owner("queue", "closed to this key after status 429")
-        admitted = not limiter.is_open and await limiter.enter(self.sender.clock)
+            admitted = await limiter.enter(self.sender.clock)
         try:
             request = self._begin_attempt()
             response = await self.sender.attempt(

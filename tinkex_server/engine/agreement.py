@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from secrets import token_hex
 
@@ -51,7 +51,7 @@ def check_agreement(training: Engine, sampler: Sampler, max_difference: float) -
     """
     largest, notes = 0.0, list[str]()
     for info in training.base_models:
-        with OwnedFolder() as scratch:
+        with closing(OwnedFolder()) as scratch:
             found = _Comparison(training, sampler, info, scratch.path, max_difference)
             largest = max(largest, found.run())
             notes += [note for note in found.notes if note not in notes]

@@ -11,8 +11,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 if sys.platform != "win32":
     import fcntl
@@ -25,9 +24,7 @@ ends, in whatever way.
 
 
 class OwnedFolder:
-    """A new folder in `parent`, by default the one for temporary files. Leaving it as a context
-    manager removes it.
-    """
+    """A new folder in `parent`, by default the one for temporary files."""
 
     def __init__(self, parent: Path | None = None) -> None:
         remove_abandoned(parent)
@@ -40,21 +37,10 @@ class OwnedFolder:
             self._lock.write(_mark())  # under the lock: see `_lock_abandoned`
             self._lock.flush()
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Removes the folder and its contents. A second call does nothing."""
         _remove(self.path)
         self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.remove()
 
 
 def remove_abandoned(parent: Path | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def test_a_folder_is_removed_when_its_owner_was_killed_and_not_before(tmp_path: 
         remove_abandoned(tmp_path)
         assert (left / "adapter" / "weights").exists()
         kill(killed)
-        with OwnedFolder(tmp_path) as folder:
+        with closing(OwnedFolder(tmp_path)) as folder:
             assert not left.exists()
             assert folder.path.is_dir()
         assert not folder.path.exists()

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
@@ -188,5 +189,5 @@ def _own_targets(spec: SampleSpec) -> SampleSpec:
 
 def _in_folder(work: Callable[[Path], T]) -> T:
     """Returns what `work` makes of a new, temporary folder."""
-    with OwnedFolder() as folder:
+    with closing(OwnedFolder()) as folder:
         return work(folder.path)

@@ -35,6 +35,8 @@ class _Adapter:
     """A reference to its files in the object store; None for the base model alone."""
     loaded: asyncio.Future[None]
     """Done when a first sampler has it."""
+    refused_by: dict[_Replica, Exception] = field(factory=dict["_Replica", Exception])
+    """The samplers that cannot load it, with the errors."""
 
 
 @define(eq=False)
@@ -43,8 +45,6 @@ class _Replica:
 
     supervisor: Supervisor
     has: set[str] = field(factory=set[str])
-    refused: dict[str, Exception] = field(factory=dict[str, Exception])
-    """The adapters that it could not load, with the errors."""
     running: int = 0
     """The sequences that it is sampling."""
 
@@ -153,10 +153,10 @@ class SamplerPool:
         """
         replica = self._replicas[number]
         replica.has.clear()
-        replica.refused.clear()
         if resume:
             resume()
             for adapter in self._wanted.values():
+                adapter.refused_by.pop(replica, None)
                 self._spawn(self._load_on(replica, adapter))
         elif all(_gave_up(other) for other in self._replicas if other is not replica):
             self._fail(EngineDied(text))
@@ -170,12 +170,11 @@ class SamplerPool:
             having = [replica for replica in self._replicas if adapter.name in replica.has]
             if having:
                 return having[least_loaded([(replica.running, True) for replica in having])]
-            alive = [replica for replica in self._replicas if not _gave_up(replica)]
-            refusals = [one.refused[adapter.name] for one in alive if adapter.name in one.refused]
-            if len(refusals) == len(alive):
+            if all(one in adapter.refused_by or _gave_up(one) for one in self._replicas):
+                error = next(iter(adapter.refused_by.values()))
                 raise EngineDied(
-                    f"no sampler of {self._base_model} could load these weights again: "
-                    f"{refusals[0]}. Make a new sampling client"
+                    f"no sampler of {self._base_model} could load these weights again: {error}. "
+                    "Make a new sampling client"
                 )
             await self._changed.wait()
 
@@ -201,7 +200,7 @@ class SamplerPool:
         self._wake()
 
     def _note_refused(self, replica: _Replica, adapter: _Adapter, error: Exception) -> None:
-        replica.refused[adapter.name] = error
+        adapter.refused_by[replica] = error
         self._wake()
         if not adapter.loaded.done():
             adapter.loaded.set_exception(error)
@@ -212,7 +211,6 @@ class SamplerPool:
         self._wanted.pop(adapter.name, None)
         adapter.files = None  # the object store may free it
         for replica in self._replicas:
-            replica.refused.pop(adapter.name, None)
             self._unload_from(replica, adapter)
 
     def _unload_from(self, replica: _Replica, adapter: _Adapter) -> None:

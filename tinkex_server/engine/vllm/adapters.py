@@ -61,7 +61,7 @@ class AdapterFolders:
 
     def close(self) -> None:
         """Removes all of them, and those of others that were killed."""
-        self._root.remove()
+        self._root.close()
         remove_abandoned(self._parent)
 
 
