@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from benchmarks.workload import SAMPLES
-from scripts.official_sdk import COMPILED, ROOT, python_with
+from scripts.official_sdk import COMPILED, ROOT, ended_well, python_with
 
 OFFICIAL = "0.38.0"
 _TIMEOUT = 400
@@ -40,12 +40,13 @@ def measure(sdk: str, task: Task, url: str) -> dict[str, float]:
     """Returns the figures of one round: seconds, and bytes of memory."""
     ran = subprocess.run(
         [*_command(sdk), task.name, f"{url}/{task.encoding}", str(task.count)],
-        check=True,
         timeout=_TIMEOUT,
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, **COMPILED},  # as installed packages are
     )
+    if not ended_well(sdk, ran.returncode):
+        ran.check_returncode()
     return json.loads(ran.stdout)
 
 

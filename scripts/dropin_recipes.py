@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from cookbook import CACHE, ROOT, VERSIONS, python_with
-from official_sdk import COMPILED
+from official_sdk import COMPILED, ended_well
 from safetensors.numpy import load_file
 
 import tinkex
@@ -282,7 +282,7 @@ def run(recipe: Recipe, version: str, client: str, start: Start, folder: Path) -
         outcome.faults.append(f"no end after {TIMEOUT} s")
         return outcome
     outcome.seconds = time.monotonic() - begun
-    if ran.returncode:
+    if not ended_well(client, ran.returncode):
         outcome.faults.append(
             f"exit status {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-3000:]}"
         )

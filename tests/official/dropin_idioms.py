@@ -23,6 +23,7 @@ import numpy as np
 import pydantic
 import tinker
 import torch
+from ending import end
 from idioms import KEY, MODEL, TEXT, Given, idiom, raised
 from tinker import types
 from tinker.lib.base_url import DEFAULT_BASE_URL
@@ -413,3 +414,4 @@ def main(url):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    end(0)

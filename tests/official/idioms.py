@@ -17,6 +17,7 @@ import warnings
 
 import numpy as np
 import pydantic
+from ending import end
 from tinker.lib.retry_handler import RetryConfig
 
 warnings.simplefilter("ignore")  # the deprecations of the official SDK
@@ -466,4 +467,4 @@ def main(url):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    end(main(sys.argv[1]))
