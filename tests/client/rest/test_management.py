@@ -92,7 +92,7 @@ def test_searching_and_moving_a_session(connect_rest: Callable[..., Any], used: 
     [moved] = rest.search_sessions(SessionSearchRequest(project_ids=["poems"])).sessions
     assert moved.session_id == found.session_id
     assert rest.list_training_runs(project_id="poems").cursor.total_count == 1
-    assert rest.list_training_runs(project_id="prose").training_runs == []
+    assert rest.list_training_runs(project_id="empty").training_runs == []
 
 
 def test_a_checkpoint_is_published_and_gets_a_time_to_live(

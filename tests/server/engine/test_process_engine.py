@@ -56,7 +56,9 @@ SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1, prompt_logprob
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    file = Path(f"/proc/{pid}/environ")
+    wait_until(lambda: bool(file.read_text()))  # for an instant it is still empty
+    variables = file.read_text().split("\0")
     parts = [variable.partition("=") for variable in variables if variable]
     return {name: value for name, _, value in parts}
 
