@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.pages.test_continued_runs import continued, train
 from tests.server.pages.test_run_pages import add_run, take_step
 from tests.support.server_calls import Api
 
@@ -16,11 +17,14 @@ OpenPage = Callable[..., Any]
 
 @pytest.fixture
 def model_id(api: Api) -> str:
-    """A run with two steps, a checkpoint, a failure and a request that waits."""
+    """A run with two steps, a checkpoint, a failure and a request that waits, and a run that
+    continues it.
+    """
     model_id = add_run(api, "all of it", recipe="sft")
     take_step(api, model_id, 1, 8)
     take_step(api, model_id, 3, 4)
-    api.result(api.ok("save_weights", model_id=model_id, seq_id=5, path="first"))
+    path = api.result(api.ok("save_weights", model_id=model_id, seq_id=5, path="first"))["path"]
+    train(api, continued(api, path, "the rest of it"), 1, 3, 2)
     api.result(api.step(model_id, 6, 99))
     api.step(model_id, 8)
     return model_id
@@ -35,12 +39,16 @@ def axe() -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "run", "delete", "/playground", "/failures", "/sessions"])
+@pytest.mark.parametrize(
+    "path", ["/", "run", "continued", "delete", "/playground", "/failures", "/sessions"]
+)
 def test_axe_finds_nothing(
     api: Api, model_id: str, axe: str, open_page: OpenPage, path: str, scheme: str
 ) -> None:
+    [later] = api.get(f"training_runs/{model_id}").json()["continued_by"]
     paths = {
         "run": f"/runs/{model_id}",
+        "continued": f"/runs/{later}",
         "delete": f"/runs/{model_id}/checkpoints/weights/first/delete",
     }
     url = f"{api.http.base_url}{paths.get(path, path)}"
@@ -124,7 +132,9 @@ def test_nothing_is_wider_than_a_narrow_screen(
     api: Api, model_id: str, open_page: OpenPage
 ) -> None:
     page = open_page(str(api.http.base_url), viewport={"width": 380, "height": 800})
-    for path in ("/", f"/runs/{model_id}", "/playground", "/failures", "/sessions", "/docs"):
+    [later] = api.get(f"training_runs/{model_id}").json()["continued_by"]
+    runs = f"/runs/{model_id}", f"/runs/{later}"
+    for path in ("/", *runs, "/playground", "/failures", "/sessions", "/docs"):
         page.goto(f"{api.http.base_url}{path}")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 380, path

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.pages.test_continued_runs import continued, save, train
 from tests.server.pages.test_run_pages import add_run, take_step
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import API, Api
@@ -108,6 +109,45 @@ def test_a_metric_is_chosen_and_read_by_pointer_and_keys(api: Api, open_page: Op
     assert page.locator("#announcer").inner_text() == "Step 3: 0.5"
     page.keyboard.press("ArrowLeft")
     assert page.locator("#chart-point").inner_text() == "step 2: 0.3"
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_continued_run_shows_the_run_before_and_leads_to_it(
+    api: Api, open_page: OpenPage, scripts: bool
+) -> None:
+    old = add_run(api, "first night")
+    train(api, old, 1, 9, 8)
+    new = continued(api, save(api, old, 5, "at-2"), "second night")
+    train(api, new, 1, 6, 5)
+    page = open_page(f"{api.http.base_url}/runs/{new}", java_script_enabled=scripts)
+    chart = page.get_by_role("img", name="Loss per token by step. From 9 at step 1 to 5 at step 4")
+    assert "Steps 1 to 2 of first night." in chart.get_attribute("aria-label")
+    own, before = (page.locator(f"#chart-lines path.curve{which}") for which in ("", ".earlier"))
+    assert (own.count(), before.count()) == (2, 1)
+    colors = [path.evaluate("path => getComputedStyle(path).stroke") for path in own.all()]
+    assert colors[0] != colors[1]
+    assert page.locator("#chart-lines path.joint").bounding_box()["height"] > 100
+    page.get_by_text("Values as a table").click()
+    assert page.get_by_role("cell", name="first night").count() == 2
+    page.get_by_role("link", name="first night").click()
+    page.get_by_role("link", name="second night").click()
+    page.wait_for_url(f"**/runs/{new}")
+
+
+def test_the_cursor_tells_the_steps_of_the_run_before(api: Api, open_page: OpenPage) -> None:
+    old = add_run(api, "first night")
+    train(api, old, 1, 9, 8)
+    new = continued(api, save(api, old, 5, "at-2"), "second night")
+    page = open_page(f"{api.http.base_url}/runs/{new}")
+    page.locator("#live", has_text="live").wait_for()
+    train(api, new, 1, 6)
+    page.locator(".newest", has_text=re.compile("^6$")).wait_for()
+    page.locator("#chart-lines").focus()
+    page.keyboard.press("Home")
+    assert page.locator("#announcer").inner_text() == "Step 1 of first night: 9"
+    assert page.locator("#chart-point").inner_text() == "step 1 of first night: 9"
+    page.keyboard.press("End")
+    assert page.locator("#announcer").inner_text() == "Step 3: 6"
 
 
 def test_a_checkpoint_is_deleted_after_a_question(api: Api, open_page: OpenPage) -> None:

@@ -311,7 +311,8 @@ class RestClient:
     def get_training_run(
         self, training_run_id: str, access_scope: AccessScope = "owned"
     ) -> TrainingRun:
-        """Returns a training run, with its newest checkpoints.
+        """Returns a training run, with its newest checkpoints. The embedded server also says which
+        checkpoints of other runs it has loaded (`origins`), and which runs continue it.
 
         Example:
             run = rest.get_training_run(trainer.model_id)

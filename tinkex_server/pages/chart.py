@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 1000, 300
 """The size of the view in which a path is drawn; it is stretched to the place that there is."""
 _WORDS = 12
 """The rows of the table that stands for a chart."""
+_MOST_NAMED = 3
+"""The most earlier runs that are named in the words that stand for a chart."""
 
 
 @frozen
@@ -28,13 +30,34 @@ class Tick:
 
 
 @frozen
-class Chart:
-    """A curve with its axes."""
+class Earlier:
+    """A run before the one of a chart, which continues it: its steps up to `last`."""
+
+    first: int
+    last: int
+    title: str
+
+
+@frozen
+class Curve:
+    """Values as a line."""
 
     path: str
     """The attribute `d` of an SVG path in a view of WIDTH by HEIGHT."""
     dots: Sequence[tuple[float, float]]
     """Values with no neighbour to draw a line to."""
+
+
+@frozen
+class Chart:
+    """The curve of a run, after those of the runs that it continues, with their axes."""
+
+    curve: Curve
+    earlier_curve: Curve
+    """The values of the runs before."""
+    joints: str
+    """The path of the lines at which a run is continued by the next one."""
+    earlier: Sequence[Earlier]
     grid: str
     """The path of the lines at the ticks of the value axis."""
     value_ticks: Sequence[Tick]
@@ -49,10 +72,34 @@ class Chart:
     note: str
     """A text that says where the value axis begins, if that is not at zero."""
 
+    @property
+    def earlier_runs(self) -> str:
+        """The JSON of `[last step, title]` of each run before."""
+        return orjson.dumps([(run.last, run.title) for run in self.earlier]).decode()
 
-def draw(values: Sequence[tuple[int, float | None]]) -> Chart | None:
+    @property
+    def about_earlier(self) -> str:
+        """A sentence on the runs before; empty without any."""
+        if not self.earlier:
+            return ""
+        if len(self.earlier) > _MOST_NAMED:
+            return f"Steps 1 to {self.earlier[-1].last} of {len(self.earlier)} earlier runs."
+        named = [f"{run.first} to {run.last} of {run.title}" for run in self.earlier]
+        return f"Steps {', '.join(named)}."
+
+    def earlier_run(self, step: int) -> str:
+        """Returns the title of the run before that took a step; none for a step of the run."""
+        return next((run.title for run in self.earlier if step <= run.last), "")
+
+
+def draw(
+    values: Sequence[tuple[int, float | None]], earlier: Sequence[Earlier] = ()
+) -> Chart | None:
     """Returns the chart of values by step, or None if none is finite. A value that is not finite
     interrupts the line.
+
+    Args:
+        earlier: the runs before, in order, whose steps are among these.
     """
     points = [(step, v if v is not None and math.isfinite(v) else None) for step, v in values]
     seen = [(step, value) for step, value in points if value is not None]
@@ -60,10 +107,19 @@ def draw(values: Sequence[tuple[int, float | None]]) -> Chart | None:
         return None
     across, up = step_scale(points[0][0], points[-1][0]), value_scale([v for _, v in seen])
     place = _placer(across, up)
-    lines, dots = _lines(points, place)
+    earlier = [run for run in earlier if run.last >= points[0][0]]
+    ends = [run.last for run in earlier]
+    runs = [
+        [point for point in points if after < point[0] <= last]
+        for after, last in pairwise([0, *ends, points[-1][0]])
+    ]
     return Chart(
-        path=lines,
-        dots=dots,
+        curve=_curve(runs[-1:], place),
+        earlier_curve=_curve(runs[:-1], place),
+        joints="".join(
+            f"M{place(last, up.low)[0]:g},0V{HEIGHT}" for last in ends if last <= points[-1][0]
+        ),
+        earlier=earlier,
         grid="".join(f"M0,{place(0, tick)[1]:g}H{WIDTH}" for tick in up.ticks),
         value_ticks=[Tick(round(100 * (1 - up.place(t)), 2), up.label(t)) for t in up.ticks],
         step_ticks=[_step_tick(across, tick) for tick in across.ticks],
@@ -86,22 +142,24 @@ def _placer(across: Scale, up: Scale) -> _Place:
     return place
 
 
-def _lines(
-    points: Sequence[tuple[int, float | None]], place: _Place
-) -> tuple[str, Sequence[tuple[float, float]]]:
-    """Returns the path through neighbouring values, and the places of values without any."""
-    placed = [None if value is None else place(step, value) for step, value in points]
-    path = "".join(
-        f"{'L' if before else 'M'}{here[0]:g},{here[1]:g}"
-        for before, here in pairwise([None, *placed])
-        if here
-    )
-    dots = [
-        here
-        for before, here, after in zip([None, *placed], placed, [*placed[1:], None], strict=False)
-        if here and not before and not after
-    ]
-    return path, dots
+def _curve(runs: Sequence[Sequence[tuple[int, float | None]]], place: _Place) -> Curve:
+    """Returns the lines through neighbouring values of each run, and the values without any."""
+    path, dots = "", list[tuple[float, float]]()
+    for points in runs:
+        placed = [None if value is None else place(step, value) for step, value in points]
+        path += "".join(
+            f"{'L' if before else 'M'}{here[0]:g},{here[1]:g}"
+            for before, here in pairwise([None, *placed])
+            if here
+        )
+        dots += [
+            here
+            for before, here, after in zip(
+                [None, *placed], placed, [*placed[1:], None], strict=False
+            )
+            if here and not before and not after
+        ]
+    return Curve(path, dots)
 
 
 def _step_tick(across: Scale, tick: float) -> Tick:

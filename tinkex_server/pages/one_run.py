@@ -9,7 +9,7 @@ from attrs import frozen
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.errors import not_found
-from tinkex_server.pages.chart import Chart, draw
+from tinkex_server.pages.chart import Chart, Earlier, draw
 from tinkex_server.pages.names import (
     SILENT_SECONDS,
     StatusWords,
@@ -19,7 +19,9 @@ from tinkex_server.pages.names import (
     status_words,
     title_of,
 )
+from tinkex_server.pages.origins import Origins, origins_of
 from tinkex_server.pages.paging import Pages, pages
+from tinkex_server.rules import lineage
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ListedRun, StepRow
 
@@ -48,6 +50,7 @@ class OneRun:
     url: str
     status: StatusWords
     metadata: Mapping[str, str]
+    origins: Origins
     metrics: Sequence[Metric]
     checkpoints: Sequence[CheckpointRow]
     pages: Pages
@@ -63,7 +66,7 @@ def one_run(
     state: CommonState, access: Access, model_id: str, query: Mapping[str, str], now: float
 ) -> OneRun:
     """Returns a run that the caller may see. Raises `Refused` (404) for any other."""
-    access.run(model_id)
+    parts = lineage.parts(access, access.run(model_id))
     run = state.store.run_list.get(model_id, now - SILENT_SECONDS)
     if run is None:
         raise not_found(f"unknown model {model_id!r}")
@@ -71,19 +74,22 @@ def one_run(
     total = state.store.checkpoints.count_of_run(model_id)
     here = pages(query.get("page", ""), _CHECKPOINTS, total, asked)
     pending = sum(r.identity.scope == model_id for r in state.futures.pending(access))
+    origins = origins_of(state, access, run.model, parts)
+    steps = state.store.steps.fullest(parts, _POINTS)
     return OneRun(
         run,
         title_of(run.model, run.session),
         run_url(model_id),
         status_words(run, pending, now),
         metadata_of(run),
-        _metrics(state.store.steps.fullest(model_id, _POINTS), query.get("metric", "loss")),
+        origins,
+        _metrics(steps, origins.earlier, query.get("metric", "loss")),
         state.store.checkpoints.of_run(model_id)[here.offset : here.offset + here.size],
         here,
     )
 
 
-def _metrics(steps: Sequence[StepRow], asked: str) -> Sequence[Metric]:
+def _metrics(steps: Sequence[StepRow], earlier: Sequence[Earlier], asked: str) -> Sequence[Metric]:
     """Returns the metrics that occur in these steps, the best known ones first."""
     values = [_values(step) for step in steps]
     names = {name for row in values for name, value in row.items() if value is not None}
@@ -102,7 +108,8 @@ def _metrics(steps: Sequence[StepRow], asked: str) -> Sequence[Metric]:
                     (step.number, row.get(name))
                     for step, row in zip(steps, values, strict=True)
                     if name in row
-                ]
+                ],
+                earlier,
             ),
             name == chosen,
         )

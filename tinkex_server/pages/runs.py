@@ -14,11 +14,13 @@ from tinkex_server.pages.chart import Chart, draw
 from tinkex_server.pages.names import (
     SILENT_SECONDS,
     StatusWords,
+    Subject,
     metadata_of,
     run_url,
     status_words,
     title_of,
 )
+from tinkex_server.pages.origins import first_origin
 from tinkex_server.pages.paging import Pages, pages
 from tinkex_server.state import CommonState
 from tinkex_server.store import RUN_GROUPS, ListedRun, RunOrder, RunSearch
@@ -51,6 +53,8 @@ class RunLine:
     url: str
     status: StatusWords
     metadata: Mapping[str, str]
+    origin: Subject | None
+    """The run that it continues."""
     curve: Chart | None
     checkpoints: int
 
@@ -111,7 +115,7 @@ def run_page(state: CommonState, access: Access, query: Mapping[str, str], now: 
     pending = Counter(request.identity.scope for request in state.futures.pending(access))
     found = state.store.run_list.page(search, here.size, here.offset)
     return RunPage(
-        lines=[_line(state, run, pending[run.model.model_id], now) for run in found],
+        lines=[_line(state, access, run, pending[run.model.model_id], now) for run in found],
         groups=_groups(asked, counts),
         columns={name: _column(asked, name, search) for name in _COLUMNS},
         pages=here,
@@ -132,7 +136,7 @@ def _known(query: Mapping[str, str]) -> dict[str, str]:
     return asked
 
 
-def _line(state: CommonState, run: ListedRun, pending: int, now: float) -> RunLine:
+def _line(state: CommonState, access: Access, run: ListedRun, pending: int, now: float) -> RunLine:
     steps = state.store.steps.curve(run.model.model_id, _POINTS)
     return RunLine(
         run,
@@ -140,6 +144,7 @@ def _line(state: CommonState, run: ListedRun, pending: int, now: float) -> RunLi
         run_url(run.model.model_id),
         status_words(run, pending, now),
         metadata_of(run),
+        first_origin(state, access, run.model),
         draw([(step.number, step.loss) for step in steps if step.trained]),
         state.store.checkpoints.count_of_run(run.model.model_id),
     )

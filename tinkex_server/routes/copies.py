@@ -18,6 +18,7 @@ from tinkex_server.errors import Reason, Refused, malformed
 from tinkex_server.jobs.poll_answers import PollAnswer
 from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
+from tinkex_server.rules.lineage import note_origin
 from tinkex_server.rules.saving import check_ttl, expiry, record_checkpoint, write_checkpoint
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
@@ -101,12 +102,13 @@ def _copy(
                 owner=identity.owner,
             )
             planned = CheckpointRow(
-                path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata
+                path, name, 0, now, expiry(now, ttl_seconds), source.user_metadata, step=0
             )
             copy_files = partial(_copy_files, saved)
             copy = await write_checkpoint(state, copied_run, planned, folder, copy_files)
             state.store.models.add(copied_run)
             state.store.checkpoints.put(copy)
+            note_origin(state.store, copied_run.model_id, source)
         record_checkpoint(state, copied_run, copy, "copied")
         return encode(CopyWeightsResponse(str(path)).to_dict())
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinkex_api.models import Cursor, TrainingRun, TrainingRunsResponse, UserMetadata
+from attrs import evolve
+from tinkex_api.models import Cursor, RunOrigin, TrainingRun, TrainingRunsResponse, UserMetadata
 
 from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS
 from tinkex_server.routes.support.checkpoints import describe_checkpoint
 from tinkex_server.routes.support.endpoint import Call, get
 from tinkex_server.routes.support.formatting import moment, user_urn
 from tinkex_server.routes.support.query import accessible, page
+from tinkex_server.rules import lineage
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, RunQuery
+
+_MOST_RELATED = 100
+"""The most runs before, and the most runs after a run, in one answer."""
 
 
 async def list_training_runs(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
@@ -26,9 +31,14 @@ async def list_training_runs(state: CommonState, call: Call[None]) -> Mapping[st
 
 
 async def get_training_run(state: CommonState, call: Call[None]) -> Mapping[str, Any]:
-    return _describe(
-        state, call.access.run(call.path["run_id"], published=accessible(call.query))
-    ).to_dict()
+    row = call.access.run(call.path["run_id"], published=accessible(call.query))
+    loads = [
+        RunOrigin(load.path.run_id, str(load.path), load.after_step, step=load.step)
+        for load in lineage.origins(call.access, row, _MOST_RELATED)
+    ]
+    later = [run.model_id for run in lineage.continuing(call.access, row, _MOST_RELATED)]
+    described = _describe(state, row)
+    return evolve(described, origins=loads or None, continued_by=later or None).to_dict()
 
 
 def _describe(state: CommonState, row: ModelRow) -> TrainingRun:

@@ -36,6 +36,7 @@ from tinkex_server.jobs.loading import create_and_load
 from tinkex_server.jobs.requests import RequestIdentity, Work
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
+from tinkex_server.rules.lineage import note_origin
 from tinkex_server.rules.model_creation import NewModel, new_model_row, submit_creation
 from tinkex_server.rules.saving import (
     check_ttl,
@@ -161,7 +162,10 @@ def _save_named(
             check_unsaved(state, path)
         with state.folders.new(*path.folder_parts) as (name, folder):
             now = time.time()
-            planned = CheckpointRow(path, name, 0, now, expiry(now, ttl_seconds), metadata)
+            steps = state.store.steps.count_ended(row.model_id)
+            planned = CheckpointRow(
+                path, name, 0, now, expiry(now, ttl_seconds), metadata, step=steps
+            )
             write = _writer(state, path.run_id, optimizer=path.kind == WEIGHTS)
             saved = await write_checkpoint(state, row, planned, folder, write)
             state.store.checkpoints.put(saved)
@@ -233,6 +237,7 @@ def _load(state: ServerState, access: Access, row: ModelRow, body: LoadWeightsRe
                 state.engine.load_model, row.model_id, folder, optimizer=body.optimizer
             )
         state.recovery.note_state(row.model_id, path, optimizer=body.optimizer, seq_id=body.seq_id)
+        note_origin(state.store, row.model_id, saved)
         return encode(_loaded(path, row.model_id))
 
     return work
@@ -275,10 +280,13 @@ def _loaded_model(
 async def _create_loaded(
     state: ServerState, access: Access, row: ModelRow, path: CheckpointPath, *, optimizer: bool
 ) -> Sequence[str]:
-    with state.folders.hold(_find(access, path).folder) as folder:
-        return await state.lanes.call(
+    saved = _find(access, path)
+    with state.folders.hold(saved.folder) as folder:
+        warnings = await state.lanes.call(
             create_and_load, state.engine, row, folder, optimizer=optimizer
         )
+    note_origin(state.store, row.model_id, saved)
+    return warnings
 
 
 def _loaded(path: CheckpointPath, model_id: str) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from tinkex_server.store.database import Database, StoreError, StoreWriteError
 from tinkex_server.store.futures import StoredFutures
 from tinkex_server.store.keys import Keys
 from tinkex_server.store.models import Models
+from tinkex_server.store.origins import Origins
 from tinkex_server.store.rows import (
     FINISH_REASONS,
     RUN_GROUPS,
@@ -38,7 +39,9 @@ from tinkex_server.store.rows import (
     ListedRun,
     ModelRow,
     ModelState,
+    OriginRow,
     RunOrder,
+    RunPart,
     RunQuery,
     RunSearch,
     RunStatus,
@@ -78,7 +81,9 @@ __all__ = [
     "ListedRun",
     "ModelRow",
     "ModelState",
+    "OriginRow",
     "RunOrder",
+    "RunPart",
     "RunQuery",
     "RunSearch",
     "RunStatus",
@@ -109,6 +114,7 @@ class Store:
         self.sessions = Sessions(self._database)
         self.models = Models(self._database)
         self.run_list = RunList(self._database)
+        self.origins = Origins(self._database)
         self.futures = StoredFutures(self._database)
         self.steps = Steps(self._database)
         self.checkpoints = Checkpoints(self._database)

@@ -16,8 +16,8 @@ _JOINED = "FROM checkpoints JOIN models USING (model_id) JOIN sessions USING (se
 _CHECKPOINTS = f"SELECT checkpoints.*, sessions.owner, models.base_model {_JOINED}"
 _PUT = (
     "INSERT OR REPLACE INTO checkpoints (model_id, kind, name, folder, size_bytes, created_at,"
-    " expires_at, user_metadata, public)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " expires_at, user_metadata, public, step)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _AT = "model_id = ? AND kind = ? AND name = ?"
 
@@ -137,6 +137,7 @@ def _values(row: CheckpointRow) -> tuple[Any, ...]:
         row.expires_at,
         dump(row.user_metadata),
         row.public,
+        row.step,
     )
     return *_key(row.path), *kept
 
@@ -152,6 +153,7 @@ def _row(row: sqlite3.Row) -> CheckpointRow:
         bool(row["public"]),
         row["owner"],
         row["base_model"],
+        row["step"],
     )
 
 

@@ -17,7 +17,7 @@ logger = logging.getLogger("tinkex.local")
 
 T = TypeVar("T")
 
-_VERSION = 5
+_VERSION = 6
 _FIRST_VERSION = 4
 _SCHEMA = """
 CREATE TABLE keys (
@@ -93,7 +93,20 @@ ALTER TABLE steps ADD COLUMN computed_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE steps ADD COLUMN seconds REAL NOT NULL DEFAULT 0;
 ALTER TABLE steps ADD COLUMN metrics TEXT NOT NULL DEFAULT '{}';
 CREATE INDEX failed_futures ON futures (finished_at) WHERE state = 'failed';
-"""
+""",
+    # a run without steps may have had some that were dropped since
+    5: """
+ALTER TABLE checkpoints ADD COLUMN step INTEGER;
+UPDATE checkpoints SET step = (
+    SELECT max(number) FROM steps
+    WHERE steps.model_id = checkpoints.model_id AND ended AND at <= checkpoints.created_at
+);
+CREATE TABLE origins (
+    model_id TEXT NOT NULL REFERENCES models, after_step INTEGER NOT NULL, source_id TEXT NOT NULL,
+    kind TEXT NOT NULL, name TEXT NOT NULL, step INTEGER, PRIMARY KEY (model_id, after_step)
+) WITHOUT ROWID;
+CREATE INDEX origins_of_source ON origins (source_id);
+""",
 }
 """The scripts that turn a file of one layout into one of the next, by the older layout."""
 # with recursive_triggers a row that is replaced fires the triggers of a deletion, too

@@ -291,6 +291,39 @@ class CheckpointRow:
     public: bool = False
     owner: str = ""
     base_model: str = ""
+    step: int | None = None
+    """The steps that its run had taken. None for a save of a release that did not note them, if it
+    is not known otherwise.
+    """
+
+
+@frozen
+class OriginRow:
+    """A load of another run's checkpoint."""
+
+    model_id: str
+    """The id of the run that loaded it."""
+    after_step: int
+    """The steps that the run had taken before; 0 if it continues the other run."""
+    source: CheckpointPath
+    """The path of the checkpoint, which may have been deleted since."""
+    step: int | None
+    """The steps that the other run had taken when it saved the checkpoint, if known."""
+
+
+@frozen
+class RunPart:
+    """The first steps of a run, as part of a training that several runs continue."""
+
+    model_id: str
+    steps: int
+    before: int = 0
+    """The steps of the training that earlier runs have taken."""
+
+    @property
+    def last(self) -> int:
+        """The number of its last step, counted from the training's first."""
+        return self.before + self.steps
 
 
 @frozen(kw_only=True)

@@ -10,14 +10,30 @@ import orjson
 from attrs import frozen
 
 from tinkex_server.store.database import Database, dump
-from tinkex_server.store.rows import Batch, StepRow
+from tinkex_server.store.rows import Batch, RunPart, StepRow
 
 _MOST_METRICS = 64
 """The most metrics of one step; further names are dropped."""
-_STEPS = (
-    "SELECT number, tokens > 0 AS trained, loss / tokens AS loss, at,"
-    " computed_tokens / nullif(seconds, 0) AS rate, metrics FROM steps"
+_VALUES = (
+    "tokens > 0 AS trained, loss / tokens AS loss, at,"
+    " computed_tokens / nullif(seconds, 0) AS rate, metrics"
 )
+_STEPS = f"SELECT number, {_VALUES} FROM steps"
+_FULLEST = f"""
+WITH parts AS (
+    SELECT json_extract(value, '$[0]') AS model_id, json_extract(value, '$[1]') AS most,
+        json_extract(value, '$[2]') AS before
+    FROM json_each(?1)
+), chosen AS (
+    SELECT steps.rowid AS id, number + before AS place, row_number() OVER (
+        PARTITION BY (number + before) / ?2
+        ORDER BY (SELECT count(*) FROM json_each(metrics)) DESC, number + before
+    ) AS nth
+    FROM parts JOIN steps USING (model_id) WHERE number <= most
+)
+SELECT place AS number, {_VALUES} FROM chosen JOIN steps ON steps.rowid = id
+WHERE nth = 1 OR place IN (SELECT value FROM json_each(?3)) ORDER BY place
+"""
 
 
 class Steps:
@@ -111,6 +127,12 @@ class Steps:
             "SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ?", model_id
         )
 
+    def count_ended(self, model_id: str) -> int:
+        """Returns the number of steps without the open one."""
+        return self._db.number(
+            "SELECT coalesce(max(number), 0) FROM steps WHERE model_id = ? AND ended = 1", model_id
+        )
+
     def after(self, model_id: str, number: int, most: int) -> Sequence[StepRow]:
         """Returns the next steps after the one of this number, in order. The open step is not one
         of them.
@@ -122,31 +144,24 @@ class Steps:
         """Returns about `most` steps, evenly spread and in order, with the first and the newest."""
         last = self.count(model_id)
         apart = max(1, last // most)
-        return self._of_numbers(model_id, [1, *range(apart, last + 1, apart), last])
-
-    def fullest(self, model_id: str, most: int) -> Sequence[StepRow]:
-        """Returns about `most` steps as `curve` does, but of those near each other the one with the
-        most metrics: so that values of a few steps, such as evaluations, are among them. It reads
-        all steps of the run.
-        """
-        last = self.count(model_id)
-        apart = max(1, last // most)
-        if apart == 1:
-            return self.curve(model_id, most)
-        sql = (
-            "SELECT number FROM (SELECT number, row_number() OVER (PARTITION BY number / ?1"
-            " ORDER BY (SELECT count(*) FROM json_each(metrics)) DESC, number) AS place"
-            " FROM steps WHERE model_id = ?2) WHERE place = 1"
-        )
-        chosen: list[int] = self._db.all(lambda row: row[0], sql, apart, model_id)
-        return self._of_numbers(model_id, [1, *chosen, last])
-
-    def _of_numbers(self, model_id: str, numbers: Sequence[int]) -> Sequence[StepRow]:
         sql = (
             f"{_STEPS} WHERE model_id = ? AND number IN (SELECT value FROM json_each(?))"
             " ORDER BY number"
         )
-        return self._db.all(_row, sql, model_id, dump(numbers))
+        return self._db.all(_row, sql, model_id, dump([1, *range(apart, last + 1, apart), last]))
+
+    def fullest(self, parts: Sequence[RunPart], most: int) -> Sequence[StepRow]:
+        """Returns about `most` steps of a training, evenly spread and in order, with the first and
+        the newest of all and of the last run. Their numbers count from the training's first step.
+
+        Of steps near each other it returns the one with the most metrics: so that values of a few
+        steps, such as evaluations, are among them. It reads all steps.
+        """
+        newest = parts[-1]
+        apart = max(1, newest.last // most)
+        ends = [1, newest.before, newest.before + 1, newest.last]
+        lists = [(part.model_id, part.steps, part.before) for part in parts]
+        return self._db.all(_row, _FULLEST, dump(lists), apart, dump(ends))
 
     def drop(self, before: float, keep: int, most: int) -> int:
         """Deletes steps that ended before `before`, or are not among the newest `keep` of all runs,

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from .optim_step_response import OptimStepResponse
     from .optimizer_config import OptimizerConfig
     from .prompt_alt_tokens import PromptAltTokens
+    from .run_origin import RunOrigin
     from .sample_request import SampleRequest
     from .sample_response import SampleResponse
     from .sample_stream_event import SampleStreamEvent
@@ -228,6 +229,7 @@ _MODULES = {
     "OptimStepResponse": ".optim_step_response",
     "OptimizerConfig": ".optimizer_config",
     "PromptAltTokens": ".prompt_alt_tokens",
+    "RunOrigin": ".run_origin",
     "SampleRequest": ".sample_request",
     "SampleResponse": ".sample_response",
     "SampleStreamEvent": ".sample_stream_event",
@@ -373,6 +375,7 @@ __all__ = (
     "OptimStepRequest",
     "OptimStepResponse",
     "PromptAltTokens",
+    "RunOrigin",
     "SampledSequence",
     "SampleRequest",
     "SampleResponse",

@@ -12,6 +12,7 @@ from ..types import OpenModel, OwnFuture, read_time, write_time
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..models.run_origin import RunOrigin
     from ..models.user_metadata import UserMetadata
 
 
@@ -36,6 +37,10 @@ class TrainingRun(OpenModel, OwnFuture):
         last_checkpoint: Last checkpoint saved to resume training from; absent if there is none.
         last_sampler_checkpoint: Last checkpoint saved to sample from; absent if there is none.
         user_metadata: Metadata that the user gave the training run.
+        origins: Checkpoints of other runs that the training run has loaded, in order; absent in lists, and if there
+            are none.
+        continued_by: Ids of the owner's training runs that continue this one, newest first, at most 100; absent in
+            lists, and if there are none.
     """
 
     training_run_id: str
@@ -48,6 +53,8 @@ class TrainingRun(OpenModel, OwnFuture):
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
     user_metadata: UserMetadata | None = None
+    origins: list[RunOrigin] | None = None
+    continued_by: list[str] | None = None
     additional_properties: dict[str, Any] = field(init=False, factory=dict)
     __hash__ = OpenModel.__hash__
 
@@ -71,6 +78,10 @@ class TrainingRun(OpenModel, OwnFuture):
             fields["last_sampler_checkpoint"] = self.last_sampler_checkpoint.to_dict()
         if self.user_metadata is not None:
             fields["user_metadata"] = self.user_metadata.to_dict()
+        if self.origins is not None:
+            fields["origins"] = [item.to_dict() for item in self.origins]
+        if self.continued_by is not None:
+            fields["continued_by"] = self.continued_by
         return fields
 
     @classmethod
@@ -93,6 +104,10 @@ class TrainingRun(OpenModel, OwnFuture):
             user_metadata=models.UserMetadata.from_dict(value)
             if (value := rest.pop("user_metadata", None)) is not None
             else None,
+            origins=[models.RunOrigin.from_dict(item) for item in value]
+            if (value := rest.pop("origins", None)) is not None
+            else None,
+            continued_by=rest.pop("continued_by", None),
         )
         self.additional_properties = rest
         return self

@@ -51,6 +51,16 @@ def test_nothing_is_deleted_when_one_path_is_wrong(things: Things) -> None:
     assert paths_of(things.run) == {things.path, things.sampler_path}
 
 
+def test_a_run_and_the_one_that_continues_it_name_each_other(several: dict[str, str]) -> None:
+    with ServiceClient() as service:
+        later = service.create_training_client_from_state(several["b"]).model_id
+    new, old = (data("run", "info", run_id) for run_id in (later, several["run"]))
+    assert (new["continues"], new["continued_by"]) == (several["b"], [])
+    assert (old["continues"], old["continued_by"]) == (None, [later])
+    shown = run("run", "info", several["run"]).stdout
+    assert f"continued_by\t{later}\n" in shown
+
+
 def test_a_dry_run_deletes_nothing(several: dict[str, str]) -> None:
     args = ("checkpoint", "delete", "--run", several["run"], "--dry-run")
     rows = data(*args)

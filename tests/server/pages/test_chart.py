@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tinkex_server.pages.chart import Chart, draw
+from tinkex_server.pages.chart import Chart, Curve, Earlier, draw
 from tinkex_server.pages.scale import step_scale, value_scale
 
 
@@ -57,9 +57,9 @@ def test_the_axis_of_steps_has_whole_numbers(first: int, last: int, ticks: list[
 
 def test_a_line_ends_where_a_value_is_not_a_number_and_a_lone_value_is_a_dot() -> None:
     drawn = chart(2.0, 1.0, None, 1.0, math.inf, 0.0, 2.0)
-    assert drawn.path == "M0,0L166.7,150M500,150M833.3,300L1000,0"
-    assert drawn.dots == [(500.0, 150.0)]
-    assert chart(5.0).dots == [(500.0, 150.0)]  # one step is no empty box
+    assert drawn.curve.path == "M0,0L166.7,150M500,150M833.3,300L1000,0"
+    assert drawn.curve.dots == [(500.0, 150.0)]
+    assert chart(5.0).curve.dots == [(500.0, 150.0)]  # one step is no empty box
 
 
 @pytest.mark.parametrize("values", [(), (None,), (math.inf, math.nan)])
@@ -75,3 +75,35 @@ def test_words_and_a_table_stand_for_the_chart() -> None:
     assert (drawn.rows[0], drawn.rows[-1]) == ((1, 100.0), (100, 1.0))
     assert len(drawn.rows) <= 13
     assert chart(3.0).summary == "3 at step 1."
+
+
+def test_earlier_runs_are_lines_of_their_own_with_a_mark_where_each_is_continued() -> None:
+    earlier = [Earlier(1, 2, "first"), Earlier(3, 4, "second")]
+    drawn = draw([(step, 7.0 - step) for step in range(1, 7)], earlier)
+    assert drawn is not None
+    assert drawn.earlier_curve.path == "M0,0L200,50M400,100L600,150"
+    assert drawn.curve == Curve("M800,200L1000,250", [])
+    assert drawn.joints == "M200,0V300M600,0V300"
+    assert drawn.summary.startswith("From 6 at step 1 to 1 at step 6")
+    assert drawn.about_earlier == "Steps 1 to 2 of first, 3 to 4 of second."
+    assert [drawn.earlier_run(step) for step in (2, 3, 5)] == ["first", "second", ""]
+    assert json.loads(drawn.earlier_runs) == [[2, "first"], [4, "second"]]
+
+
+def test_a_metric_shows_the_earlier_runs_that_have_it() -> None:
+    earlier = [Earlier(1, 2, "first"), Earlier(3, 4, "second")]
+    later = draw([(5, 1.0), (6, 0.0)], earlier)
+    assert later is not None
+    assert (later.earlier, later.about_earlier, later.joints) == ([], "", "")
+    assert later.curve.path.startswith("M0,")
+    gone = draw([(1, 1.0), (2, 0.0)], earlier)
+    assert gone is not None
+    assert (gone.curve.path, gone.joints) == ("", "M1000,0V300")
+    assert gone.earlier_curve.path.startswith("M0,")
+
+
+def test_many_earlier_runs_are_counted_and_not_named() -> None:
+    earlier = [Earlier(number, number, f"run {number}") for number in range(1, 10)]
+    drawn = draw([(step, 1.0) for step in range(1, 11)], earlier)
+    assert drawn is not None
+    assert drawn.about_earlier == "Steps 1 to 9 of 9 earlier runs."

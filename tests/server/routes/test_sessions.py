@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import Api, new_model, step
+from tests.support.wait_until import wait_until
 from tinkex.local import Server, serve
 
 
@@ -57,7 +58,7 @@ def test_a_session_lives_until_it_is_finished(api: Api) -> None:
     }
     assert api.send("forward_backward", **step(model_id, 1)).status_code == 404
     assert api.send("create_model", **new_model(session_id, 1)).status_code == 400
-    assert api.engine.count("unload_model", model_id) == 1
+    wait_until(lambda: api.engine.count("unload_model", model_id) == 1)
 
 
 def test_a_finished_session_lets_its_models_run_what_is_queued(api: Api) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.support.recording_engine import RecordingEngine
 from tests.support.server_calls import started
 from tinkex_server.engine.interface import LoraShape
-from tinkex_server.store import Batch, ModelRow, SessionRow, Store
+from tinkex_server.store import Batch, ModelRow, RunPart, SessionRow, Store
 
 
 @pytest.fixture
@@ -96,11 +95,11 @@ def test_values_of_a_few_steps_are_in_the_curve_of_a_long_run(store: Store) -> N
     for number in range(1, 401):
         add(store, {"grad_norm": 1.0})
         store.steps.end("a", {"eval_loss": 2.0} if number % 80 == 0 else {})
-    chosen = store.steps.fullest("a", 50)
+    chosen = store.steps.fullest([RunPart("a", 400)], 50)
     assert len(chosen) < 60
     assert {80, 160, 240, 320, 400} <= {row.number for row in chosen}
     assert (chosen[0].number, chosen[-1].number) == (1, 400)
-    assert [row.number for row in store.steps.fullest("a", 500)] == [*range(1, 401)]
+    assert [row.number for row in store.steps.fullest([RunPart("a", 400)], 500)] == [*range(1, 401)]
 
 
 def test_a_step_has_a_bounded_number_of_metrics(store: Store) -> None:
@@ -129,23 +128,3 @@ def test_what_the_engine_computes_is_kept(tmp_path: Path) -> None:
     assert row.metrics == {"learning_rate": 0.25}
     assert row.tokens_per_second is not None
     assert row.tokens_per_second > 0
-
-
-def test_a_data_folder_of_the_release_before_goes_on(tmp_path: Path) -> None:
-    file = tmp_path / "tinkex.db"
-    with closing(Store(file)) as store:
-        store.sessions.add(SessionRow("s", [], {}, "1", None, None, 0.0))
-        store.models.add(ModelRow("a", "s", "base", LoraShape(4), "adamw", {}, "ready", 0.0, 0.0))
-        add(store, {})
-        store.steps.end("a")
-    with closing(sqlite3.connect(file)) as old:
-        for column in ("batches", "computed_tokens", "seconds", "metrics"):
-            old.execute(f"ALTER TABLE steps DROP COLUMN {column}")
-        old.execute("DROP INDEX failed_futures")
-        old.execute("PRAGMA user_version = 4")
-        old.commit()
-    with closing(Store(file)) as store:
-        [row] = store.steps.after("a", 0, 9)
-        assert (row.loss, row.metrics, row.tokens_per_second) == (1.0, {}, None)
-        add(store, {"tokens:sum": 3.0})
-        assert newest(store) == {"tokens:sum": 3.0}

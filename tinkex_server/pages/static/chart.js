@@ -17,7 +17,7 @@ export function startChart() {
     if (index === null) return;
     event.preventDefault();
     choose(points[index]);
-    announce(`Step ${points[index][0]}: ${points[index][1]}`);
+    announce(`Step ${words(points[index])}`);
   });
   document.addEventListener("focusout", (event) => event.target.id === "chart-lines" && clear());
   document.addEventListener("updated", redraw);
@@ -41,9 +41,17 @@ function nearest(lines, x) {
   );
 }
 
-function choose([step, value, left, top]) {
+// A value in words, with the name of the earlier run that it is of.
+function words([step, value]) {
+  const earlier = JSON.parse(document.getElementById("chart-lines").dataset.earlier ?? "[]");
+  const run = earlier.find(([last]) => step <= last);
+  return run ? `${step} of ${run[1]}: ${value}` : `${step}: ${value}`;
+}
+
+function choose(point) {
+  const [step, , left, top] = point;
   chosen = step;
-  document.getElementById("chart-point").textContent = `step ${step}: ${value}`;
+  document.getElementById("chart-point").textContent = `step ${words(point)}`;
   document
     .getElementById("chart-cursor")
     .replaceChildren(
@@ -63,8 +71,8 @@ function redraw() {
 function clear() {
   chosen = null;
   document.getElementById("chart-cursor")?.replaceChildren();
-  const words = document.getElementById("chart-point");
-  if (words) words.textContent = "";
+  const place = document.getElementById("chart-point");
+  if (place) place.textContent = "";
 }
 
 function draw(name, attributes) {
