@@ -195,13 +195,16 @@ def test_samples_keep_the_weights_that_they_began_with(engine: TorchEngine, tmp_
         engine.sample("live", spec).result()
 
 
-def test_training_goes_on_while_samples_are_drawn(engine: TorchEngine) -> None:
+def test_training_goes_on_while_samples_are_drawn(engine: TorchEngine, tmp_path: Path) -> None:
+    engine.create_model("busy", "tinkex/tiny", LoraShape(16, seed=3))
+    engine.save_model("busy", tmp_path / "busy", optimizer=False)
+    engine.load_sampler("busy", "tinkex/tiny", tmp_path / "busy")
     spec = SampleSpec(PROMPTS[0], max_tokens=40, stop_tokens=[], seed=3)
-    [alone] = together(engine, [("large", spec)])
-    under_way = engine.sample("large", spec)
+    [alone] = together(engine, [("busy", spec)])
+    under_way = engine.sample("busy", spec)
     while not under_way.done():
-        engine.forward_backward("large", BATCH, "cross_entropy", {}, backward=True)
-        engine.optim_step("large", AdamSettings(learning_rate=1e-2))
+        engine.forward_backward("busy", BATCH, "cross_entropy", {}, backward=True)
+        engine.optim_step("busy", AdamSettings(learning_rate=1e-2))
     assert_same(under_way.result(), alone)
 
 
