@@ -441,7 +441,12 @@ class AsyncServiceClient:
         require_recovery(transport.server)
         policy, rest = policy or self.config.recovery, self.create_rest_client()
         return await AsyncRecoverableRun.begin(
-            trainer, policy, self._replace, rest, transport.clock
+            trainer,
+            policy,
+            self._replace,
+            rest,
+            transport.clock,
+            reports_state_loss=transport.server.dialect.reports_state_loss,
         )
 
     def create_rest_client(self) -> AsyncRestClient:

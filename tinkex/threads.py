@@ -9,6 +9,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 P = ParamSpec("P")
@@ -35,16 +36,44 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """Calls a blocking function in a thread, with the context variables of this task, and returns
     its result.
     """
+    return await _start_in_thread(function, *args, **kwargs)
+
+
+async def in_thread_to_end(
+    function: Callable[P, T],
+    when_cancelled: Callable[[asyncio.Future[T]], object],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Calls a blocking function as `in_thread` does. When this is cancelled, it ends only after the
+    function, so that nothing is made that nobody knows of.
+
+    `when_cancelled` is called at the first cancellation, with the future of the result.
+    """
+    # no task, which the end of an event loop would cancel
+    running = _start_in_thread(function, *args, **kwargs)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        when_cancelled(running)
+        while not running.done():  # this may be cancelled again meanwhile
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
+        raise
+
+
+def _start_in_thread(
+    function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> asyncio.Future[T]:
     context = contextvars.copy_context()
 
     def call() -> T:
         return context.run(function, *args, **kwargs)
 
     try:
-        future: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(None, call)
+        return asyncio.get_running_loop().run_in_executor(None, call)
     except RuntimeError:  # the main thread has ended
-        future = asyncio.wrap_future(in_own_thread(call))
-    return await future
+        return asyncio.wrap_future(in_own_thread(call))
 
 
 def call_on_loop(

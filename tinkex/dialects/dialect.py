@@ -238,6 +238,10 @@ class Dialect:
     """Whether weights_info tells the rank of the LoRA adapter."""
     saves_once: bool = False
     """Whether every later save_weights of a model keeps the files of its first one."""
+    reports_state_loss: bool = False
+    """Whether a failed request tells if the server has lost steps of its model. Elsewhere a save
+    that failed by the server's fault may mean so.
+    """
     loads_begin_anew: bool = False
     """Whether a load with the optimizer's state resets it nevertheless."""
     loads_are_true: bool = False

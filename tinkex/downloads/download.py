@@ -7,7 +7,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from attrs import define, field
@@ -20,7 +19,7 @@ from tinkex.downloads.partial_file import PartialFile
 from tinkex.downloads.safe_names import SafeNames
 from tinkex.downloads.sources import Archive, SignedFile, UrlTable
 from tinkex.errors import CheckpointDownloadError, InvalidInputError, TinkexError
-from tinkex.threads import in_thread
+from tinkex.threads import in_thread_to_end
 from tinkex.transport.transport import Transport
 from tinkex.types.checkpoint_path import EXTERNAL_WEIGHTS, CheckpointAddress
 
@@ -60,7 +59,7 @@ async def download(
     the next download to the same target.
     """
     try:
-        folder = await in_thread(_make_work_folder, target, force)
+        folder = await in_thread_to_end(_make_work_folder, _remove_when_made, target, force)
         content = folder.path / "checkpoint"
         try:
             if address.kind == EXTERNAL_WEIGHTS:
@@ -134,19 +133,9 @@ async def _fetch_files(
 
 
 async def _unpack(archive: Path, content: Path) -> None:
-    """Unpacks the archive in a thread. When this is cancelled, it ends only after the thread, so
-    that nothing is written to a folder that is then removed.
-    """
+    """Unpacks the archive in a thread, which stops when this is cancelled."""
     stop = threading.Event()
-    unpacking = asyncio.ensure_future(in_thread(unpack, archive, content, LIMITS, stop.is_set))
-    try:
-        await asyncio.shield(unpacking)
-    except asyncio.CancelledError:
-        stop.set()
-        while not unpacking.done():  # this may be cancelled again meanwhile
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([unpacking])
-        raise
+    await in_thread_to_end(unpack, lambda _: stop.set(), archive, content, LIMITS, stop.is_set)
 
 
 def _make_work_folder(target: Path, force: bool) -> ClaimedFolder:
@@ -164,6 +153,14 @@ def _make_work_folder(target: Path, force: bool) -> ClaimedFolder:
     folder = ClaimedFolder.make(target.parent, _PREFIX, target.name)
     (folder.path / "checkpoint").mkdir()
     return folder
+
+
+def _remove_when_made(making: asyncio.Future[ClaimedFolder]) -> None:
+    def remove(made: asyncio.Future[ClaimedFolder]) -> None:
+        if made.exception() is None:
+            made.result().remove()
+
+    making.add_done_callback(remove)
 
 
 def _restore(replaced: Path, target: Path) -> None:

@@ -77,6 +77,8 @@ class AsyncRecoverableRun:
         replace: Replace,
         rest: AsyncRestClient,
         clock: Clock,
+        *,
+        reports_state_loss: bool,
     ) -> None:
         self.trainer = trainer
         self.policy = policy
@@ -85,6 +87,8 @@ class AsyncRecoverableRun:
         self._replace = replace
         self._rest = rest
         self._clock = clock
+        self._reports_state_loss = reports_state_loss
+        self._failed_save: tuple[int, TinkexError] | None = None  # of a model that may be lost
         self._checkpoints: list[Checkpoint] = []
         self._saving: set[asyncio.Task[None]] = set()
         self._fruitless = 0  # recoveries since the last new checkpoint
@@ -98,17 +102,22 @@ class AsyncRecoverableRun:
         replace: Replace,
         rest: AsyncRestClient,
         clock: Clock,
+        *,
+        reports_state_loss: bool,
     ) -> AsyncRecoverableRun:
-        """Starts a run, and saves its first checkpoint."""
-        run = cls(trainer, policy, replace, rest, clock)
+        """Starts a run, and saves its first checkpoint.
+
+        `reports_state_loss` is whether the server says when it has lost steps of the model.
+        """
+        run = cls(trainer, policy, replace, rest, clock, reports_state_loss=reports_state_loss)
         await run._finish_save(run._start_save())
         return run
 
     async def steps(self, until: int) -> AsyncIterator[int]:
         """Yields the numbers of the steps below `until`, each as often as it must be done.
 
-        The state after the last step is saved before the iteration ends. If that fails because the
-        model is lost, the lost steps are repeated.
+        The state after the last step is saved before the iteration ends. If a save fails because
+        the model is lost, or may be, the steps since the checkpoint before it are repeated.
 
         Raises:
             TinkexError: at the end: the last state could not be saved, and the policy does not
@@ -116,6 +125,7 @@ class AsyncRecoverableRun:
             RecoveryFailedError: as from `recover`.
         """
         while self.step < until or not await self._is_saved():
+            await self._recover_from_failed_save()
             before = self.recoveries
             yield self.step
             if self.recoveries == before:
@@ -148,6 +158,9 @@ class AsyncRecoverableRun:
             ) from error
         self.recoveries += 1
         self._fruitless += 1
+        if self._failed_save is not None:
+            step, self._failed_save = self._failed_save[0], None
+            missing = step if missing is None else min(step, missing)
         if missing is not None:
             self._checkpoints = [
                 known for known in self._checkpoints if known.step <= missing
@@ -183,19 +196,35 @@ class AsyncRecoverableRun:
         Returns False if the run had to recover instead, so that steps must be repeated.
         """
         await asyncio.gather(*self._saving)
+        if await self._recover_from_failed_save():
+            return False
         if any(known.step == self.step for known in self._checkpoints):
             return True
         try:
             await self._finish_save(self._start_save())
-        except RequestFailedError as error:
-            # the model is not lost: a recovery would only bring it back to the same state
-            if error.state_loss is None:
+        except TinkexError as error:
+            # if the model is not lost, a recovery only brings it back to the same state
+            if isinstance(error, RequestFailedError) and not self._may_have_lost_steps(error):
                 raise
             await self.recover(error)
             return False
-        except TinkexError as error:
-            await self.recover(error)
+        return True
+
+    def _may_have_lost_steps(self, error: TinkexError) -> bool:
+        """Returns whether the server may have lost steps of the model when a save failed so."""
+        if self._reports_state_loss:
+            return isinstance(error, RequestFailedError) and error.state_loss is not None
+        return self.policy.reload_on(error)
+
+    async def _recover_from_failed_save(self) -> bool:
+        """Recovers if a save has failed whose model may be lost; returns whether it has.
+
+        The server may have restored the model by itself from an earlier state, so that later steps
+        succeed, although steps are missing.
+        """
+        if self._failed_save is None:
             return False
+        await self.recover(self._failed_save[1])
         return True
 
     def _start_save(self) -> _Save:
@@ -208,6 +237,9 @@ class AsyncRecoverableRun:
             await self._finish_save(save)
         except TinkexError as error:
             logger.warning("could not save the model before step %d: %s", save.step, error.message)
+            is_current = save.recoveries == self.recoveries
+            if is_current and self._failed_save is None and self._may_have_lost_steps(error):
+                self._failed_save = save.step, error
 
     async def _finish_save(self, save: _Save) -> None:
         """Waits for a save, and adds its checkpoint, unless the run has recovered meanwhile."""

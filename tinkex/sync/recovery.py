@@ -65,8 +65,8 @@ class RecoverableRun(OwnFuture):
     def steps(self, until: int) -> Iterator[int]:
         """Yields the numbers of the steps below `until`, each as often as it must be done.
 
-        The state after the last step is saved before the iteration ends. If that fails because the
-        model is lost, the lost steps are repeated.
+        The state after the last step is saved before the iteration ends. If a save fails because
+        the model is lost, or may be, the steps since the checkpoint before it are repeated.
 
         Raises:
             TinkexError: at the end: the last state could not be saved, and the policy does not

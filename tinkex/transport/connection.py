@@ -303,6 +303,8 @@ def _reason_of_tls(error: BaseException | None, route: _Route, trusted: str) -> 
 def _text_of(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return os_error_text(error.os_error)
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return "its answer ends within the headers"
     return without_queries(str(error)) or type(error).__name__
 
 

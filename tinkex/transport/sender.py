@@ -14,7 +14,7 @@ from tinkex_api.types import Request
 from tinkex import events
 from tinkex.config import LOCAL, Config
 from tinkex.config.secrets import Secret, as_secret, masked
-from tinkex.errors import UnreadableAnswerError
+from tinkex.errors import ClientClosedError, UnreadableAnswerError
 from tinkex.local.process_server import local_url
 from tinkex.threads import in_thread
 from tinkex.transport import adaptation, failures, response_body
@@ -72,6 +72,7 @@ class Sender:
     base_url: str = field(init=False)
     """The URL of `Config`; of the server in this process its address, once it has started."""
     _connections: Connections = field(init=False)
+    _closed: bool = field(init=False, default=False)
     _headers: dict[str, str] = field(init=False, repr=False)
     _given_headers: frozenset[str] = field(init=False)
     """The names of the user's headers, which replace the client's."""
@@ -165,6 +166,7 @@ class Sender:
         return f"{parts.scheme}://{parts.netloc}"
 
     async def aclose(self) -> None:
+        self._closed = True
         await self.auth.aclose()
         await self._connections.aclose()
 
@@ -265,6 +267,12 @@ class Sender:
     async def _exchange(self, message: Message, operation: str) -> Answer:
         began = self.clock.now()
         try:
+            if self._closed:
+                raise ClientClosedError(
+                    "the client was closed before this call had ended",
+                    operation=operation,
+                    advice="Await the calls before you close their client.",
+                )
             answer = await self._connections.exchange(message)
             if answer.status_code == 407 and answer.proxy is not None:  # the proxy's own
                 refused = proxy_refused(answer.proxy, 407, answer.reason_phrase)

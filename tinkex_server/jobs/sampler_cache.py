@@ -44,14 +44,15 @@ class SamplerCache:
             try:
                 await asyncio.shield(loading)
             except BaseException:
-                # it failed: the next call tries again
-                if loading.done() and self._loading.get(name) is loading:
+                # the next call tries again; but a caller may also be cancelled just as they are
+                # loaded
+                if _has_failed(loading) and self._loading.get(name) is loading:
                     del self._loading[name]
                 raise
 
     async def reload(self, sampler: SamplerRow) -> None:
         """Loads weights that were saved in the place of older ones under the same name."""
-        self._loading.pop(sampler.weights_id, None)
+        self._begin(sampler, after=self._loading.pop(sampler.weights_id, None))
         await self.load(sampler)
 
     def free(self, name: str) -> None:
@@ -63,10 +64,15 @@ class SamplerCache:
         """Empties the cache after the engine has died."""
         self._loading.clear()
 
-    def _begin(self, sampler: SamplerRow) -> asyncio.Future[None]:
+    def _begin(
+        self, sampler: SamplerRow, after: asyncio.Future[None] | None = None
+    ) -> asyncio.Future[None]:
+        """Begins a load unless there is one. If `after` is given, it follows that older load, which
+        could otherwise end later and leave the older weights.
+        """
         name = sampler.weights_id
         if name not in self._loading:
-            self._loading[name] = asyncio.ensure_future(self._load(sampler))
+            self._loading[name] = asyncio.ensure_future(self._load(sampler, after))
             self._make_room()
         self._loading.move_to_end(name)
         return self._loading[name]
@@ -76,9 +82,10 @@ class SamplerCache:
         for name in loaded[: max(0, len(self._loading) - self._most)]:
             self.free(name)
 
-    async def _load(self, sampler: SamplerRow) -> None:
-        if freeing := self._freeing.get(sampler.weights_id):
-            await asyncio.wait([freeing])
+    async def _load(self, sampler: SamplerRow, after: asyncio.Future[None] | None) -> None:
+        for earlier in (self._freeing.get(sampler.weights_id), after):
+            if earlier:
+                await asyncio.wait([earlier])
         load, name = self._engine.load_sampler, self._folder_of(sampler)
         if name is None:
             await self._lanes.call(load, sampler.weights_id, sampler.base_model, None)
@@ -107,6 +114,10 @@ class SamplerCache:
             # the weights may have been loaded and freed again meanwhile
             if self._freeing.get(name) is asyncio.current_task():
                 del self._freeing[name]
+
+
+def _has_failed(loading: asyncio.Future[None]) -> bool:
+    return loading.done() and (loading.cancelled() or loading.exception() is not None)
 
 
 def _deleted(sampler: SamplerRow) -> InvalidRequest:

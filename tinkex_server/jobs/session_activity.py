@@ -30,5 +30,9 @@ class SessionActivity:
         """
         if self._started_at >= since:
             return []
+        # of others the time is of no use, and a session may have ended before its last request
+        self._last_request = {
+            session_id: at for session_id, at in self._last_request.items() if at >= since
+        }
         sessions = self._store.sessions.silent_since(since)
-        return [row for row in sessions if self._last_request.get(row.session_id, 0.0) < since]
+        return [row for row in sessions if row.session_id not in self._last_request]

@@ -20,7 +20,7 @@ class History:
     """The sampling sessions that were created without a base model."""
     _with_gradient: set[str] = field(factory=set[str])
     _first_saves: dict[str, str] = field(factory=dict[str, str])
-    _saved_with_optimizer: set[tuple[str, str]] = field(factory=set[tuple[str, str]])
+    _saved_without_optimizer: set[tuple[str, str]] = field(factory=set[tuple[str, str]])
     _refused_numbers: set[tuple[str, int]] = field(factory=set[tuple[str, int]])
     _first_ids: dict[tuple[str, str, int], str] = field(factory=dict[tuple[str, str, int], str])
 
@@ -31,8 +31,11 @@ class History:
             self.first_trained = self.first_trained or fields["model_id"]
         if operation == "save_weights":
             self._first_saves.setdefault(fields["model_id"], fields["path"])
+            save = fields["model_id"], fields["path"]
             if sent.get("include_optimizer"):
-                self._saved_with_optimizer.add((fields["model_id"], fields["path"]))
+                self._saved_without_optimizer.discard(save)
+            else:
+                self._saved_without_optimizer.add(save)
 
     def note_refused(self, operation: str, sent: Fields) -> None:
         if operation in NUMBERED and (number := _number(sent)):
@@ -64,9 +67,11 @@ class History:
         return evolve(path, name=self._first_saves.get(path.run_id, path.name))
 
     def has_optimizer(self, text: str) -> bool:
-        """Returns whether the save was asked to include the optimizer's state."""
+        """Returns whether the save was asked to include the optimizer's state. One of an earlier
+        process counts as if it was: real servers have the state in the files.
+        """
         path = checkpoint_path.parse(text)
-        return (path.run_id, path.name) in self._saved_with_optimizer
+        return (path.run_id, path.name) not in self._saved_without_optimizer
 
 
 def _number(sent: Fields) -> tuple[str, int] | None:

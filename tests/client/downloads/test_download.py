@@ -56,6 +56,7 @@ from tinkex import (
     WaitTimeoutError,
     events,
 )
+from tinkex.claimed_folder import ClaimedFolder
 from tinkex.dialects.table import DIALECTS
 from tinkex.rest.external_weights import UploadURL
 
@@ -625,6 +626,36 @@ def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     with stored(tar_of({"a": bytes(3 * MIB)}), cuts=[2 * MIB]) as (store, _, server):
         store.arrived.clear()
         asyncio.run(run(server.base_url))
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_download_that_is_cancelled_before_it_has_a_folder_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(parent: Path, prefix: str, purpose: str) -> ClaimedFolder:
+        begun.set()
+        assert go_on.wait(10)
+        return make(parent, prefix, purpose)
+
+    make = ClaimedFolder.make
+    monkeypatch.setattr(ClaimedFolder, "make", slow)
+
+    async def run() -> None:
+        config = Config(base_url="http://127.0.0.1:1", api_key="tml-test", dialect=Dialect())
+        async with AsyncRestClient(config) as rest:
+            task = asyncio.create_task(rest.download_checkpoint(PATH, output_dir=tmp_path))
+            await asyncio.to_thread(begun.wait)
+            for _ in range(times):
+                task.cancel()
+                await asyncio.sleep(0.01)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(run())
     assert nothing_is_left(tmp_path)
 
 

@@ -182,6 +182,7 @@ class World:
 
     clock: HandClock = field(factory=HandClock)
     answers: list[TinkexError] = field(factory=list)
+    reports_state_loss: bool = True
     asked_for: list[str] = field(factory=list)
     deleted: list[str] = field(factory=list)
 
@@ -200,9 +201,14 @@ class World:
         async def begin() -> None:
             await work(
                 await AsyncRecoverableRun.begin(
-                    model or Model(), policy, self.replace, self, self.clock
+                    model or Model(),
+                    policy,
+                    self.replace,
+                    self,  # type: ignore[arg-type]
+                    self.clock,
+                    reports_state_loss=self.reports_state_loss,
                 )
-            )  # type: ignore[arg-type]
+            )
 
         asyncio.run(begin())
 
@@ -214,7 +220,8 @@ async def train(
     async for step in run.steps(until):
         done.append(step)
         then(step)
-        await asyncio.sleep(0.001)  # time for a save to come back
+        for _ in range(20):  # time for a save to come back
+            await asyncio.sleep(0)
     return done
 
 
@@ -339,6 +346,58 @@ def test_a_failed_save_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFi
 
     world.run(RecoveryPolicy(save_every_steps=2), work, model)
     assert "could not save the model before step 2: the disk is full" in caplog.text
+
+
+SAVE_FAILED = RequestFailedError("the engine was restarted", category="server")
+
+
+@pytest.mark.parametrize(
+    ("failing", "then"),
+    [
+        (1, [0, 1, 2, 0, 1, 2, 3, 4]),
+        (2, [0, 1, 2, 3, 4, 2, 3, 4]),
+        (3, [0, 1, 2, 3, 4, 4]),
+    ],
+    ids=["first", "second", "at the end"],
+)
+def test_where_nobody_says_what_was_lost_the_run_goes_back_behind_a_failed_save(
+    failing: int, then: list[int]
+) -> None:
+    """The server may have restored the model from an earlier state, so that later steps succeed."""
+    world = World(reports_state_loss=False)
+
+    class Failing(Model):
+        def save_state(self, name: str) -> AsyncAPIFuture[SaveWeightsResponse]:
+            self.failures = [SAVE_FAILED] if self.saves == failing else []
+            return super().save_state(name)
+
+    async def work(run: AsyncRecoverableRun) -> None:
+        assert await train(run, 5) == then
+
+    world.run(RecoveryPolicy(save_every_steps=2), work, Failing())
+
+
+def test_a_save_after_the_failed_one_is_not_gone_back_to() -> None:
+    """It may lack the steps that were lost before it."""
+    world, gate = World(reports_state_loss=False), asyncio.Event()
+
+    class Slow(Model):
+        def save_state(self, name: str) -> AsyncAPIFuture[SaveWeightsResponse]:
+            if name[:11] != "step-000004":
+                return super().save_state(name)
+
+            async def fail() -> SaveWeightsResponse:
+                await gate.wait()
+                raise SAVE_FAILED
+
+            return AsyncAPIFuture(fail(), RequestState("save_weights"))
+
+    async def work(run: AsyncRecoverableRun) -> None:
+        steps = await train(run, 8, lambda step: gate.set() if step == 6 else None)
+        assert steps == [*range(7), *range(2, 8)]
+
+    world.run(RecoveryPolicy(save_every_steps=2, keep=3), work, Slow())
+    assert world.asked_for == ["step-000002"]
 
 
 def test_a_save_that_comes_back_after_the_run_went_back_does_not_count_and_is_deleted() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tinkex.transport.connection import ConnectionPool
-from tinkex.transport.port import Message
+from tinkex.transport.port import ExchangeFailed, Message
 
 
 async def _connections_for_two_requests(status: int, *, body_apart: bool) -> int:
@@ -50,3 +50,23 @@ def test_a_connection_is_not_used_after_a_fault_of_the_server(
     would be unknown.
     """
     assert asyncio.run(_connections_for_two_requests(status, body_apart=body_apart)) == opened
+
+
+def test_an_answer_that_ends_within_its_headers_is_told_in_words() -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-ty")
+        writer.close()
+
+    async def exchange() -> None:
+        async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            connections = ConnectionPool()
+            try:
+                await connections.exchange(Message("GET", f"http://{host}:{port}/", {}, b"", 5.0))
+            finally:
+                await connections.aclose()
+
+    with pytest.raises(ExchangeFailed) as failed:
+        asyncio.run(exchange())
+    assert failed.value.text == "its answer ends within the headers"

@@ -12,10 +12,12 @@ import pytest
 from tinkex_api.api.server import get_client_config, get_server_capabilities
 from tinkex_api.models import ClientConfigRequest
 
+from tests.support.answering_server import answering, as_json
 from tests.support.clocks import HandClock
 from tinkex import (
     APIConnectionError,
     APIResponseValidationError,
+    ClientClosedError,
     Config,
     ConflictError,
     InternalServerError,
@@ -236,3 +238,20 @@ def test_a_429_to_one_client_holds_all_of_its_key_until_the_time_is_over() -> No
 def test_repeated_429s_hold_ever_longer_and_a_success_ends_it() -> None:
     _, clock, _ = exchange([httpx.Response(429)] * 4 + [OK])
     assert clock.sleeps == [1.0, 2.0, 4.0, 8.0]
+
+
+@pytest.mark.parametrize("sent_before", [0, 1], ids=["the first attempt", "a later attempt"])
+def test_a_call_under_way_when_its_client_is_closed_says_so(sent_before: int) -> None:
+    """And neither opens connections again nor raises an error of the HTTP library."""
+
+    async def send_and_close(base_url: str) -> None:
+        transport = Transport(Config(base_url=base_url, api_key="tml-secret"))
+        for _ in range(sent_before):
+            await transport.send(REQUEST)
+        attempt = transport.send_once(REQUEST, timeout=5.0)
+        await transport.aclose()
+        with pytest.raises(ClientClosedError, match="before this call had ended"):
+            await attempt
+
+    with answering(lambda call: as_json({})) as server:
+        asyncio.run(send_and_close(server.base_url))

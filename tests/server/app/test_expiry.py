@@ -252,6 +252,16 @@ def test_requests_keep_a_session_as_heartbeats_do(api: Api, own: Server) -> None
     assert api.send("session_heartbeat", session_id=session_id).status_code == 200
 
 
+def test_a_request_after_the_end_of_its_session_is_forgotten(api: Api, own: Server) -> None:
+    session_id = api.session()
+    sampler_id = api.sampler(session_id)
+    api.ok(f"sessions/{session_id}/finish", reason={"type": "success"}, detail=None)
+    api.result(api.ok("asample", **sample(sampler_id, 0)))
+    own._state.activity._started_at -= 2000
+    own.sweep(time.time() + 700)
+    assert not own._state.activity._last_request
+
+
 def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
     with started(RecordingEngine(), data_dir=tmp_path) as api:
         api.session()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -987,6 +988,37 @@ def test_paths_are_written_and_read_in_the_server_s_own_way(
     assert path.endswith(middle)
     assert loaded["path"] == path
     assert wire.engine.count("load_model", other, "with optimizer") == 1
+
+
+@pytest.mark.parametrize("name", ["open-rl-old", "open-rl"])
+def test_a_save_has_the_optimizer_s_state_if_asked_also_after_a_restart(
+    name: str, tmp_path: Path
+) -> None:
+    @contextmanager
+    def lasting() -> Iterator[Wire]:
+        engine, key = Watched(), {"x-api-key": "tml-any"}
+        with (
+            serve(engine=engine, profile=name, data_dir=tmp_path, hold=0.2) as server,
+            httpx.Client(base_url=server.base_url, headers=key, timeout=15) as http,
+        ):
+            yield Wire(http, engine, find_profile(name))
+
+    def loads(wire: Wire, path: str) -> dict[str, int]:
+        model_id = wire.model()
+        sent = {"model_id": model_id, "seq_id": 1, "path": path, "optimizer": True}
+        assert wire.result(wire.good("load_weights", **sent))["path"] == path
+        ways = ("with optimizer", "without optimizer")
+        return {way: wire.engine.count("load_model", model_id, way) for way in ways}
+
+    asked = {"path": "one", "include_optimizer": True}
+    with lasting() as wire:
+        without = wire.saved(wire.model(), 1)
+        saving = wire.good("save_weights", model_id=wire.model(), seq_id=1, **asked)
+        with_state = wire.result(saving)["path"]
+        assert loads(wire, without) == {"with optimizer": 0, "without optimizer": 1}
+        assert loads(wire, with_state) == {"with optimizer": 1, "without optimizer": 0}
+    with lasting() as wire:
+        assert loads(wire, with_state) == {"with optimizer": 1, "without optimizer": 0}
 
 
 @on("open-rl-old")
