@@ -197,7 +197,7 @@ def test_data_check_ends_with_7_and_names_the_lines(here: Path) -> None:
     found = json.loads(done.stdout)
     assert done.exit_code == 7
     assert [error["line"] for error in found["errors"]] == [2]
-    assert found["empty"] == [3]
+    assert found["empty"] == [{"line": 3, "reason": "its text is empty"}]
     assert found["duplicates"] == [{"line": 4, "of": 1}]
     assert found["cut"] == [{"line": 1, "tokens": 3}, {"line": 4, "tokens": 3}]
 
