@@ -60,7 +60,8 @@ def evaluate(
         template: a chat template; by default the tokenizer's.
 
     Raises:
-        DataError: a line cannot be used, or cannot be scored.
+        DataError: a line cannot be used.
+        InvalidInputError: an answer cannot be scored.
         InvalidInputError: the rows have only prompts, and there is no scorer.
         UnsupportedByServer: the server computes no logprobs of a prompt.
 
