@@ -61,8 +61,8 @@ def evaluate(
 
     Raises:
         DataError: a line cannot be used.
-        InvalidInputError: an answer cannot be scored.
-        InvalidInputError: the rows have only prompts, and there is no scorer.
+        InvalidInputError: an answer cannot be scored, or the rows have only prompts and there is no
+            scorer.
         UnsupportedByServer: the server computes no logprobs of a prompt.
 
     Example:
