@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 from tinkex.config import Config, configured
 from tinkex.errors import (
@@ -511,6 +511,12 @@ class AsyncServiceClient:
             await self.close(
                 "errored" if isinstance(error, Exception) else "interrupted", type(error).__name__
             )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a service client cannot be pickled: its connections belong to this process. Make one "
+            "in the process that uses it; a sampling client can be passed to another"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.config.base_url}{' closed' if self._closed else ''}>"

@@ -15,6 +15,23 @@ from tinkex.cli.output import Mode, Output
 from tinkex.cli.terminal import Terminal
 
 _OPTIONS = "Output options"
+_NAMES_ELSEWHERE = {
+    "--lr": "--learning-rate",
+    **dict.fromkeys(("--lora-rank", "--lora-r", "--r"), "--rank"),
+    **dict.fromkeys(("--bs", "--per-device-train-batch-size"), "--batch-size"),
+    **dict.fromkeys(("--num-epochs", "--num-train-epochs"), "--epochs"),
+    **dict.fromkeys(("--max-steps", "--num-steps", "--iters"), "--steps"),
+    **dict.fromkeys(("--max-seq-length", "--max-seq-len", "--cutoff-len"), "--max-length"),
+    **dict.fromkeys(("--output-dir", "--output"), "--out"),
+    **dict.fromkeys(("--dataset", "--train-data", "--train-file"), "--data"),
+    **dict.fromkeys(("--eval-dataset", "--test-data", "--val-data"), "--eval-data"),
+    **dict.fromkeys(("--model-name-or-path", "--model-name"), "--model"),
+    **dict.fromkeys(("--max-new-tokens", "--max-length", "--num-predict"), "--max-tokens"),
+    **dict.fromkeys(("--num-samples", "--num-return-sequences"), "-n"),
+    "--num-generations": "--group-size",
+    "--report-to": "--log",
+}
+"""The options of other programs that train and sample, and ours."""
 
 
 def command(
@@ -80,7 +97,13 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.ensure_object(Invocation).note(ctx.command_path, args)
-        return super().parse_args(ctx, _with_explicit_json(args))
+        try:
+            return super().parse_args(ctx, _with_explicit_json(args))
+        except click.NoSuchOption as error:
+            meant = _NAMES_ELSEWHERE.get(error.option_name)
+            if any(meant in param.opts for param in self.params):
+                error.possibilities = [str(meant)]
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         given = {param.name: ctx.params.pop(param.name) for param in self.output_params}

@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,12 +110,21 @@ def explain(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(error, TinkexError):
         return _of_tinkex(error, invocation)
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return Failure(f"{where}{error.strerror or error}", hint=_debug_hint(invocation))
+        return _of_system(error, invocation)
     return Failure(
         f"{type(error).__name__}: {error}. This is a mistake in tinkex, or in code that it ran",
         hint=_debug_hint(invocation),
     )
+
+
+def _of_system(error: OSError, invocation: Invocation) -> Failure:
+    where = f"{error.filename}: " if error.filename else ""
+    message, file = f"{where}{error.strerror or error}", str(error.filename)
+    named = any(arg == file or arg.endswith(f"={file}") for arg in invocation.args)
+    if named and isinstance(error, (FileNotFoundError, IsADirectoryError)):
+        folder = shlex.quote(str(Path(file).parent))
+        return Failure(message, code=ExitCode.USAGE, hint=f"ls {folder}")
+    return Failure(message, hint=_debug_hint(invocation))
 
 
 def _of_tinkex(error: Any, invocation: Invocation) -> Failure:
@@ -129,7 +139,7 @@ def _of_tinkex(error: Any, invocation: Invocation) -> Failure:
     return Failure(
         "\n".join(lines),
         code=code,
-        hint=_HINTS.get(code) or _hint_of(code, invocation),
+        hint=_HINTS.get(code) or _hint_of(error, code, invocation),
         request_id=error.request_id,
     )
 
@@ -162,21 +172,39 @@ _HINTS = {
 }
 
 
-def _hint_of(code: ExitCode, invocation: Invocation) -> str:
+def _hint_of(error: Any, code: ExitCode, invocation: Invocation) -> str:
     words = invocation.command_path.split()
     if code == ExitCode.USAGE:
+        file = getattr(error, "path", "")  # of a line that cannot be used
+        return (
+            f"tinkex data check {shlex.quote(file)}"
+            if file
+            else f"{invocation.command_path} --help"
+        )
+    if error.operation in _OF_MODELS:
+        return f"tinkex {'checkpoint' if code == ExitCode.NOT_FOUND else 'model'} list"
+    if code == ExitCode.NOT_FOUND:
+        if words[-1] != "list" and words[1:2] and words[1] in _LISTED:
+            return f"tinkex {words[1]} list"
+        return "tinkex doctor"
+    if error.fault == "user":
         return f"{invocation.command_path} --help"
-    if code == ExitCode.NOT_FOUND and len(words) == 3 and words[1] in _LISTED:
-        return f"tinkex {words[1]} list"
     return _debug_hint(invocation)
 
 
+_OF_MODELS = frozenset({"create_model", "create_sampling_session", "load_weights"})
+"""The calls that a server refuses for a model or a checkpoint that it does not have."""
 _LISTED = frozenset({"run", "checkpoint", "session", "model"})
 """The groups that have a command `list`."""
 
 
 def _debug_hint(invocation: Invocation) -> str:
-    return f"TINKEX_DEBUG=1 {shlex.join(['tinkex', *invocation.args])}"
+    """Returns the command line with a traceback, or the help where the line is too long to read."""
+    line = f"TINKEX_DEBUG=1 {shlex.join(['tinkex', *invocation.args])}"
+    return line if len(line) <= _LONGEST_HINT else f"{invocation.command_path} --help"
+
+
+_LONGEST_HINT = 500  # characters
 
 
 def _sentence(message: str) -> str:

@@ -10,6 +10,7 @@ from attrs import define, field
 
 from tinkex.data.datasets import row_examples, row_pair, row_prompt
 from tinkex.data.examples import Example
+from tinkex.data.items import read_item, why_empty
 from tinkex.data.rows import DataError, Row, parsed, read_lines
 from tinkex.data.segments import Renderer
 from tinkex.data.templates import ChatTemplate, chat_template
@@ -34,8 +35,8 @@ class Report:
     longest_line: int = 0
     errors: list[DataError] = field(factory=list[DataError])
     """The rows that cannot be used."""
-    empty: list[int] = field(factory=list[int])
-    """The lines without a token to learn."""
+    empty: list[tuple[int, str]] = field(factory=list[tuple[int, str]])
+    """The lines without a token to learn, each with the reason."""
     duplicates: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     """Lines that repeat an earlier one, each with that one."""
     cut: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
@@ -46,7 +47,8 @@ class Report:
     @property
     def clean(self) -> bool:
         """Whether nothing was found that a training run would refuse, cut or leave out."""
-        return not (self.errors or self.empty or self.duplicates or self.cut)
+        findings = self.errors or self.empty or self.duplicates or self.cut
+        return self.examples > 0 and not findings
 
 
 def check(
@@ -58,7 +60,7 @@ def check(
 ) -> Report:
     """Reads a whole JSONL file of examples, preference pairs or prompts, and reports on it.
 
-    Unlike `load`, it goes on after a line that cannot be used.
+    Unlike `load`, it goes on after a line that cannot be used, unless the whole file is no JSONL.
 
     Args: as for `load`.
 
@@ -77,6 +79,8 @@ def check(
         report.rows += 1
         if isinstance(row, DataError):
             report.errors.append(row)
+            if row.whole:
+                break
             continue
         try:
             examples = _examples(row, renderer, report)
@@ -123,7 +127,7 @@ def _format_name(row: Row) -> str:
 def _count(report: Report, row: Row, examples: Sequence[Example], max_length: int | None) -> None:
     report.examples += len(examples)
     if not examples:
-        report.empty.append(row.line)
+        report.empty.append((row.line, why_empty(read_item(row))))
     for example in examples:
         length = len(example.tokens)
         report.tokens += length

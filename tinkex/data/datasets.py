@@ -55,12 +55,18 @@ class Dataset:
             "them in the loss"
         ]
         if self.empty:
-            parts.append(f"{self.empty:,} empty rows left out")
+            parts.append(f"{self.empty:,} empty row{_s(self.empty)} left out")
         if self.cut:
-            parts.append(f"{self.cut:,} examples cut by {self.cut_tokens:,} tokens in all")
+            parts.append(
+                f"{self.cut:,} example{_s(self.cut)} cut by {self.cut_tokens:,} tokens in all"
+            )
         if self.lost:
             parts.append(f"{self.lost:,} left out because the cut left nothing to learn")
         return "; ".join(parts)
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def load(

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias, cast
 
 from attrs import frozen
 
-from tinkex.data.rows import Row
+from tinkex.data.other_formats import renaming, role_meant
+from tinkex.data.rows import Row, type_name
 
 Message: TypeAlias = Mapping[str, Any]
 """One message of a chat: `role`, `content`, and what else the chat template reads."""
@@ -77,6 +78,20 @@ def read_item(row: Row) -> Item:
     raise _unknown(row)
 
 
+def why_empty(item: Item) -> str:
+    """Returns why there is nothing to learn from an item of which that is known."""
+    if isinstance(item, Text):
+        return "its text is empty"
+    if isinstance(item, Completion):
+        return "its completion is empty"
+    if item.trained:
+        return "its answers are empty"
+    if any(message["role"] == "assistant" for message in item.messages):
+        return "its answers have the weight 0"
+    roles = ", ".join(sorted({repr(message["role"]) for message in item.messages}))
+    return f"no message has the role 'assistant'; found {roles}"
+
+
 def read_preference(row: Row) -> Preference:
     """Returns a row of a file of preference pairs.
 
@@ -130,7 +145,7 @@ def _completion(row: Row, name: str) -> Completion | Chat:
         return Completion(prompt, answer)
     if isinstance(prompt, str):
         raise row.error(
-            f"'prompt' is text, but {name!r} is {_type_name(answer)}",
+            f"'prompt' is text, but {name!r} is {type_name(answer)}",
             "Give both as texts, or both as lists of messages.",
         )
     if isinstance(answer, str):
@@ -172,8 +187,8 @@ def _weight(row: Row, message: Message) -> bool:
 def _messages(row: Row, name: str) -> Sequence[Message]:
     value: object = row.fields[name]
     if not isinstance(value, list) or not value:
-        found = _type_name(cast("object", value))
-        raise row.error(f"{name!r} must be a list of messages, found {found}")
+        kind = "a list of messages" if name == "messages" else "text or a list of messages"
+        raise row.error(f"{name!r} must be {kind}, found {type_name(cast('object', value))}")
     return [
         _message(row, f"{name}[{index}]", each)
         for index, each in enumerate(cast("list[Any]", value))
@@ -186,6 +201,11 @@ def _message(row: Row, where: str, value: Any) -> Message:
     ):
         raise row.error(f"{where} must be an object with a 'role' and a 'content'")
     message = cast("dict[str, Any]", value)
+    if meant := role_meant(message["role"]):
+        raise row.error(
+            f"{where} has the role {message['role']!r}",
+            f"Name it {meant!r}. Only messages of the role 'assistant' are learned.",
+        )
     content = message.get("content")
     if content is None and message["role"] == "assistant" and "tool_calls" in message:
         return {**message, "content": ""}
@@ -197,7 +217,7 @@ def _content(row: Row, where: str, content: object) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise row.error(f"the 'content' of {where} must be text, found {_type_name(content)}")
+        raise row.error(f"the 'content' of {where} must be text, found {type_name(content)}")
     texts: list[str] = []
     for part in cast("list[Any]", content):
         part = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
@@ -213,27 +233,21 @@ def _content(row: Row, where: str, content: object) -> str:
 def _tools(row: Row) -> Sequence[Any] | None:
     tools = row.fields.get("tools")
     if tools is not None and not isinstance(tools, list):
-        raise row.error(f"'tools' must be a list, found {_type_name(tools)}")
+        raise row.error(f"'tools' must be a list, found {type_name(tools)}")
     return cast("list[Any] | None", tools)
 
 
 def _string(row: Row, name: str) -> str:
     value = row.fields[name]
     if not isinstance(value, str):
-        raise row.error(f"{name!r} must be text, found {_type_name(value)}")
+        raise row.error(f"{name!r} must be text, found {type_name(value)}")
     return value
 
 
 def _unknown(row: Row) -> Exception:
-    return row.error(f"no known format: found {_names(row)}", f"Expected {FORMATS}.")
+    advice = f"{renaming(row.fields)}Expected {FORMATS}."
+    return row.error(f"no known format: found {_names(row)}", advice)
 
 
 def _names(row: Row) -> str:
     return ", ".join(map(repr, row.fields)) or "no fields"
-
-
-def _type_name(value: object) -> str:
-    if value == []:
-        return "an empty list"
-    names = {"dict": "an object", "list": "a list", "str": "text", "NoneType": "null"}
-    return names.get(type(value).__name__, "a number")

@@ -91,6 +91,11 @@ def check_form(data: Sequence[Datum], loss_fn: str) -> None:
     """Does the part of `check_batch` that reads no numbers, which takes microseconds a datum."""
     if not data:
         raise InvalidInputError("the batch is empty: expected at least one datum")
+    if not isinstance(loss_fn, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentError(
+            f"loss_fn must be the name of a loss, found {type(loss_fn).__name__}",
+            advice="A loss of your own goes to forward_backward_custom(data, loss_fn).",
+        )
     if not loss_fn:
         raise InvalidInputError(
             "loss_fn is empty", advice='Name a loss, for example "cross_entropy".'

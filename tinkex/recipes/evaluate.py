@@ -60,8 +60,9 @@ def evaluate(
         template: a chat template; by default the tokenizer's.
 
     Raises:
-        DataError: a line cannot be used, or cannot be scored.
-        InvalidInputError: the rows have only prompts, and there is no scorer.
+        DataError: a line cannot be used.
+        InvalidInputError: an answer cannot be scored, or the rows have only prompts and there is no
+            scorer.
         UnsupportedByServer: the server computes no logprobs of a prompt.
 
     Example:

@@ -156,7 +156,10 @@ def _run(
         for tracker in trackers:
             stack.callback(tracker.close)
         display = display_for(console, activity, recipe.goal.metric, state.step, recipe.total)
-        say(f"{recipe.summary}; steps {state.step + 1} to {recipe.total}")
+        if state.step < recipe.total:
+            say(f"{recipe.summary}; steps {state.step + 1} to {recipe.total}")
+        else:
+            say(f"{recipe.summary}; all {recipe.total} steps are done, and --steps takes more")
         stack.enter_context(display)
         interrupts = interrupts or Interrupts(
             lambda: display.note("ending after a save; Ctrl-C again ends at once")
@@ -177,14 +180,15 @@ def _run(
 
 @contextmanager
 def _saying_what_is_saved(folder: RunFolder, say: Callable[[str], None]) -> Generator[None]:
-    """Says how to go on with a run that the block ends by an error, if any of it was saved."""
+    """Says how to go on with a run that the block ends by an error, if any step was taken."""
     try:
         yield
     except BaseException:
         state = folder.state()
-        if state.path is not None:
+        if state.path is not None or folder.metrics():
             command = f"tinkex train {folder.run()['recipe']} --resume {folder.path}"
-            say(f"the run is saved up to step {state.step}; to go on: {command}")
+            saved = f"saved up to step {state.step}" if state.path else "not saved yet"
+            say(f"the run is {saved}; to go on: {command}")
         raise
 
 

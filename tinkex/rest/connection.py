@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 from tinkex_api.types import Request
 
@@ -61,6 +61,12 @@ class AsyncConnection:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a client of REST calls cannot be pickled: its connections belong to this process. "
+            "Make one in the process that uses it"
+        )
 
     def __repr__(self) -> str:
         return (

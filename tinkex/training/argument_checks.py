@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from tinkex.dialects.dialect import Dialect
 from tinkex.errors import (
     APIStatusError,
+    ArgumentError,
     InvalidInputError,
     RequestFailedError,
     TinkexError,
@@ -27,6 +28,8 @@ _BELOW = {"beta1": 1.0, "beta2": 1.0, "momentum": 1.0}
 
 def check_name(name: str) -> None:
     """Raises `InvalidInputError` for a name that cannot be a part of a checkpoint's path."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentError(f"the name of a checkpoint must be a string, found {name!r}")
     if not name or "/" in name:
         raise InvalidInputError(f"the name {name!r} must not be empty or contain a '/'")
 

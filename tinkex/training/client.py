@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 from tinkex_api.api.models import get_info
 from tinkex_api.api.training import optim_step
@@ -325,6 +325,13 @@ class AsyncTrainingClient(AsyncModelWeights):
         data = info.model_data
         return names_of_tokenizer(
             data.tokenizer_id, [data.model_name, info.model_name, self.base_model]
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a training client cannot be pickled: one process keeps the order of its steps. Make "
+            "one in the other process from a saved state, by "
+            "create_training_client_from_state_with_optimizer(path)"
         )
 
     def __repr__(self) -> str:

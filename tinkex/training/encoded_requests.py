@@ -9,6 +9,7 @@ from tinkex_api.models import UntypedAPIFuture
 from tinkex_api.types import Request
 
 from tinkex.dialects.dialect import Encoding
+from tinkex.errors import InvalidInputError, TinkexError
 from tinkex.threads import in_thread
 
 BuildRequest = Callable[[int], Request[UntypedAPIFuture]]
@@ -44,7 +45,11 @@ class EncodedRequests:
                 self._ahead[key] = asyncio.create_task(self._encode(*key))
 
     async def get(self, index: int, encoding: Encoding, seq_id: int) -> Request[UntypedAPIFuture]:
-        """Returns an encoded request. Raises what its encoding raises."""
+        """Returns an encoded request.
+
+        Raises:
+            InvalidInputError: it cannot be encoded, so that nothing of it was sent.
+        """
         task = self._ahead.pop((index, encoding, seq_id), None)
         return await (task or self._encode(index, encoding, seq_id))
 
@@ -58,4 +63,12 @@ class EncodedRequests:
     async def _encode(
         self, index: int, encoding: Encoding, seq_id: int
     ) -> Request[UntypedAPIFuture]:
-        return await in_thread(self._bodies[index][encoding], seq_id)
+        try:
+            return await in_thread(self._bodies[index][encoding], seq_id)
+        except TinkexError:
+            raise
+        except Exception as error:  # an argument of a type that no check has refused
+            raise InvalidInputError(
+                f"an argument cannot be encoded: {type(error).__name__}: {error}",
+                advice="Nothing was sent. Check the types of the arguments.",
+            ) from error

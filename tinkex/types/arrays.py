@@ -60,11 +60,12 @@ def to_numpy(value: ArrayLike | Number, name: str) -> Array:
         raise InvalidInputError(f"{name} is not rectangular: {_ragged(plain) or error}") from error
     if array.size and array.dtype.kind not in "iufb":
         what = "text" if isinstance(plain, str) else f"{type(plain).__name__} of {array.dtype}"
-        advice = (
-            "Encode text with a tokenizer first: client.get_tokenizer().encode(text)."
-            if array.dtype.kind in "US"
-            else None
-        )
+        advice = None
+        if array.dtype.kind in "US":
+            advice = "Encode text with a tokenizer first: client.get_tokenizer().encode(text)."
+        elif isinstance(plain, list) and None in (flat := array.ravel().tolist()):
+            what = f"None at [{flat.index(None)}]"
+            advice = "compute_logprobs gives None for the first token: put 0.0 in its place."
         raise ArgumentError(f"{name} must hold numbers, found {what}", advice=advice)
     return array
 

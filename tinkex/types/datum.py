@@ -72,8 +72,15 @@ def _check_tokens(targets: TensorData) -> None:
     if values.size and not (values.min() >= 0 and values.max() <= MAX_TOKEN):
         wrong = values[(values < 0) | (values > MAX_TOKEN)][0]
         raise InvalidInputError(
-            f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}"
+            f"{_field('target_tokens')} must hold tokens from 0 to {MAX_TOKEN}, found {wrong}",
+            advice="To leave a token out of the loss, give it the weight (or the advantage) 0."
+            if wrong == _IGNORED_ELSEWHERE
+            else None,
         )
+
+
+_IGNORED_ELSEWHERE = -100
+"""The label by which transformers leaves a token out of the loss."""
 
 
 @hinted

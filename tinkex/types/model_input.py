@@ -30,7 +30,10 @@ def _tokens(value: ArrayLike) -> NDArray[np.int64] | NDArray[np.int32]:
         return small
     array = to_dtype(to_numpy(value, "tokens"), "int64", "tokens")
     if array.ndim != 1:
-        raise InvalidInputError(f"tokens must be one-dimensional, found shape {list(array.shape)}")
+        raise InvalidInputError(
+            f"tokens must be one-dimensional, found shape {list(array.shape)}",
+            advice="A batch is a list of sequences of different lengths, without padding.",
+        )
     # a negative number is a large one without its sign, so that the array is read only once
     if array.size and int(array.view(np.uint64).max()) > MAX_TOKEN:
         position = int(np.argmax((array < 0) | (array > MAX_TOKEN)))

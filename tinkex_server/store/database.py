@@ -192,7 +192,7 @@ class Database:
         except sqlite3.OperationalError as error:
             raise StoreError(
                 f"{file.parent} is in use by another server, or cannot be written ({error}); use "
-                "another data folder"
+                "another data folder (data_dir, --data-dir)"
             ) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{file} cannot be used as a database: {error}") from error

@@ -146,6 +146,21 @@ def test_its_usage_errors_are_json(name: str) -> None:
     assert error["request_id"] is None
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("train sft --lr 1e-3", "--learning-rate"),
+        ("train rl --max-seq-length 9", "--max-length"),
+        ("sample --max-new-tokens 9 x", "--max-tokens"),
+        ("sample --num-samples 9 x", "-n"),
+    ],
+)
+def test_an_option_of_another_program_is_told_its_name_here(line: str, meant: str) -> None:
+    done = run(*line.split())
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[0].endswith(f"Did you mean '{meant}'?")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_field_is_an_error_that_lists_all(name: str) -> None:
     found = COMMANDS[tuple(name.split())]

@@ -10,6 +10,7 @@ from tinkex.cli import main
 from tinkex.cli.exit_codes import MEANINGS, ExitCode
 from tinkex.cli.failures import Failure, explain
 from tinkex.cli.invocation import Invocation
+from tinkex.data.rows import error_at
 
 CODES: dict[BaseException, int] = {
     Failure("x", code=7): 7,
@@ -78,6 +79,51 @@ def test_the_hint_for_a_thing_that_is_not_there_lists_those_that_are(group: str)
     hint = explain(tinkex.NotFoundError("x", status_code=404), made).hint
     assert hint == f"tinkex {group} list"
     assert leads_to_a_command([group, "list"])
+
+
+def data_error() -> tinkex.InvalidInputError:
+    return error_at("my data.jsonl", 3, "not JSON")
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "hint"),
+    [
+        (data_error(), "train sft", "tinkex data check 'my data.jsonl'"),
+        (
+            tinkex.BadRequestError("x", status_code=400, operation="create_model"),
+            "train sft",
+            "tinkex model list",
+        ),
+        (
+            tinkex.NotFoundError("x", status_code=404, operation="create_sampling_session"),
+            "sample",
+            "tinkex checkpoint list",
+        ),
+        (tinkex.NotFoundError("x", status_code=404), "run list", "tinkex doctor"),
+        (tinkex.NotFoundError("x", status_code=404), "sample", "tinkex doctor"),
+        (tinkex.BadRequestError("x", status_code=400), "run info", "tinkex run info --help"),
+    ],
+)
+def test_the_hint_leads_to_the_cause(error: Exception, path: str, hint: str) -> None:
+    made = invocation()
+    made.command_path = f"tinkex {path}"
+    assert explain(error, made).hint == hint
+
+
+def test_a_line_too_long_to_read_is_not_repeated() -> None:
+    made = Invocation(["sample", "x" * 10_000])
+    made.command_path = "tinkex sample"
+    assert explain(ValueError("x"), made).hint == "tinkex sample --help"
+
+
+@pytest.mark.parametrize("option", [["--data", "in/data.jsonl"], ["--data=in/data.jsonl"]])
+def test_a_file_of_the_command_line_that_is_not_there_is_a_wrong_argument(
+    option: list[str],
+) -> None:
+    failure = explain(
+        FileNotFoundError(2, "No such file or directory", "in/data.jsonl"), Invocation(option)
+    )
+    assert (failure.code, failure.hint) == (ExitCode.USAGE, "ls in")
 
 
 def test_every_code_has_a_meaning() -> None:

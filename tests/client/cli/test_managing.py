@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import tinkex.local
@@ -258,6 +259,18 @@ def test_usage_is_written_as_csv(things: Things, tmp_path: Path) -> None:
     assert things.session in sessions.read_text()
     done = run("billing", "checkpoint-storage", "--csv", "-")
     assert done.stdout.startswith("project,user,email,checkpoints,size_bytes,usd_per_month\n")
+
+
+def test_a_hub_out_of_reach_is_no_mistake_of_tinkex(
+    things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(_: object) -> None:
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", unreachable)
+    done = run("checkpoint", "push-hf", things.path)
+    assert done.exit_code == 5
+    assert "the Hugging Face hub cannot be reached: Name or service not known" in done.stderr
 
 
 # Keys, settings and versions.

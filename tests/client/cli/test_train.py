@@ -99,6 +99,13 @@ def test_an_example_runs(name: str, example: str, here: Path, paths: dict[str, s
     assert done.stdout
 
 
+def test_a_run_is_resumed_by_its_own_recipe(here: Path) -> None:
+    assert run(f"tinkex train sft sft.toml --out run {SHORT['train sft']}").exit_code == 0
+    done = run("tinkex train rl --resume run")
+    assert (done.exit_code, "is one of sft, not of rl" in done.stderr) == (2, True)
+    assert "`tinkex train sft --resume run` goes on with it" in done.stderr
+
+
 def test_a_run_is_a_record_for_a_pipe_json_or_a_path(here: Path) -> None:
     line = f"tinkex train sft sft.toml --steps 2 {SHORT['train sft'].replace('--steps 1', '')}"
     found = json.loads(run(f"{line} --json").stdout)
@@ -197,7 +204,7 @@ def test_data_check_ends_with_7_and_names_the_lines(here: Path) -> None:
     found = json.loads(done.stdout)
     assert done.exit_code == 7
     assert [error["line"] for error in found["errors"]] == [2]
-    assert found["empty"] == [3]
+    assert found["empty"] == [{"line": 3, "reason": "its text is empty"}]
     assert found["duplicates"] == [{"line": 4, "of": 1}]
     assert found["cut"] == [{"line": 1, "tokens": 3}, {"line": 4, "tokens": 3}]
 

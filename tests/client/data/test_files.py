@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,19 @@ def test_a_token_that_would_cross_into_the_completion_is_split_as_in_sampling(
     ("row", "problem"),
     [
         ("{", r"not JSON: .* at column 2"),
-        ("[1]", r"expected a JSON object, found list"),
-        ({"question": "a"}, r"no known format: found 'question'"),
+        ("[1]", r"expected a JSON object, found a list"),
+        ('{"text": "a"},', r"Remove the comma"),
+        ({"question": "a"}, r"no known format: found 'question'\n.*'question' to 'prompt'"),
+        ({"conversations": []}, r"Rename 'conversations' to 'messages', with a 'role'"),
+        (
+            {"instruction": "a", "input": "", "output": "b"},
+            r"Rename 'instruction' to 'prompt' and 'output' to 'completion'\.",
+        ),
+        ({"messages": [{"role": "gpt", "content": "a"}]}, r"role 'gpt'\n.*'assistant'"),
+        ({"messages": [{"role": "Assistant", "content": "a"}]}, r"Name it 'assistant'"),
+        ({"messages": [{"role": "asistant", "content": "a"}]}, r"Name it 'assistant'"),
+        ({"messages": [{"role": "human", "content": "a"}]}, r"Name it 'user'"),
+        ({"prompt": None, "completion": "a"}, r"'prompt' must be text or a list of messages"),
         ({"prompt": "a", "completion": 3}, r"'prompt' is text, but 'completion' is a number"),
         ({"text": None}, r"'text' must be text, found null"),
         ({"messages": []}, r"'messages' must be a list of messages, found an empty list"),
@@ -98,6 +110,45 @@ def test_an_error_names_file_and_line(tmp_path: Path, row: Any, problem: str) ->
     with pytest.raises(DataError, match=problem) as error:
         load(path, TINY)
     assert str(error.value).startswith(f"{path}:3: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'[{"text": "abc"},\n{"text": "abc"}]', r"an array of objects\n.*jq -c '\.\[\]'"),
+        (b'[{"text": "abc"}]', r"an array of objects\n.*jq -c '\.\[\]'"),
+        (b'{\n  "text": "abc"\n}\n', r"an object on several lines\n.*jq -c \. "),
+        ('{"text": "abc"}\n{"text": "d"}'.encode("utf-16"), r"UTF-16\n.*iconv"),
+        (gzip.compress(b'{"text": "abc"}\n' * 9), r"gzip"),
+    ],
+    ids=["array", "array on one line", "indented", "UTF-16", "gzip"],
+)
+def test_a_file_that_is_no_jsonl_is_one_error(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        load(path, TINY)
+    [error] = check(path, TINY).errors
+    assert error.whole
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": " "}, "its text is empty"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no message has the role 'assistant'"),
+        ({"messages": [{"role": "critic", "content": "a"}]}, "found 'critic'"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, "its answers are empty"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": 0}]}, "have the weight 0"),
+    ],
+)
+def test_check_says_why_there_is_nothing_to_learn(tmp_path: Path, row: Any, reason: str) -> None:
+    [(line, words)] = check(written(tmp_path, row), TINY).empty
+    assert (line, reason in words) == (1, True), words
+
+
+def test_an_empty_file_is_a_finding(tmp_path: Path) -> None:
+    assert not check(written(tmp_path), TINY).clean
 
 
 def test_bytes_that_are_not_utf8_name_their_line(tmp_path: Path) -> None:
@@ -121,7 +172,7 @@ def test_long_examples_are_cut_and_counted(tmp_path: Path) -> None:
     assert data.tokens == 9
     assert data.loss_tokens == 7
     assert str(data) == (
-        "2 examples of 9 tokens, 7 of them in the loss; 1 empty rows left out; 2 examples cut by "
+        "2 examples of 9 tokens, 7 of them in the loss; 1 empty row left out; 2 examples cut by "
         "9 tokens in all; 1 left out because the cut left nothing to learn"
     )
 
@@ -203,7 +254,7 @@ def test_check_goes_on_after_an_error_and_names_every_line(tmp_path: Path) -> No
     )
     report = check(path, TINY, max_length=6)
     assert [error.line for error in report.errors] == [3, 8]
-    assert report.empty == [4]
+    assert report.empty == [(4, "its completion is empty")]
     assert report.duplicates == [(5, 1)]
     assert report.cut == [(6, 3)]
     assert report.rows == 8

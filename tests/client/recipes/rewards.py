@@ -17,3 +17,15 @@ def fails(row: Mapping[str, Any], answer: str) -> float:
 
 def same(row: Mapping[str, Any], answer: str) -> float:
     return 0.1
+
+
+def nothing(row: Mapping[str, Any], answer: str) -> None:
+    return None
+
+
+async def waits(row: Mapping[str, Any], answer: str) -> float:
+    return 1.0
+
+
+def takes_one(answer: str) -> float:
+    return 1.0

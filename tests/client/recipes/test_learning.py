@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from tests.client.recipes.conftest import COLORS
-from tinkex import Datum, ModelInput, ServiceClient
-from tinkex.data import DataError
-from tinkex.local import serve
+from tinkex import InvalidInputError, ServiceClient
 from tinkex.recipes import (
-    DistillConfig,
-    DpoConfig,
     Result,
     RlConfig,
     SftConfig,
@@ -22,9 +18,7 @@ from tinkex.recipes import (
     exact_match,
     train,
 )
-from tinkex.recipes.dpo import PreferenceLoss
 from tinkex.recipes.rl import group_relative
-from tinkex_server.engine.interface import Engine
 
 REWARDS = str(Path(__file__).parent / "rewards.py")
 Write = Callable[..., str]
@@ -116,90 +110,27 @@ def test_a_group_of_equal_rewards_teaches_nothing(
     assert step["groups_without_signal"] == 1
 
 
-def test_an_error_of_the_reward_names_the_row(
-    service: ServiceClient, data: Write, tmp_path: Path
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("fails", r"data\.jsonl:1: .*ZeroDivisionError: division by zero, at .*rewards\.py:\d+"),
+        ("takes_one", r"data\.jsonl:1: .*takes 1 positional argument but 2 were given$"),
+        ("nothing", r"data\.jsonl:1: .*returned None .*must return a number"),
+        ("waits", r"is a coroutine function\n.*def, not async def"),
+    ],
+)
+def test_an_error_of_the_reward_names_the_row_and_the_line(
+    service: ServiceClient, data: Write, tmp_path: Path, function: str, problem: str
 ) -> None:
     path = data({"prompt": "a"})
     config = RlConfig(
         data=path,
-        reward=f"{REWARDS}:fails",
+        reward=f"{REWARDS}:{function}",
         batch_size=1,
         group_size=2,
         max_tokens=2,
         rank=4,
         out=str(tmp_path / "run"),
     )
-    with pytest.raises(DataError, match=r"data\.jsonl:1: .*ZeroDivisionError") as error:
+    with pytest.raises(InvalidInputError, match=problem):
         train(config, service)
-    assert error.value.line == 1
-
-
-def test_dpo_widens_the_margin(service: ServiceClient, data: Write, tmp_path: Path) -> None:
-    rows = [
-        {"prompt": row["prompt"], "chosen": " yes", "rejected": row["completion"]} for row in COLORS
-    ]
-    path = data(*rows)
-    config = DpoConfig(
-        data=path, eval_data=path, steps=5, batch_size=3, rank=4, out=str(tmp_path / "run")
-    )
-    result = train(config, service)
-    margin, loss = curve(result, "margin"), curve(result, "loss")
-    assert abs(margin[0]) < 1e-3  # at first the model is the reference
-    assert loss[0] == pytest.approx(np.log(2), abs=1e-3)
-    assert margin == sorted(margin)
-    assert margin[-1] > 0.5
-    assert curve(result, "eval_margin")[-1] > margin[-1]
-    assert curve(result, "accuracy")[-1] == 1.0
-
-
-def test_the_gradient_of_dpo_is_that_of_its_loss() -> None:
-    rng = np.random.default_rng(0)
-    data = [
-        Datum(ModelInput.from_ints([1, 2, 3]), {"target_tokens": [2, 3, 4], "weights": [0, 1, 1]})
-        for _ in range(4)
-    ]
-    logprobs = [rng.normal(-2, 1, 3) for _ in data]
-    loss = PreferenceLoss(0.5, rng.normal(-3, 1, (2, 2))).loss().function
-    value, gradients, _ = loss(data, logprobs)
-    step = 1e-6
-    for place, gradient in enumerate(gradients):
-        for token in range(3):
-            moved = [each.copy() for each in logprobs]
-            moved[place][token] += step
-            slope = (loss(data, moved)[0] - value) / step
-            assert gradient is not None
-            assert gradient[token] == pytest.approx(slope, abs=1e-5)
-
-
-def test_distillation_nears_the_teacher(
-    service: ServiceClient, data: Write, tmp_path: Path
-) -> None:
-    path = data(*COLORS)
-    teacher = SftConfig(data=path, steps=8, batch_size=3, rank=8, out=str(tmp_path / "teacher"))
-    config = DistillConfig(
-        data=path,
-        teacher=str(train(teacher, service).state.sampler_path),
-        steps=5,
-        batch_size=3,
-        group_size=16,
-        max_tokens=4,
-        rank=8,
-        schedule="constant",
-        out=str(tmp_path / "run"),
-    )
-    kl = curve(train(config, service), "kl")
-    assert np.mean(kl[-3:]) < 0.75 * kl[0]
-
-
-def test_a_json_server_trains_alike(
-    service: ServiceClient, torch_engine: Engine, data: Write, tmp_path: Path
-) -> None:
-    path, losses = data(*COLORS), []
-    with (
-        serve(engine=torch_engine, profile="verl") as server,
-        ServiceClient(base_url=server.base_url, api_key="tml-test") as other,
-    ):
-        for name, each in (("here", service), ("json", other)):
-            config = SftConfig(data=path, steps=3, batch_size=2, rank=4, out=str(tmp_path / name))
-            losses.append(curve(train(config, each), "loss"))
-    assert losses[0] == losses[1]

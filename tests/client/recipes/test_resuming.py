@@ -26,6 +26,7 @@ from tinkex.errors import InvalidInputError
 from tinkex.local import Server
 from tinkex.recipes import Interrupts, Result, RlConfig, SftConfig, resume, train
 from tinkex.recipes.batches import BatchOrder
+from tinkex.recipes.run_folder import RunFolder
 
 REWARDS = str(Path(__file__).parent / "rewards.py")
 STEPS = 8
@@ -189,6 +190,24 @@ def test_a_step_that_fails_leaves_the_last_save_to_resume_from(
     assert losses(resume(out, service).metrics) == losses(undisturbed.metrics)
 
 
+def test_a_run_that_fails_before_its_first_save_can_be_resumed(
+    service: ServiceClient, colors: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save", failing)
+        shown = io.StringIO()
+        with pytest.raises(RuntimeError, match="no save"):
+            train(config(colors, out, steps=1), service, console=Console(file=shown))
+    command = f"tinkex train sft --resume {out}"
+    assert f"the run is not saved yet; to go on: {command}" in shown.getvalue().replace("\n", "")
+    assert [step["step"] for step in resume(out, service).metrics] == [1]
+
+
+def failing(*_: object) -> None:
+    raise RuntimeError("no save")
+
+
 def test_a_resumed_run_refuses_what_would_change_its_next_batch(
     service: ServiceClient, colors: str, tmp_path: Path
 ) -> None:
@@ -199,6 +218,9 @@ def test_a_resumed_run_refuses_what_would_change_its_next_batch(
     with pytest.raises(InvalidInputError, match="has a run already") as error:
         train(config(colors, out), service)
     assert f"--resume {out}" in str(error.value)
+    shown = io.StringIO()
+    resume(out, service, console=Console(file=shown))
+    assert "all 1 steps are done, and --steps takes more" in shown.getvalue().replace("\n", " ")
     longer = resume(out, service, {"steps": 2})
     assert [step["step"] for step in longer.metrics] == [1, 2]
     Path(colors).write_text('{"text": "other"}\n')

@@ -201,3 +201,14 @@ def test_copies_have_random_numbers_where_the_server_gives_none(
     assert all(number < 2**63 for number in numbers)
     assert numbers[1] == numbers[0] + 1
     assert server_engine.count("sample") == before + 4
+
+
+def test_clients_that_cannot_be_pickled_say_what_to_do(service: Any) -> None:
+    trainer = service.create_lora_training_client("fake/base", rank=4)
+    for client, words in (
+        (trainer, "from a saved state"),
+        (service, "a sampling client can be passed"),
+        (service.create_rest_client(), "in the process that uses it"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            pickle.dumps(client)

@@ -146,3 +146,20 @@ def test_a_good_batch_passes_and_is_not_changed() -> None:
 def test_a_datum_names_its_field(tokens: Any, inputs: Any, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         Datum(tokens, inputs)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "advice"),
+    [
+        ([[1, 2]], {}, "a list of sequences"),
+        ([1, 2], {"target_tokens": [-100, 3]}, "the weight"),
+        ([1, 2], {"logprobs": [None, -1.0]}, "put 0.0 in its place"),
+    ],
+    ids=["padded batch", "label of transformers", "logprobs of a prompt"],
+)
+def test_habits_of_other_libraries_are_told_what_to_do(
+    tokens: Any, inputs: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Datum(ModelInput.from_ints(tokens), inputs)
+    assert advice in (caught.value.advice or "")

@@ -16,6 +16,7 @@ from tests.support.recording_engine import RecordingEngine
 from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
+    ArgumentError,
     BadRequestError,
     ChunkLimits,
     Config,
@@ -257,6 +258,24 @@ def test_an_invalid_checkpoint_name_is_refused(trainer: Any) -> None:
         trainer.save_weights_for_sampler("a/b")
     with pytest.raises(UnprocessableEntityError):
         trainer.save_weights_for_sampler("..").result()
+
+
+def test_a_name_of_another_type_is_refused(trainer: Any) -> None:
+    with pytest.raises(ArgumentError, match="must be a string, found 5"):
+        trainer.save_state(5)
+
+
+def test_a_loss_of_ones_own_is_led_to_the_call_that_takes_it(trainer: Any) -> None:
+    with pytest.raises(ArgumentError, match="forward_backward_custom"):
+        trainer.forward_backward([datum(1)], lambda data, logprobs: 0)
+    trainer.forward_backward([datum(1)], "cross_entropy").result()
+
+
+def test_what_cannot_be_encoded_is_a_refusal_and_no_unknown_outcome(trainer: Any) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be encoded"):
+        trainer.save_state("\ud800").result()  # half of a character: no UTF-8 has it
+    trainer.forward_backward([datum(1)], "cross_entropy").result()
+    trainer.optim_step(AdamParams()).result()
 
 
 def test_get_info_describes_the_model(trainer: Any) -> None:

@@ -50,6 +50,7 @@ def command(
     no_model_card: bool,
 ) -> None:
     """Uploads a checkpoint to the hub."""
+    from httpx import TransportError
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     from tinkex.cli.checkpoint.export import with_files
@@ -80,6 +81,8 @@ def command(
         raise _no_token() from error
     except HfHubHTTPError as error:
         raise _refused(error) from error
+    except TransportError as error:
+        raise _unreachable(error) from error
     output.record({"path": path, "repo": target, "url": str(url)})
 
 
@@ -99,6 +102,15 @@ def _no_token() -> Exception:
 
     return Failure(
         "there is no token of the Hugging Face hub", code=ExitCode.AUTH, hint="hf auth login"
+    )
+
+
+def _unreachable(error: Exception) -> Exception:
+    from tinkex.cli.exit_codes import ExitCode
+    from tinkex.cli.failures import Failure
+
+    return Failure(
+        f"the Hugging Face hub cannot be reached: {error}", code=ExitCode.UNREACHABLE, hint="hf env"
     )
 
 

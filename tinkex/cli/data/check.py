@@ -32,6 +32,8 @@ FIELDS = (
     "cut",
 )
 _KINDS = "errors", "empty", "duplicates", "cut"  # of findings
+_USES = {"preference pair": ", for dpo", "prompt": ", for rl, distill and eval --score"}
+"""The uses of rows that `tinkex train sft` does not take."""
 _LISTED = 10  # findings of a kind that are shown; `--json` has all
 
 
@@ -104,8 +106,11 @@ def _row(report: Report) -> dict[str, Any]:
         "loss_tokens": report.loss_tokens,
         "longest": report.longest,
         "longest_line": report.longest_line,
-        "errors": [{"line": error.line, "message": error.message} for error in report.errors],
-        "empty": report.empty,
+        "errors": [
+            {"line": error.line, "message": error.message, "advice": error.advice}
+            for error in report.errors
+        ],
+        "empty": [{"line": line, "reason": reason} for line, reason in report.empty],
         "duplicates": [{"line": line, "of": first} for line, first in report.duplicates],
         "cut": [{"line": line, "tokens": tokens} for line, tokens in report.cut],
     }
@@ -119,7 +124,7 @@ def _write_lines(output: Output, report: Report) -> None:
     output.record(row | {kind: len(row[kind]) for kind in _KINDS})
     for kind in _KINDS:
         for finding in row[kind][:_LISTED]:
-            line, *details = (finding,) if kind == "empty" else finding.values()
+            line, *details = finding.values()
             output.text("\t".join(map(plain, ("line", line, kind, *details))))
         _say_more(output, len(row[kind]), f"lines of {kind}")
 
@@ -132,12 +137,16 @@ def _say_more(output: Output, found: int, what: str) -> None:
 def _show(output: Output, report: Report, tokenizer: Tokenizer) -> None:
     for example in report.shown:
         output.text(_masked(output, report, example.line, list(example.pieces(tokenizer))))
-    kinds = ", ".join(f"{count:,} of format {name}" for name, count in report.formats.items())
-    output.text(f"{report.rows:,} rows: {kinds or 'none that can be read'}")
-    output.text(
-        f"{report.examples:,} examples of {report.tokens:,} tokens, {report.loss_tokens:,} of them "
-        f"in the loss; the longest has {report.longest:,} (line {report.longest_line})"
+    kinds = ", ".join(
+        f"{count:,} of format {name}{_USES.get(name, '')}" for name, count in report.formats.items()
     )
+    nothing = "none that can be read" if report.rows else "the file is empty"
+    output.text(f"{report.rows:,} rows: {kinds or nothing}")
+    if report.examples:
+        output.text(
+            f"{report.examples:,} examples of {report.tokens:,} tokens, {report.loss_tokens:,} of "
+            f"them in the loss; the longest has {report.longest:,} (line {report.longest_line})"
+        )
     for lines in _findings(report):
         output.text("\n".join(lines[:_LISTED]))
         _say_more(output, len(lines), "such lines")
@@ -163,7 +172,10 @@ def _findings(report: Report) -> Iterator[list[str]]:
     if report.errors:
         yield [f"error: {error}" for error in report.errors]
     if report.empty:
-        yield [f"line {line}: nothing to learn; it is left out" for line in report.empty]
+        yield [
+            f"line {line}: nothing to learn, so that it is left out: {reason}"
+            for line, reason in report.empty
+        ]
     if report.duplicates:
         yield [f"line {line}: the same as line {first}" for line, first in report.duplicates]
     if report.cut:

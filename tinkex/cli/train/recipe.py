@@ -12,7 +12,7 @@ from typing import Any
 import click
 from attrs import NOTHING, Attribute, fields
 
-from tinkex import Dialect
+from tinkex import Dialect, InvalidInputError
 from tinkex.cli.command import Command
 from tinkex.cli.command import command as data_command
 from tinkex.cli.connection import Connection, connection_options
@@ -22,6 +22,7 @@ from tinkex.cli.output import Output
 from tinkex.recipes import Result, TrainConfig, resume, train
 from tinkex.recipes.card import best_of, card, series
 from tinkex.recipes.config import read_toml
+from tinkex.recipes.run_folder import RunFolder
 
 FIELDS = (
     "recipe",
@@ -63,6 +64,8 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
             config = config_class.of(settings, str(config_file or "the command line"))
         elif config_file is not None:
             raise click.UsageError("--resume takes the settings of the run; give no CONFIG")
+        else:
+            _check_recipe(resumed, config_class.recipe)
         server = _server_options(connection)
         choose_server(output, connection, "trains", keeps=True)
         console = None if output.mode == "quiet" else output.err_console
@@ -130,6 +133,16 @@ def _flag(setting: Attribute[Any]) -> Callable[[Any], Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _check_recipe(folder: Path, recipe: str) -> None:
+    """Raises `InvalidInputError` if the folder has no run, or one of another recipe."""
+    of = RunFolder.open(folder).run()["recipe"]
+    if of != recipe:
+        raise InvalidInputError(
+            f"the run in {folder} is one of {of}, not of {recipe}",
+            advice=f"`tinkex train {of} --resume {folder}` goes on with it.",
+        )
 
 
 def _server_options(connection: Connection) -> str:
