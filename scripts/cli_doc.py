@@ -22,8 +22,10 @@ _TABLE = re.compile(
 _COMMANDS = re.compile(
     r"(<!-- The commands .*? -->\n\n).*?(\n<!-- The end of the commands\. -->)", re.DOTALL
 )
-_SHARED = frozenset({"base_url", "profile", "limit", "everything", "no_truncate"})
-"""Options that the text above the commands describes."""
+_SHARED = {"base_url", "profile"}, {"limit", "everything", "no_truncate"}
+"""Options that the text above the commands describes, in groups that a command has as a whole: the
+`--limit` of `eval` and the `--profile` of `serve` are others.
+"""
 
 
 def exit_codes() -> str:
@@ -64,12 +66,14 @@ def _arguments(found: click.Command) -> list[str]:
 
 def _options(found: click.Command) -> str:
     """Returns the command's own options as a list, with what each means."""
-    shared = found.output_params if isinstance(found, Command) else []
+    outputs = found.output_params if isinstance(found, Command) else []
+    names = {param.name for param in found.params}
+    shared = {name for group in _SHARED if group <= names for name in group}
     ctx = click.Context(found)
     records = [
         record
         for param in found.params
-        if isinstance(param, click.Option) and param not in shared and param.name not in _SHARED
+        if isinstance(param, click.Option) and param not in outputs and param.name not in shared
         if (record := param.get_help_record(ctx)) is not None
     ]
     return "".join(f"- `{name}`: {_as_text(text)}\n" for name, text in records)

@@ -100,10 +100,11 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, _with_explicit_json(args))
         except click.NoSuchOption as error:
-            meant = _NAMES_ELSEWHERE.get(error.option_name)
-            if any(meant in param.opts for param in self.params):
-                error.possibilities = [str(meant)]
-            raise
+            meant = _NAMES_ELSEWHERE.get(error.option_name, "")
+            if not any(meant in param.opts for param in self.params):
+                raise
+            words = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+            raise click.NoSuchOption(error.option_name, words, ctx=error.ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         given = {param.name: ctx.params.pop(param.name) for param in self.output_params}

@@ -175,15 +175,15 @@ _HINTS = {
 def _hint_of(error: Any, code: ExitCode, invocation: Invocation) -> str:
     words = invocation.command_path.split()
     if code == ExitCode.USAGE:
-        file = getattr(error, "path", "")  # of a line that cannot be used
-        return (
-            f"tinkex data check {shlex.quote(file)}"
-            if file
-            else f"{invocation.command_path} --help"
-        )
-    if error.operation in _OF_MODELS:
-        return f"tinkex {'checkpoint' if code == ExitCode.NOT_FOUND else 'model'} list"
-    if code == ExitCode.NOT_FOUND:
+        if file := getattr(error, "path", ""):  # of a line that cannot be used
+            return f"tinkex data check {shlex.quote(file)}"
+        return f"{invocation.command_path} --help"
+    is_missing = code == ExitCode.NOT_FOUND
+    if error.operation in _OF_CHECKPOINTS or (is_missing and error.operation in _OF_MODELS):
+        return "tinkex checkpoint list"
+    if error.operation in _OF_MODELS and error.fault == "user":
+        return "tinkex model list"
+    if is_missing:
         if words[-1] != "list" and words[1:2] and words[1] in _LISTED:
             return f"tinkex {words[1]} list"
         return "tinkex doctor"
@@ -192,8 +192,10 @@ def _hint_of(error: Any, code: ExitCode, invocation: Invocation) -> str:
     return _debug_hint(invocation)
 
 
-_OF_MODELS = frozenset({"create_model", "create_sampling_session", "load_weights"})
-"""The calls that a server refuses for a model or a checkpoint that it does not have."""
+_OF_CHECKPOINTS = frozenset({"load_weights", "get_weights_info"})
+"""The calls that a server refuses for a checkpoint that it does not have."""
+_OF_MODELS = frozenset({"create_model", "create_sampling_session"})
+"""The calls that a server refuses for a model that it does not have."""
 _LISTED = frozenset({"run", "checkpoint", "session", "model"})
 """The groups that have a command `list`."""
 

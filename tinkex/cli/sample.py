@@ -20,6 +20,7 @@ from tinkex.cli.output import Output
 
 if TYPE_CHECKING:
     from tinkex import SamplingClient, Tokenizer
+    from tinkex.data import ChatTemplate
     from tinkex.types import SampledSequence
 
 FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
@@ -35,7 +36,7 @@ FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
     examples=[
         'tinkex sample "forty two is"',
         'tinkex sample -m tinkex/tiny --logprobs --max-tokens 20 "Once upon a time"',
-        'tinkex sample -n 4 --seed 7 --json=text "forty two is"',
+        'tinkex sample --chat "What is forty two in digits?"',
     ],
     id_field="text",
 )
@@ -67,7 +68,21 @@ FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
     "--stop", multiple=True, help=r"Text at which to stop, \n for a new line; repeatable."
 )
 @click.option("--logprobs", is_flag=True, help="Color tokens by probability; in a pipe, list them.")
-@click.option("--interactive", is_flag=True, help="Ask for one prompt after the other.")
+@click.option(
+    "--interactive",
+    is_flag=True,
+    help="Ask for one prompt after the other; an empty line ends it.",
+)
+@click.option(
+    "--chat",
+    is_flag=True,
+    help="Send TEXT as a message of the user, by the chat template; with --interactive, the "
+    "messages make one chat.",
+)
+@click.option("--system", metavar="TEXT", help="With --chat: the message of the system before it.")
+@click.option(
+    "--chat-template", metavar="FUNCTION", help="With --chat: the template, as for `tinkex train`."
+)
 @connection_options
 def command(
     output: Output,
@@ -82,8 +97,13 @@ def command(
     stop: Sequence[str],
     logprobs: bool,
     interactive: bool,
+    chat: bool,
+    system: str | None,
+    chat_template: str | None,
 ) -> None:
     """Samples one or more continuations of each prompt."""
+    if (system or chat_template) and not chat:
+        raise click.UsageError(f"--{'system' if system else 'chat-template'} needs --chat")
     prompts = _prompts(output, text, interactive)
     choose_server(output, connection, "samples", keeps="://" in (model or ""))
     with _open(output, connection, model, base_model) as sampler:
@@ -93,11 +113,22 @@ def command(
             "seed": seed,
             "stop": [_unescaped(one) for one in stop] or None,
         }
+        tokenizer = sampler.get_tokenizer()
+        template = _template(tokenizer, chat_template) if chat else None
+        messages = [{"role": "system", "content": system}] if system else []
         command_line = _Sampling(
-            output, sampler, sampler.get_tokenizer(), params, count, logprobs, interactive
+            output, sampler, tokenizer, params, count, logprobs, interactive, template, messages
         )
         for prompt in prompts:
             command_line.answer(prompt)
+
+
+def _template(tokenizer: Tokenizer, function: str | None) -> ChatTemplate:
+    """Returns the chat template: a function that is named, or else the tokenizer's own."""
+    from tinkex.data import chat_template
+    from tinkex.recipes import load_function
+
+    return load_function(function) if function else chat_template(tokenizer)
 
 
 def _prompts(output: Output, text: str | None, interactive: bool) -> Iterator[str]:
@@ -174,32 +205,48 @@ class _Sampling:
     count: int
     logprobs: bool
     interactive: bool
+    template: ChatTemplate | None
+    messages: list[dict[str, str]]
+    """The chat so far, where the prompts are messages."""
 
     def answer(self, prompt: str) -> None:
         """Samples one prompt. Where prompts are typed, Ctrl-C ends only its samples."""
+        tokens = self._encoded(prompt)
         try:
             if self.output.mode in ("json", "quiet") or self.count > 1:
-                self._write_all(prompt)
+                answer = self._write_all(tokens)
             else:
-                self._stream(prompt)
+                answer = self._stream(tokens)
         except KeyboardInterrupt:
             if not self.interactive:
                 raise
             self.output.text("")
+            self.messages = self.messages[:-1]  # a chat goes on as if it had not been asked
+        else:
+            self.messages.append({"role": "assistant", "content": answer.strip()})
 
-    def _stream(self, prompt: str) -> None:
-        """Writes the tokens as they come."""
-        began, decoder, number = time.monotonic(), self.tokenizer.stream_decoder(), 0
+    def _encoded(self, prompt: str) -> Sequence[int]:
+        """Returns the tokens of a prompt, or of the chat of which it is the next message."""
+        if self.template is None:
+            return self.tokenizer.encode(prompt)
+        self.messages.append({"role": "user", "content": prompt.rstrip("\n")})
+        return self.tokenizer.encode(self.template(self.messages, add_generation_prompt=True))
+
+    def _stream(self, tokens: Sequence[int]) -> str:
+        """Writes the tokens as they come. Returns the text."""
+        began, decoder = time.monotonic(), self.tokenizer.stream_decoder()
+        drawn: list[int] = []
         stop_reason = ""
-        for piece in self.sampler.sample_stream(self.tokenizer.encode(prompt), self.params):
+        for piece in self.sampler.sample_stream(tokens, self.params):
             for token, logprob in _with_logprobs(piece.tokens, piece.logprobs):
                 self._write_token(token, decoder.push(token), logprob)
-                number += 1
+                drawn.append(token)
             if piece.sequence is not None:
                 stop_reason = piece.sequence.stop_reason
         self.output.text(decoder.end())
-        rate = number / max(1e-6, time.monotonic() - began)
-        self.output.status(f"{number} tokens, {rate:.0f} tokens/s, ended by {stop_reason}")
+        rate = len(drawn) / max(1e-6, time.monotonic() - began)
+        self.output.status(f"{len(drawn)} tokens, {rate:.0f} tokens/s, ended by {stop_reason}")
+        return self.tokenizer.decode(drawn)
 
     def _write_token(self, token: int, text: str, logprob: float | None) -> None:
         from tinkex.display.token_colors import text_color
@@ -215,20 +262,22 @@ class _Sampling:
             shown = "" if logprob is None else f"{logprob:.4f}"
             self.output.text(f"{token}\t{shown}\t{text!r}")
 
-    def _write_all(self, prompt: str) -> None:
-        """Writes finished samples: as rows, or for a person as texts with headings."""
-        tokens = self.tokenizer.encode(prompt)
+    def _write_all(self, tokens: Sequence[int]) -> str:
+        """Writes finished samples: as rows, or for a person as texts with headings. Returns the
+        text of the first.
+        """
         sampled = self.sampler.sample(tokens, self.count, self.params).result()
         rows = [self._row(number, one) for number, one in enumerate(sampled.sequences, 1)]
         if self.output.mode != "human":
             self.output.table(rows, ["text"])
-            return
+            return rows[0]["text"]
         for row, sequence in zip(rows, sampled.sequences, strict=True):
             self.output.text(f"[{row['number']}] ", end="")
             decoder = self.tokenizer.stream_decoder()
             for token, logprob in _with_logprobs(sequence.tokens, sequence.logprobs):
                 self._write_token(token, decoder.push(token), logprob)
             self.output.text(decoder.end())
+        return rows[0]["text"]
 
     def _row(self, number: int, sequence: SampledSequence) -> dict[str, Any]:
         return {

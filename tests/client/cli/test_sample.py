@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import click.testing
 import pytest
@@ -123,3 +124,35 @@ def test_no_server_at_the_address_is_said_at_once() -> None:
     done = sample(f"--base-url=http://127.0.0.1:{port}", "-m", "tinker://a/b/c", PROMPT)
     assert done.exit_code == 5
     assert done.stderr.endswith("hint: tinkex doctor\n")
+
+
+@pytest.fixture
+def parrot(tmp_path: Path) -> str:
+    """A chat template that puts the whole chat on one line, as module:function."""
+    (tmp_path / "parrot.py").write_text(
+        "def line(messages, *, add_generation_prompt, tools=None):\n"
+        "    return '|'.join(each['role'][0] + each['content'] for each in messages)\n"
+    )
+    return f"{tmp_path}/parrot.py:line"
+
+
+def test_a_message_is_sent_by_the_chat_template(greedy: list[str], parrot: str) -> None:
+    asked = sample(*greedy, "--chat", "--system=short", "hi")
+    assert asked.exit_code == 0, asked.output
+    assert asked.stdout == sample(*greedy, "system: short\nuser: hi\nassistant:").stdout
+    own = sample(*greedy, "--chat", "--chat-template", parrot, input="hi\n")
+    assert own.stdout == sample(*greedy, "uhi").stdout
+    alone = sample(*greedy, "--system=short", "hi")
+    assert (alone.exit_code, "--system needs --chat" in alone.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("form", [(), ("-n", "2")], ids=["streamed", "whole"])
+def test_the_messages_of_an_interactive_chat_follow_each_other(
+    greedy: list[str], parrot: str, form: tuple[str, ...]
+) -> None:
+    options = (*greedy, "--chat", "--chat-template", parrot, "--interactive", *form)
+    chat = sample(*options, input="hi\nand\n").stdout
+    first = sample(*greedy, *form, "uhi").stdout
+    answer = sample(*greedy, "--json=text", "uhi").stdout
+    said = json.loads(answer)[0]["text"].strip()
+    assert chat == first + sample(*greedy, *form, f"uhi|a{said}|uand").stdout

@@ -99,6 +99,16 @@ def test_an_example_runs(name: str, example: str, here: Path, paths: dict[str, s
     assert done.stdout
 
 
+def test_after_a_chat_the_model_is_asked_by_its_template(here: Path) -> None:
+    chat = [("system", "Be short."), ("user", "one?"), ("assistant", "1")]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    Path("chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    done = run(f"tinkex train sft --data chat.jsonl {SHORT['train sft']}")
+    [hint] = re.findall("^hint: (tinkex sample .*)$", done.stderr, re.MULTILINE)
+    assert hint.endswith(" --chat --system 'Be short.' 'one?'")
+    assert run(f"{hint} --max-tokens 2").exit_code == 0
+
+
 def test_a_run_is_resumed_by_its_own_recipe(here: Path) -> None:
     assert run(f"tinkex train sft sft.toml --out run {SHORT['train sft']}").exit_code == 0
     done = run("tinkex train rl --resume run")

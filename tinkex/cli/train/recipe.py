@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from attrs import NOTHING, Attribute, fields
@@ -19,6 +19,7 @@ from tinkex.cli.connection import Connection, connection_options
 from tinkex.cli.embedded import choose_server
 from tinkex.cli.exit_codes import ExitCode
 from tinkex.cli.output import Output
+from tinkex.data import read_rows
 from tinkex.recipes import Result, TrainConfig, resume, train
 from tinkex.recipes.card import best_of, card, series
 from tinkex.recipes.config import read_toml
@@ -188,13 +189,34 @@ def _next_commands(result: Result, server: str, dialect: Dialect) -> list[str]:
     folder = shlex.quote(str(result.folder.path))
     if result.interrupted:
         return [f"tinkex train {result.recipe} --resume {folder}{server}"]
-    prompt = result.prompt.strip("\n")
-    if not prompt or "\n" in prompt or len(prompt) > _PROMPT_LENGTH:
-        prompt = "your prompt"
     commands = [f"tinkex checkpoint download {result.state.sampler_path}{server}"]
     if not dialect.lacks("sample"):
         path = result.state.sampler_path if dialect.sampling.saved_names else result.state.path
         if dialect.lacks("get_sampler"):  # which tells the base model
             path = f"{path} --base-model {shlex.quote(result.folder.run()['config']['model'])}"
-        commands.insert(0, f"tinkex sample -m {path}{server} {shlex.quote(prompt)}")
+        commands.insert(0, f"tinkex sample -m {path}{server} {_prompt_to_try(result)}")
     return commands
+
+
+def _prompt_to_try(result: Result) -> str:
+    """Returns the options and the text by which `tinkex sample` asks what the data asks first."""
+    config = result.folder.run()["config"]
+    row = next(read_rows(config["data"])).fields
+    chats = [row[name] for name in ("messages", "prompt", "chosen") if name in row]
+    if not chats or not isinstance(chats[0], list):
+        return _quoted(result.prompt.strip("\n"), "your prompt")
+    said: dict[str, Any] = {}  # the first message of each role
+    for message in cast("list[dict[str, Any]]", chats[0]):
+        said.setdefault(message["role"], message["content"])
+    options = "--chat"
+    if "system" in said:
+        options += f" --system {_quoted(said['system'], 'your system message')}"
+    if config.get("chat_template"):
+        options += f" --chat-template {shlex.quote(config['chat_template'])}"
+    return f"{options} {_quoted(said.get('user'), 'your message')}"
+
+
+def _quoted(text: Any, otherwise: str) -> str:
+    """Returns a text as a word of a shell, or another one for a text that is long or has lines."""
+    fits = isinstance(text, str) and text and "\n" not in text and len(text) <= _PROMPT_LENGTH
+    return shlex.quote(text if fits else otherwise)
