@@ -1,4 +1,4 @@
-"""What the packages of trackers have recorded of a run that was resumed; for those that are
+"""The records of the packages of trackers, of a run that was resumed; for those that are
 installed.
 
 Each run is a process of its own, since the packages begin threads and processes that end with it.
