@@ -172,8 +172,10 @@ class Loop:
             "time": round(time.time(), 3),
         }
         self.folder.add_metrics(line)
+        # trackers note the time themselves
+        values = {name: line[name] for name in line if name not in ("step", "time")}
         for tracker in self.trackers:
-            tracker.log(step, {name: value for name, value in line.items() if name != "step"})
+            tracker.log(step, values)
         self.display.step(pace, line)
         return line
 

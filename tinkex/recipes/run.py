@@ -32,7 +32,7 @@ from tinkex.recipes.run_folder import RunFolder, SavedState
 from tinkex.recipes.saves import Saves
 from tinkex.recipes.server_metrics import server_metrics
 from tinkex.recipes.sft import Sft, SftConfig
-from tinkex.recipes.trackers import open_trackers
+from tinkex.recipes.trackers import Tracker, open_trackers
 
 _log = logging.getLogger("tinkex")
 
@@ -150,11 +150,11 @@ def _run(
         )
         recipe = _RECIPES[config.recipe](config, context)
         trackers = [
-            *open_trackers(config.log, folder.path, config.to_dict()),
+            *open_trackers(config.log, folder, config.to_dict()),
             *server_metrics(service, trainer, config, recipe.goal, state.step),
         ]
         for tracker in trackers:
-            stack.callback(tracker.close)
+            stack.push(_closing(tracker))
         display = display_for(console, activity, recipe.goal.metric, state.step, recipe.total)
         if state.step < recipe.total:
             say(f"{recipe.summary}; steps {state.step + 1} to {recipe.total}")
@@ -176,6 +176,11 @@ def _run(
             interrupts,
             trackers,
         ).run()
+
+
+def _closing(tracker: Tracker) -> Callable[[object, object, object], None]:
+    """Returns the end of a context that closes a tracker, and says whether there was an error."""
+    return lambda kind, error, trace: tracker.close(failed=error is not None)
 
 
 @contextmanager

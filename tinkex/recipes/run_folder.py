@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class SavedState:
 class RunFolder:
     """A folder with these files:
 
-    - `run.json`: the recipe, its settings, and a fingerprint of the data;
+    - `run.json`: an id, the recipe, its settings, and a fingerprint of the data;
     - `metrics.jsonl`: one line per step, `{"step": 1, "loss": 2.31, …}`;
     - `state.json`: the last saved state. It is replaced as a whole, and only once the server has
       the state, so that it is right whenever the process is killed.
@@ -58,6 +59,7 @@ class RunFolder:
         _write_json(
             folder._run,
             {
+                "id": secrets.token_hex(4),
                 "recipe": recipe,
                 "config": dict(config),
                 "fingerprints": {name: _fingerprint(file) for name, file in files.items()},
@@ -93,8 +95,13 @@ class RunFolder:
         """The file of the metrics."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def run_id(self) -> str:
+        """A text that tells the run from others in a folder of the same name."""
+        return self.run()["id"]
+
     def run(self) -> dict[str, Any]:
-        """Returns the recipe, its settings and the fingerprints of the data."""
+        """Returns the id, the recipe, its settings and the fingerprints of the data."""
         return json.loads(self._run.read_text("utf-8"))
 
     def state(self) -> SavedState:

@@ -14,8 +14,8 @@ from tinkex.recipes.loop import Goal
 from tinkex.recipes.trackers import Tracker
 
 _log = logging.getLogger("tinkex")
-_NOT_SENT = frozenset({"tokens", "learning_rate", "tokens_per_second", "time"})
-"""Metrics that the server measures itself, or that are no curve."""
+_NOT_SENT = frozenset({"tokens", "learning_rate", "tokens_per_second"})
+"""Metrics that the server measures itself."""
 
 
 def server_metrics(
@@ -65,5 +65,5 @@ class _ServerMetrics:
             self._failed = True
             _log.warning("the page of the run will lack metrics from step %d on: %s", step, error)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Does nothing: all was sent."""
