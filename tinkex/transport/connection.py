@@ -34,6 +34,7 @@ from tinkex.transport.request_body import RequestBody
 from tinkex.transport.unreachable import (
     SERVER_SPEAKS_TLS,
     Reason,
+    local_limit,
     os_error_text,
     proxy_refused,
     proxy_unreachable,
@@ -284,6 +285,8 @@ def _reason_of(error: BaseException, route: _Route, trusted: str) -> Reason | No
         return _reason_of_tls(error.certificate_error, route, trusted)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return _reason_of_tls(cause, route, trusted)
+    if isinstance(error, aiohttp.ClientConnectorError) and (reason := local_limit(error.os_error)):
+        return reason
     if proxy is not None and isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy_refused(proxy, error.status, error.message)
     if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):

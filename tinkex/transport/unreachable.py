@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 
@@ -36,6 +37,19 @@ class Reason:
 SERVER_SPEAKS_TLS = Reason(
     "the server speaks TLS, and the URL says http://", "Give its URL as https://…"
 )
+
+
+TOO_MANY_FILES = Reason(
+    "this process, or this machine, has too many open files",
+    "Raise the limit (`ulimit -n`), or have fewer connections: http_limits.max_connections of "
+    "Config. Does the program close its service clients?",
+    retryable=True,
+)
+
+
+def local_limit(error: OSError) -> Reason | None:
+    """Returns the reason for an error that is not the server's: a limit of this machine."""
+    return TOO_MANY_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else None
 
 
 def proxy_refused(proxy: Proxy, status: int, words: str) -> Reason:

@@ -23,11 +23,17 @@ _ROWS_AT_ONCE = 1000  # so that the event loop is not held up
 
 async def sweep_regularly(states: Callable[[], Sequence[CommonState]]) -> None:
     """Sweeps the states that there are, every `PERIOD`, until it is cancelled."""
+    now = time.time()
     while True:
+        last = now
         await asyncio.sleep(PERIOD)
+        now = time.time()
         for state in states():
+            if now - last > 2 * PERIOD:
+                # the machine slept, or its clock was set: no client could send a heartbeat
+                state.activity.restart(now)
             try:
-                await sweep(state, time.time())
+                await sweep(state, now)
             except Exception:
                 logger.exception(
                     "what has expired could not be removed; retrying in %.0f seconds", PERIOD

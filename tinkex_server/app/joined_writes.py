@@ -34,8 +34,9 @@ class JoinedWrites:
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
+        held, self._held = self._held, None
+        # uvloop refuses to write if the peer has closed the connection meanwhile
+        if held is not None and not self._transport.is_closing():
             self._transport.write(held)
 
     def __getattr__(self, name: str) -> Any:

@@ -18,6 +18,10 @@ class SessionActivity:
         self._started_at = started_at
         self._last_request: dict[str, float] = {}
 
+    def restart(self, now: float) -> None:
+        """Gives all sessions their time again, as at the start of the server."""
+        self._started_at = now
+
     def note_request(self, session_id: str) -> None:
         self._last_request[session_id] = time.time()
 
@@ -26,7 +30,7 @@ class SessionActivity:
 
     def silent(self, since: float) -> list[SessionRow]:
         """Returns the open sessions whose clients have sent neither a heartbeat nor a request since
-        then. There are none if the server itself started later.
+        then. There are none if the server itself started, or restarted this, later.
         """
         if self._started_at >= since:
             return []

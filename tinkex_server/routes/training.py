@@ -21,6 +21,7 @@ from tinkex_server.jobs.requests import Work
 from tinkex_server.limits import check_at_most
 from tinkex_server.routes.support.endpoint import Call, post
 from tinkex_server.routes.support.model_requests import UNNUMBERED, submit_model_request
+from tinkex_server.rules.records import recording
 from tinkex_server.state import ServerState
 from tinkex_server.store import Batch, ModelRow
 from tinkex_server.wire.json import encode
@@ -87,7 +88,8 @@ def _forward_backward(
                 seconds=seconds,
                 metrics={name: metrics[name] for name in metrics if name not in _IN_STEP},
             )
-            state.store.steps.add_batch(row.model_id, done, now)
+            with recording(f"a forward_backward of {row.model_id}"):
+                state.store.steps.add_batch(row.model_id, done, now)
         state.store.usage.add(
             row.owner, row.session_id, row.base_model, {"training": token_count}, now
         )
@@ -127,7 +129,8 @@ def _optim_step(state: ServerState, row: ModelRow, body: OptimStepRequest) -> Wo
     async def work() -> bytes:
         begun = time.monotonic()
         metrics = await state.lanes.call(state.engine.optim_step, row.model_id, settings)
-        state.store.steps.end(row.model_id, metrics, time.monotonic() - begun)
+        with recording(f"an optim_step of {row.model_id}"):
+            state.store.steps.end(row.model_id, metrics, time.monotonic() - begun)
         return encode(OptimStepResponse(Metrics.from_dict(metrics)).to_dict())
 
     return work

@@ -17,6 +17,7 @@ from tinkex_server.engine.interface import EngineDied, LoraShape, OptimizerKind
 from tinkex_server.errors import bad_request, malformed
 from tinkex_server.jobs.requests import RequestIdentity
 from tinkex_server.limits import check_at_most
+from tinkex_server.rules.records import recording
 from tinkex_server.state import CommonState
 from tinkex_server.store import ModelRow
 from tinkex_server.wire.json import encode
@@ -112,7 +113,8 @@ async def _create(state: CommonState, owner: str, new: NewModel) -> bytes:
         raise EngineDied(failure)
     state.note_created(model_id, new.source, optimizer=new.optimizer)
     details = {"model_id": model_id, "base_model": new.row.base_model}
-    state.store.audit.add(owner, "model.created", details, time.time())
+    with recording(f"the creation of {model_id}"):
+        state.store.audit.add(owner, "model.created", details, time.time())
     for warning in warnings:
         logger.warning("%s: %s", model_id, warning)
     return encode({**new.result, "warnings": list(warnings)} if warnings else new.result)

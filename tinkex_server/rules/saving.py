@@ -12,6 +12,7 @@ from tinkex_server.checkpoint_path import SAMPLER_WEIGHTS, WEIGHTS, CheckpointPa
 from tinkex_server.data_dir import manifests
 from tinkex_server.engine.interface import InvalidRequest
 from tinkex_server.errors import Refused, bad_request, malformed
+from tinkex_server.rules.records import recording
 from tinkex_server.state import CommonState
 from tinkex_server.store import CheckpointRow, ModelRow, SessionRow
 
@@ -99,7 +100,8 @@ async def write_checkpoint(
 def record_checkpoint(state: CommonState, run: ModelRow, saved: CheckpointRow, event: str) -> None:
     """Adds a new checkpoint to the audit log and to the usage of the run's session."""
     details = {"tinker_path": str(saved.path), "size_bytes": saved.size_bytes}
-    state.store.audit.add(run.owner, f"checkpoint.{event}", details, saved.created_at)
+    with recording(f"the save of {saved.path}"):
+        state.store.audit.add(run.owner, f"checkpoint.{event}", details, saved.created_at)
     state.store.usage.add(
         run.owner, run.session_id, run.base_model, {"checkpoint": 1}, saved.created_at
     )

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
@@ -16,6 +17,7 @@ from tinkex.config import HttpLimits
 from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.port import Answer, ExchangeFailed, Message
 from tinkex.transport.response_body import raw_pieces
+from tinkex.transport.unreachable import TOO_MANY_FILES
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -172,6 +174,27 @@ def test_no_connection_is_a_failure_to_connect() -> None:
     with pytest.raises(ExchangeFailed, match="refused") as caught:
         asyncio.run(main())
     assert caught.value.failure_point == "connecting"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+def test_too_many_open_files_are_not_blamed_on_the_server() -> None:
+    import resource
+
+    async def connect() -> None:
+        connections = ConnectionPool()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with closing(socket.socket()) as highest:  # the lowest number that is free
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno(), hard))
+            try:
+                await connections.exchange(message("http://127.0.0.1:1/"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                await connections.aclose()
+
+    with pytest.raises(ExchangeFailed) as caught:
+        asyncio.run(connect())
+    failed = caught.value
+    assert (failed.failure_point, failed.reason) == ("connecting", TOO_MANY_FILES)
 
 
 def test_a_large_body_is_sent_without_a_copy_of_it() -> None:

@@ -5,6 +5,7 @@ wait.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from tinkex.cli import main
 from tinkex.local import Limits, Server, gc, serve
 from tinkex_server.app import expiry
 from tinkex_server.engine.interface import LoraShape, OptimizerKind
+from tinkex_server.state import CommonState
 from tinkex_server.store import Ending, FutureRow, SessionRow, Store, StoreError
 
 DAY = 24 * 3600.0
@@ -269,6 +271,26 @@ def test_a_session_has_its_time_again_after_a_restart(tmp_path: Path) -> None:
         engine=RecordingEngine(), data_dir=tmp_path, limits=Limits(silence_seconds=100)
     ) as server:
         assert server._state.activity.silent(time.time() - 1) == []
+
+
+def test_no_session_ends_because_the_machine_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sweep after that may come before the heartbeats of the clients."""
+    monkeypatch.setattr(expiry, "PERIOD", 0.05)
+    swept = threading.Semaphore(0)
+    sweep, now = expiry.sweep, time.time
+
+    async def counted(state: CommonState, at: float) -> None:
+        await sweep(state, at)
+        swept.release()
+
+    monkeypatch.setattr(expiry, "sweep", counted)
+    with started(RecordingEngine(), limits=Limits(silence_seconds=1000)) as api:
+        session_id = api.session()
+        monkeypatch.setattr(time, "time", lambda: now() + DAY)
+        for _ in range(3):
+            assert swept.acquire(timeout=10)
+        assert api.send("session_heartbeat", session_id=session_id).status_code == 200
+        monkeypatch.undo()
 
 
 def test_finishing_a_session_frees_what_was_saved_for_it(api: Api, own: Server) -> None:

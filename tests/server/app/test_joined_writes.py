@@ -15,6 +15,10 @@ class Transport:
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
+        self.peer_left = False
+
+    def is_closing(self) -> bool:
+        return self.peer_left
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)
@@ -47,6 +51,18 @@ def test_writes_are_joined_in_pairs_and_the_last_one_waits_for_one_iteration() -
         [b"ab", b"c"],
         [b"the last words", b"(closed)"],
     ]
+
+
+def test_nothing_is_written_after_the_peer_has_closed_the_connection() -> None:
+    async def write() -> list[bytes]:
+        transport = Transport()
+        joined = JoinedWrites(transport)
+        joined.write(b"head")
+        transport.peer_left = True
+        await asyncio.sleep(0)
+        return transport.sent
+
+    assert asyncio.run(write()) == []
 
 
 def test_the_head_of_an_answer_comes_in_one_piece_with_its_body(server: Server) -> None:

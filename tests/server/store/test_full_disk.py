@@ -5,6 +5,7 @@ not store.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -72,6 +73,39 @@ def test_once_an_announced_result_is_lost_all_requests_are_refused(
     for again in (lose, write):
         with pytest.raises(StoreWriteError, match="restart the server"):
             asyncio.run(again())
+
+
+@pytest.mark.parametrize(
+    ("table", "write"), [("steps", "add_batch"), ("steps", "end"), ("audit", "add")]
+)
+def test_work_that_is_done_does_not_fail_with_its_records(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    table: str,
+    write: str,
+) -> None:
+    """Or the client would do it again: the disk may have room again when the outcome is stored."""
+
+    def fail(*_: object) -> None:
+        raise StoreWriteError(sqlite3.OperationalError("database or disk is full"))
+
+    with (
+        serve(engine=RecordingEngine(), data_dir=tmp_path) as server,
+        httpx.Client(base_url=server.base_url, timeout=15) as http,
+    ):
+        api = Api(http, RecordingEngine())
+        session_id = api.session()
+        monkeypatch.setattr(getattr(server._state.store, table), write, fail)
+        model_id = api.model(session_id)
+        promises = [
+            api.step(model_id, 1),
+            api.ok("optim_step", model_id=model_id, seq_id=2, adam_params={}),
+            api.ok("save_weights", model_id=model_id, seq_id=3, path="one"),
+        ]
+        results = [api.result(promise) for promise in promises]
+    assert [result.get("error") for result in results] == [None] * 3
+    assert "missing from the records" in caplog.text
 
 
 def test_a_server_on_a_full_disk_says_what_to_do() -> None:
