@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from attrs import define, evolve, field
 
+from tinkex.cli.failures import current_path
 from tinkex.cli.output import Output
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Connection:
     profile: str | None = None
     api_key: str | None = None
     """A key to use in place of the one of the settings. It is set before a client is opened."""
+    about: str | None = None
+    """A word on what the command works on, for the name of its session. It is set before, too."""
     _open: ExitStack = field(factory=ExitStack, init=False)
     _wait: _WaitLine | None = field(default=None, init=False)
 
@@ -118,7 +121,10 @@ class Connection:
         from tinkex import ServiceClient
 
         self._say_waits(self.config)
-        return self._open.enter_context(ServiceClient(config=self.config))
+        # the pages of the embedded server, and lists of sessions, show it; one's own goes before
+        name = current_path() + (f": {self.about}" if self.about else "")
+        metadata = {"name": name, **self.config.user_metadata}
+        return self._open.enter_context(ServiceClient(config=self.config, user_metadata=metadata))
 
     def __enter__(self) -> Self:
         handler = _LogLines(self.output)

@@ -50,7 +50,12 @@ def command(base_url: str | None, models: tuple[str, ...], program: tuple[str, .
         if is_local:
             from tinkex.local.beside import start
 
-            environment["TINKER_BASE_URL"] = start(models)
+            environment["TINKER_BASE_URL"] = url = start(models)
+            click.echo(
+                f"An embedded server runs at {url}. It ends with the program, and its checkpoints "
+                "with it; `tinkex serve` keeps them.",
+                err=True,
+            )
             environment.setdefault("TINKER_API_KEY", "tml-local")
         run(program, environment)
     except ConfigError as error:

@@ -127,7 +127,9 @@ class _Polling:
         request = retrieve_future.request(body=FutureRetrieveRequest(self.state.request_id or ""))
         headers = _ACCEPT_BOTH if self.state.operation in _IN_PROTOBUF else {}
         with self.wait:
-            self.wait.set_owner("computation", "the poll is not answered yet")
+            self.wait.set_owner(
+                "computation", "the poll is not answered yet, so that the server may not have begun"
+            )
             while True:
                 began = self.transport.clock.now()
                 match await self._poll(request, headers, began):

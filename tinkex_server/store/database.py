@@ -195,7 +195,10 @@ class Database:
                 "another data folder (data_dir, --data-dir)"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise StoreError(f"{file} cannot be used as a database: {error}") from error
+            raise StoreError(
+                f"{file} cannot be used as a database: {error}; if you move it away, checkpoints "
+                "are listed again from their folders"
+            ) from error
         if version == 0:
             self._connection.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FIRST_VERSION}; COMMIT;"

@@ -109,6 +109,16 @@ def test_after_a_chat_the_model_is_asked_by_its_template(here: Path) -> None:
     assert run(f"{hint} --max-tokens 2").exit_code == 0
 
 
+def test_the_sessions_of_commands_are_told_apart_by_their_names(here: Path) -> None:
+    line = f"tinkex train sft --data numbers.jsonl --out runs/first {SHORT['train sft']}"
+    assert run(line).exit_code == 0
+    assert run("tinkex train sft --resume runs/first --steps 2").exit_code == 0
+    assert run("tinkex eval --data numbers.jsonl").exit_code == 0
+    done = run("tinkex session list --limit 3 --json=name")
+    names = [session["name"] for session in json.loads(done.stdout)]
+    assert names == ["tinkex eval", *["tinkex train sft: first"] * 2]
+
+
 def test_a_run_is_resumed_by_its_own_recipe(here: Path) -> None:
     assert run(f"tinkex train sft sft.toml --out run {SHORT['train sft']}").exit_code == 0
     done = run("tinkex train rl --resume run")

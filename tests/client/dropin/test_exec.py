@@ -211,6 +211,7 @@ def test_a_program_trains_with_no_server_and_no_key(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     url = done.stdout.strip()
     assert url.startswith("http://127.0.0.1:")
+    assert f"{url}. It ends with the program, and its checkpoints with it" in done.stderr
     wait_until(lambda: not _answers(url), SECONDS)
 
 

@@ -127,7 +127,7 @@ def test_a_data_folder_of_another_release_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tinkex.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(RuntimeError, match="cannot be used as a database"):
+    with pytest.raises(RuntimeError, match=r"cannot be used as a database.* listed again"):
         serve(engine=RecordingEngine(), data_dir=tmp_path)
 
 

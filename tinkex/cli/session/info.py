@@ -24,12 +24,12 @@ def command(output: Output, connection: Connection, session_id: str) -> None:
 
     with suggesting_sessions(connection.rest, session_id):
         session = connection.rest.get_session(session_id)
-    metadata = session.user_metadata
+    metadata = session.user_metadata.to_dict() if session.user_metadata else {}
     output.record(
         {
             "id": session_id,
-            "name": session.display_name,
-            "user_metadata": metadata.to_dict() if metadata else {},
+            "name": session.display_name or metadata.get("name"),
+            "user_metadata": metadata,
             "training_runs": session.training_run_ids,
             "samplers": session.sampler_ids,
         }

@@ -25,17 +25,18 @@ COLUMNS = ("id", "name", "created", "status", "checkpoints", "size_bytes")
 
 def row_of(session: SessionSummary) -> dict[str, Any]:
     """Returns a session as a row of these fields."""
-    size, metadata = session.checkpoint_storage_bytes, session.user_metadata
+    size = session.checkpoint_storage_bytes
+    metadata = session.user_metadata.to_dict() if session.user_metadata else {}
     return {
         "id": session.session_id,
-        "name": session.display_name,
+        "name": session.display_name or metadata.get("name"),
         "created": session.created_at,
         "status": session.status.type if session.status else None,
         "checkpoints": session.checkpoints_count,
         "size_bytes": None if size is None else Size(size),
         "owner": session.owner,
         "project": session.project_id,
-        "user_metadata": metadata.to_dict() if metadata else {},
+        "user_metadata": metadata,
     }
 
 

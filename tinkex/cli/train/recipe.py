@@ -63,10 +63,12 @@ def recipe_command(config_class: type[TrainConfig], help: str, examples: Sequenc
         if resumed is None:
             settings = {**(read_toml(config_file) if config_file else {}), **given}
             config = config_class.of(settings, str(config_file or "the command line"))
+            connection.about = Path(config.out or config.data).name
         elif config_file is not None:
             raise click.UsageError("--resume takes the settings of the run; give no CONFIG")
         else:
             _check_recipe(resumed, config_class.recipe)
+            connection.about = resumed.resolve().name
         server = _server_options(connection)
         choose_server(output, connection, "trains", keeps=True)
         console = None if output.mode == "quiet" else output.err_console
