@@ -6,6 +6,8 @@ the idioms of idioms.py as well.
 """
 
 import asyncio
+import concurrent.futures
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -17,6 +19,7 @@ import traceback
 import typing
 import warnings
 from concurrent.futures import Future
+from unittest import mock
 
 import idioms
 import numpy as np
@@ -179,7 +182,162 @@ def an_error_by_a_future_of_a_client(g):
     return isinstance(error, tinker.APIStatusError)
 
 
+@idiom
+def futures_of_samples_in_the_standard_library(g):
+    def sampled():
+        return [g.sampler.sample(g.prompt, 1, g.greedy), g.sampler.compute_logprobs(g.prompt)]
+
+    async def main():
+        return [type(await asyncio.wrap_future(future)).__name__ for future in sampled()]
+
+    seen = []
+    [first, _] = sampled()
+    first.result(60)
+    first.add_done_callback(lambda ended: seen.append(len(ended.result().sequences)))
+    return (
+        [isinstance(future, Future) for future in sampled()],
+        len([*concurrent.futures.as_completed(sampled(), timeout=60)]),
+        len(concurrent.futures.wait(sampled(), timeout=60).done),
+        asyncio.run(main()),
+        (first.done(), first.cancelled(), first.running(), first.cancel(), first.exception(), seen),
+    )
+
+
+@idiom
+def futures_in_an_event_loop(g):
+    async def main():
+        loop = asyncio.get_running_loop()
+        responses = [
+            await asyncio.wait_for(g.sampler.sample_async(g.prompt, 1, g.greedy), timeout=60),
+            await asyncio.wait_for(g.sampler.sample(g.prompt, 1, g.greedy), timeout=60),
+            await asyncio.create_task(g.sampler.sample_async(g.prompt, 1, g.greedy)),
+            await asyncio.ensure_future(g.sampler.sample(g.prompt, 1, g.greedy)),
+            await asyncio.to_thread(g.sampler.sample(g.prompt, 1, g.greedy).result),
+            await loop.run_in_executor(None, g.sampler.sample(g.prompt, 1, g.greedy).result, 60),
+            g.sampler.sample(g.prompt, 1, g.greedy).result(),  # blocks the loop
+        ]
+        for ended in asyncio.as_completed([g.sampler.sample(g.prompt, 1, g.greedy)]):
+            responses.append(await ended)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            sampling = g.sampler.sample_async(g.prompt, 1, g.greedy)
+            responses.append(pool.submit(asyncio.run, sampling).result())
+        return {tuple(response.sequences[0].tokens) for response in responses}
+
+    return len(asyncio.run(main()))
+
+
+@idiom
+def a_sample_given_up(g):
+    long = types.SamplingParams(max_tokens=512, temperature=1.0, stop=[])
+
+    async def main():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(g.sampler.sample_async(g.prompt, 8, long), timeout=0.01)
+            return "it ended"
+        task = asyncio.create_task(g.sampler.sample_async(g.prompt, 8, long))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            return "it ended"
+        return len((await g.sampler.sample_async(g.prompt, 1, g.greedy)).sequences)
+
+    return asyncio.run(main())
+
+
+@idiom
+def saves_gathered_twice(g):
+    async def main():
+        saved = await asyncio.gather(
+            *await asyncio.gather(
+                g.trainer.save_state_async("twice"),
+                g.trainer.save_weights_for_sampler_async("twice"),
+            )
+        )
+        backward = await g.trainer.forward_backward_async([g.datum], loss_fn="cross_entropy")
+        step = await g.trainer.optim_step_async(adam_params=types.AdamParams(learning_rate=0.0))
+        first, second = await asyncio.gather(backward, step)
+        again = await (await g.trainer.forward_async([g.datum], "cross_entropy")).result_async()
+        return (
+            [one.path.split("/")[-2:] for one in saved],
+            sorted({**first.metrics, **(second.metrics or {})})[:1],
+            type(again).__name__,
+        )
+
+    return asyncio.run(main())
+
+
 # ---- clients ----
+
+
+@idiom
+def the_session_behind_the_clients(g):
+    session_id = g.service.holder.get_session_id()
+    sampler = g.service.create_sampling_client(base_model=MODEL).result()
+    service = tinker.ServiceClient(base_url=g.url, api_key=KEY)
+    service.create_sampling_client(base_model=MODEL).result()
+    service.holder.close()
+    raised(lambda: service.create_lora_training_client(MODEL).result(), RuntimeError)
+    return (
+        session_id == g.service.holder._session_id == g.trainer.holder._session_id,
+        g.trainer.model_id in g.rest.get_session(session_id).result().training_run_ids,
+        g.rest.get_sampler(sampler._sampling_session_id).result().base_model,
+    )
+
+
+@idiom
+def clients_derived_and_mocked(g):
+    class Trainer(tinker.TrainingClient):
+        def own(self):
+            return 3
+
+    class Rest(RestClient):
+        def get_training_run_by_tinker_path(self, tinker_path, access_scope="owned"):
+            return self.get_training_run(tinker_path.split("/")[2], access_scope=access_scope)
+
+    class Service(tinker.ServiceClient):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.own = 4
+
+    rest = Rest(base_url=g.url, api_key=KEY)
+    service = Service(base_url=g.url, api_key=KEY)
+    with mock.patch("tinker.ServiceClient") as made:
+        assert tinker.ServiceClient is made
+    with mock.patch("tinker.lib.public_interfaces.training_client.TrainingClient.save_state"):
+        pass
+    sampler = mock.create_autospec(tinker.SamplingClient, instance=True)
+    trainer = mock.Mock(spec=tinker.TrainingClient)
+    return (
+        Trainer.__new__(Trainer).own(),
+        rest.get_training_run_by_tinker_path(g.path).result().base_model,
+        service.own,
+        service.create_sampling_client(base_model=MODEL).result().get_base_model(),
+        tinker.ServiceClient.__name__,
+        isinstance(trainer, tinker.TrainingClient),
+        inspect.iscoroutinefunction(sampler.sample_async),
+        inspect.iscoroutinefunction(trainer.save_state_async),
+    )
+
+
+@idiom
+def methods_replaced(g):
+    sampler = g.service.create_sampling_client(base_model=MODEL).result()
+    calls, real = [], tinker.SamplingClient.sample_async
+
+    async def counted(self, *args, **kwargs):
+        calls.append(1)
+        return await real(self, *args, **kwargs)
+
+    with mock.patch.object(tinker.SamplingClient, "sample_async", counted):
+        asyncio.run(sampler.sample_async(g.prompt, 1, g.greedy))
+        asyncio.run(g.sampler.sample_async(g.prompt, 1, g.greedy))
+    sampler.sample_async = lambda *args, **kwargs: "of the instance"
+    return (
+        len(calls),
+        sampler.sample_async(),
+        asyncio.run(real(sampler, g.prompt, 1, g.greedy)) is None,
+    )
 
 
 @idiom
@@ -223,7 +381,14 @@ def settings_of_retries(g):
     sampler = g.service.create_sampling_client(base_model=MODEL, retry_config=config).result()
     assert sampler.sample(g.prompt, 1, g.greedy).result().sequences
     codes = [code for code in range(200, 600) if is_retryable_status_code(code)]
-    return codes, config.jitter_factor, config.enable_stuck_detection, RetryConfig().max_connections
+    assert TimeoutError in RetryConfig.retryable_exceptions
+    return (
+        codes,
+        RetryConfig.progress_timeout,
+        config.jitter_factor,
+        config.enable_stuck_detection,
+        RetryConfig().max_connections,
+    )
 
 
 def in_child(given):

@@ -16,7 +16,8 @@ import httpx
 
 from tinkex.dropin import console
 from tinkex.dropin.client_futures import ClientFuture
-from tinkex.dropin.futures import begun
+from tinkex.dropin.futures import SampleFuture, begun
+from tinkex.dropin.holder import Holder, ServiceHolder
 from tinkex.dropin.tokenizers import as_transformers
 from tinkex.dropin.types import QueueState
 from tinkex.portal.official_calls import deprecated_twin
@@ -59,6 +60,16 @@ def _future_of_client(
     return call
 
 
+def _future_of_sample(method: Callable[..., Any]) -> Any:
+    """Returns a method that calls this one, and returns a future of the standard library."""
+
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> SampleFuture[Any]:
+        return SampleFuture(method(self, *args, **kwargs))
+
+    return call
+
+
 def _twin(name: str) -> Any:
     """Returns the method `…_async`, which awaits the future of the other. Deprecated."""
 
@@ -79,15 +90,31 @@ class _Common:
         heard by `tinkex.telemetry.attach`.
         """
 
+
+class _WithoutSession(_Common):
+    """A client that begins no session."""
+
     @property
     def holder(self) -> NoReturn:
         """Raises `AttributeError`: the object behind the clients of the official SDK."""
         raise AttributeError(
-            "holder is the official SDK's own object, which tinkex does not have. Use the public "
-            "methods of the clients; in an event loop, await their futures.",
+            "holder is the official SDK's own object, which a client without a session does not "
+            "have here. Use the public methods of the clients; in an event loop, await their "
+            "futures.",
             name="holder",
             obj=self,
         )
+
+
+class _InSession(_Common):
+    """A client of a session that has begun."""
+
+    _client: Any
+
+    @property
+    def holder(self) -> Holder:
+        """The session of the client."""
+        return Holder(lambda: self._client._session.session_id)
 
 
 class _ItsOwnFuture:
@@ -110,7 +137,7 @@ async def _value(client: C) -> C:
     return client
 
 
-class SamplingClient(_Common, _ItsOwnFuture, sampling.SamplingClient):
+class SamplingClient(_InSession, _ItsOwnFuture, sampling.SamplingClient):
     """A client that samples from one set of weights. Created by a service or a training client."""
 
     @staticmethod
@@ -118,6 +145,16 @@ class SamplingClient(_Common, _ItsOwnFuture, sampling.SamplingClient):
         """Returns a client for the sampler that `get_sampler_handle` described."""
         made = sampling.SamplingClient.from_sampler_handle(handle, api_key=api_key)
         return SamplingClient(made._client, made._portal)
+
+    @property
+    def _sampling_session_id(self) -> str:
+        """The name that the official SDK has for `sampling_session_id`, which programs read for
+        `RestClient.get_sampler`.
+        """
+        return self.sampling_session_id
+
+    sample = _future_of_sample(sampling.SamplingClient.sample)
+    compute_logprobs = _future_of_sample(sampling.SamplingClient.compute_logprobs)
 
     @property
     def on_queue_state_change(self) -> Callable[[Any, str | None], object]:
@@ -142,7 +179,7 @@ class BackcompatSamplingClientFuture(ClientFuture[SamplingClient], SamplingClien
     """A future of a sampling client, which can be used as one."""
 
 
-class TrainingClient(_Common, _ItsOwnFuture, training.TrainingClient):
+class TrainingClient(_InSession, _ItsOwnFuture, training.TrainingClient):
     """One model in training. Created by a service client."""
 
     create_sampling_client = _future_of_client(
@@ -176,14 +213,14 @@ class BackcompatTrainingClientFuture(ClientFuture[TrainingClient], TrainingClien
     """A future of a training client, which can be used as one."""
 
 
-class AdminClient(_Common, admin.AdminClient):
+class AdminClient(_WithoutSession, admin.AdminClient):
     """A client for the audit log, the billing and the storage of an organization."""
 
     def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
         super().__init__(base_url=base_url, api_key=api_key)
 
 
-class RestClient(_Common, rest.RestClient):
+class RestClient(_WithoutSession, rest.RestClient):
     """A client that lists and manages what a server holds. It begins no session."""
 
     def __init__(self, *, base_url: str | None = None, api_key: str | None = None) -> None:
@@ -324,6 +361,18 @@ class ServiceClient(_Common, service.ServiceClient):
     copy_weights = _future_of("copy_weights", service.ServiceClient)
     copy_weights_async = _twin("copy_weights")
     close = _future_of("close", service.ServiceClient)
+
+    @property
+    def holder(self) -> ServiceHolder:
+        """The session, which begins when its id is read, unless it has begun before."""
+
+        async def begin() -> str:
+            return (await self._client._begun()).session_id
+
+        def session_id() -> str:
+            return begun(self._portal, "create_session", begin).result()
+
+        return ServiceHolder(session_id, lambda: self.close("success").result())
 
     def create_rest_client(self) -> RestClient:
         """Returns a client for sessions, training runs and checkpoints."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx
 
@@ -13,10 +13,6 @@ _RETRIED = frozenset({408, 409, 429})
 
 class RetryableException(Exception):
     """An error that `RetryConfig.retryable_exceptions` lists. Tinkex never raises it."""
-
-
-def _retried_errors() -> tuple[type[Exception], ...]:
-    return (TimeoutError, APIConnectionError, httpx.TimeoutException, RetryableException)
 
 
 @dataclass
@@ -38,7 +34,12 @@ class RetryConfig:
     jitter_factor: float = 0.25
     enable_retry_logic: bool = True
     enable_stuck_detection: bool = True
-    retryable_exceptions: tuple[type[Exception], ...] = field(default_factory=_retried_errors)
+    retryable_exceptions: tuple[type[Exception], ...] = (
+        TimeoutError,
+        APIConnectionError,
+        httpx.TimeoutException,
+        RetryableException,
+    )
 
 
 def is_retryable_status_code(status_code: int) -> bool:

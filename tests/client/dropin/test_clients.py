@@ -7,7 +7,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, as_completed, wait
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -278,13 +278,70 @@ def test_the_arguments_of_a_service_client(server: Server) -> None:
 
 def test_what_the_clients_have_no_counterpart_of_says_so(service: ServiceClient) -> None:
     trainer = service.create_lora_training_client(MODEL, 8)
-    for client in (service, trainer, trainer.result(), service.create_rest_client()):
+    rest = service.create_rest_client()
+    for client in (service, trainer, trainer.result(), rest):
         assert client.get_telemetry() is None
-        assert not hasattr(client, "holder")
-        with pytest.raises(AttributeError, match="await their futures"):
-            _ = client.holder
+    assert not hasattr(rest, "holder")
+    with pytest.raises(AttributeError, match="await their futures"):
+        _ = rest.holder
+    with pytest.raises(AttributeError, match=r"holder has no run_coroutine_threadsafe here"):
+        _ = service.holder.run_coroutine_threadsafe
     for text in (service.get_console_url(), trainer.get_console_url()):
         assert "is not the hosted service" in text
+
+
+def test_the_session_behind_the_clients(service: ServiceClient, rest: RestClient) -> None:
+    session_id = service.holder.get_session_id()
+    trainer = service.create_lora_training_client(MODEL, 8)
+    sampler = service.create_sampling_client(base_model=MODEL).result()
+    for client in (service, trainer, trainer.result(), sampler):
+        holder: Any = client.holder
+        assert (holder.get_session_id(), holder._session_id) == (session_id, session_id)
+    assert trainer.model_id in rest.get_session(session_id).result().training_run_ids
+    assert rest.get_sampler(sampler._sampling_session_id).result().base_model == MODEL
+    service.holder.close()
+    with pytest.raises(tinkex.ClientClosedError):
+        service.create_lora_training_client(MODEL, 8).result()
+
+
+def test_the_future_of_a_sample_is_one_of_the_standard_library(service: ServiceClient) -> None:
+    sampler = service.create_sampling_client(base_model=MODEL).result()
+    futures = [sampler.sample(PROMPT, 1, PARAMS), sampler.compute_logprobs(PROMPT)]
+    assert all(isinstance(one, Future) and isinstance(one, APIFuture) for one in futures)
+    assert wait(futures, timeout=60).done == {*futures} == {*as_completed(futures, timeout=60)}
+    seen: list[Any] = []
+    for future in futures:
+        future.add_done_callback(seen.append)
+        assert (future.done(), future.cancelled(), future.running()) == (True, False, False)
+        assert future.exception() is None
+        assert not future.cancel()
+        assert future.request_id is not None
+    assert seen == futures
+
+    async def main() -> list[Any]:
+        future = sampler.sample(PROMPT, 1, PARAMS)
+        return [await asyncio.wrap_future(future), await future, await future.result_async(1)]
+
+    first, *others = asyncio.run(main())
+    assert all(other is first for other in others)
+
+
+def test_the_future_of_a_sample_that_fails_or_is_cancelled(
+    service: ServiceClient, server_engine: RecordingEngine
+) -> None:
+    sampler = service.create_sampling_client(base_model=MODEL).result()
+    future = sampler.sample(tinkex.ModelInput.from_ints([99]), 1, PARAMS)  # which is refused
+    [ended] = wait([future], timeout=60).done
+    assert isinstance(ended.exception(), tinkex.RequestFailedError)
+    with pytest.raises(tinkex.RequestFailedError):
+        ended.result()
+    server_engine.gate.clear()
+    waiting = sampler.sample(tinkex.ModelInput.from_ints([96]), 1, PARAMS)  # for the gate
+    assert not waiting.done()
+    assert waiting.cancel()
+    wait([waiting], timeout=60)
+    assert waiting.cancelled()
+    server_engine.gate.set()
 
 
 def test_the_console_of_the_hosted_service() -> None:
@@ -311,6 +368,7 @@ def test_an_observer_is_told_the_state_by_its_name() -> None:
 
 
 def test_settings_of_retries_are_read() -> None:
+    assert TimeoutError in RetryConfig.retryable_exceptions  # of the class, as programs read them
     config = RetryConfig(progress_timeout=60, retry_delay_base=2, retry_delay_max=3)
     settings = as_retry_settings(config)
     assert settings is not None
