@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, Literal, ParamSpec, TypeAlias
 
@@ -246,6 +247,7 @@ Event: TypeAlias = (
 Handler: TypeAlias = Callable[[Event], object]
 
 _listeners: tuple[tuple[Handler, tuple[str, ...] | None], ...] = ()
+_changing = threading.RLock()  # guards changes; a signal handler may make one within another
 
 trace_headers: Callable[[], Mapping[str, str]] | None = None
 """A function that returns the trace headers of a request, which join the spans of the server to
@@ -264,13 +266,16 @@ def attach(handler: Handler, events: Iterable[str] | None = None) -> None:
             three events of HTTP requests. By default all events.
     """
     global _listeners
-    _listeners = (*_listeners, (handler, None if events is None else tuple(events)))
+    names = None if events is None else tuple(events)
+    with _changing:
+        _listeners = (*_listeners, (handler, names))
 
 
 def detach(handler: Handler) -> None:
     """Unregisters a handler. Does nothing for a handler that is not attached."""
     global _listeners
-    _listeners = tuple(listener for listener in _listeners if listener[0] != handler)
+    with _changing:
+        _listeners = tuple(listener for listener in _listeners if listener[0] != handler)
 
 
 def emit(kind: Callable[P, Event], *args: P.args, **kwargs: P.kwargs) -> None:

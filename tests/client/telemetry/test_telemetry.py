@@ -229,6 +229,30 @@ def test_counters_are_thread_safe() -> None:
     assert metrics.latencies["http.request sample"].count == 8000
 
 
+def test_a_handler_that_is_attached_while_another_is_detached_is_kept(heard: list[Any]) -> None:
+    attaching = threading.Thread(target=lambda: events.attach(late.append))
+    late: list[Any] = []
+
+    class AttachesMeanwhile:
+        def __call__(self, event: Any) -> None: ...
+
+        def __ne__(self, other: object) -> bool:
+            if not attaching.ident:
+                attaching.start()
+                attaching.join(0.1)
+            return self is not other
+
+    handler = AttachesMeanwhile()
+    events.attach(handler)
+    events.detach(handler)
+    attaching.join()
+    try:
+        events.publish(ANSWERED)
+        assert late == heard == [ANSWERED]
+    finally:
+        events.detach(late.append)
+
+
 def test_without_a_listener_no_event_is_made() -> None:
     def kind(**facts: Any) -> Any:
         raise AssertionError("made")
