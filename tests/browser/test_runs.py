@@ -121,7 +121,7 @@ def test_a_continued_run_shows_the_run_before_and_leads_to_it(
     train(api, new, 1, 6, 5)
     page = open_page(f"{api.http.base_url}/runs/{new}", java_script_enabled=scripts)
     chart = page.get_by_role("img", name="Loss per token by step. From 9 at step 1 to 5 at step 4")
-    assert "Steps 1 to 2 of first night." in chart.get_attribute("aria-label")
+    assert "Up to step 2: first night." in chart.get_attribute("aria-label")
     own, before = (page.locator(f"#chart-lines path.curve{which}") for which in ("", ".earlier"))
     assert (own.count(), before.count()) == (2, 1)
     colors = [path.evaluate("path => getComputedStyle(path).stroke") for path in own.all()]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def _run(
         activity = stack.enter_context(Activity())
         state = folder.state()
         say(f"{config.recipe} of {config.model} at {service.config.base_url}, in {folder.path}")
-        trainer = _trainer(service, config, state)
+        trainer = _trainer(service, config, folder)
         context = Context(
             service,
             trainer,
@@ -205,15 +206,35 @@ def _printer(console: Console | None) -> Callable[[str], None]:
     return say
 
 
-def _trainer(service: ServiceClient, config: TrainConfig, state: SavedState) -> TrainingClient:
+def _trainer(service: ServiceClient, config: TrainConfig, folder: RunFolder) -> TrainingClient:
+    """Creates the model of a run, which has the name of the run's folder where the server keeps
+    such a thing.
+    """
+    metadata = {"name": folder.path.absolute().name, "recipe": config.recipe}
+    try:
+        return _model(service, config, folder.state(), metadata)
+    except (BadRequestError, UnprocessableEntityError) as error:
+        if "user_metadata" not in error.message:
+            raise
+        return _model(service, config, folder.state(), None)
+
+
+def _model(
+    service: ServiceClient,
+    config: TrainConfig,
+    state: SavedState,
+    metadata: Mapping[str, str] | None,
+) -> TrainingClient:
+    model, rank = config.model, config.rank
     if state.path is not None:
         return service.create_training_client_from_state_with_optimizer(
-            state.path, config.model, rank=config.rank
+            state.path, model, metadata, rank=rank
         )
     if config.start_from is not None:
-        return service.create_training_client_from_state(config.start_from, config.model)
+        return service.create_training_client_from_state(config.start_from, model, metadata)
+    create = partial(service.create_lora_training_client, model, rank=rank, user_metadata=metadata)
     try:
-        return service.create_lora_training_client(config.model, rank=config.rank, seed=config.seed)
+        return create(seed=config.seed)
     except (BadRequestError, UnprocessableEntityError) as error:
         if "seed" not in error.message:
             raise
@@ -221,4 +242,4 @@ def _trainer(service: ServiceClient, config: TrainConfig, state: SavedState) -> 
             "this server takes no seed for an adapter, so that another run begins "
             "with other weights"
         )
-        return service.create_lora_training_client(config.model, rank=config.rank)
+        return create()

@@ -33,7 +33,6 @@ class Tick:
 class Earlier:
     """A run before the one of a chart, which continues it: its steps up to `last`."""
 
-    first: int
     last: int
     title: str
 
@@ -83,9 +82,9 @@ class Chart:
         if not self.earlier:
             return ""
         if len(self.earlier) > _MOST_NAMED:
-            return f"Steps 1 to {self.earlier[-1].last} of {len(self.earlier)} earlier runs."
-        named = [f"{run.first} to {run.last} of {run.title}" for run in self.earlier]
-        return f"Steps {', '.join(named)}."
+            return f"Up to step {self.earlier[-1].last}: {len(self.earlier)} earlier runs."
+        named = ", ".join(f"up to step {run.last}: {run.title}" for run in self.earlier)
+        return f"U{named[1:]}."
 
     def earlier_run(self, step: int) -> str:
         """Returns the title of the run before that took a step; none for a step of the run."""

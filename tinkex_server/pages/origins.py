@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.pages.chart import Earlier
@@ -52,19 +52,15 @@ def origins_of(
     state: CommonState, access: Access, run: ModelRow, parts: Sequence[RunPart]
 ) -> Origins:
     """Returns the runs before and after a run of the caller. `parts` are those of its training."""
-    before = parts[-1].before
+    names, before = _Names(state, run), parts[-1].before
     loads = lineage.origins(access, run, _MOST_LOADS)
     newest = lineage.continuing(access, run, _MOST_CONTINUING)
     total = state.store.origins.count_continuing(run.model_id, access.owner)
     return Origins(
-        [_shown(state, access, origin, before) for origin in loads],
-        [subject_of(state, other.model_id) for other in newest],
+        [_shown(access, names, origin, before) for origin in loads],
+        [names.of(other.model_id) for other in newest],
         total - len(newest),
-        [
-            Earlier(part.before + 1, part.last, subject_of(state, part.model_id).title)
-            for part in parts[:-1]
-            if part.steps
-        ],
+        [Earlier(part.last, names.of(part.model_id).title) for part in parts[:-1] if part.steps],
         before,
     )
 
@@ -72,17 +68,30 @@ def origins_of(
 def first_origin(state: CommonState, access: Access, run: ModelRow) -> Subject | None:
     """Returns the run that a run continues, if any."""
     [*loads] = lineage.origins(access, run, 1)
-    return _subject(state, loads[0]) if loads and not loads[0].after_step else None
+    return _Names(state, run).of_source(loads[0]) if loads and not loads[0].after_step else None
 
 
-def _shown(state: CommonState, access: Access, origin: lineage.Origin, before: int) -> ShownOrigin:
+def _shown(access: Access, names: _Names, origin: lineage.Origin, before: int) -> ShownOrigin:
     step = origin.step
     if step is not None and origin.run:
         step += lineage.parts(access, origin.run)[-1].before
     after_step = before + origin.after_step if origin.after_step else 0
-    return ShownOrigin(_subject(state, origin), origin.path.name, step, after_step)
+    return ShownOrigin(names.of_source(origin), origin.path.name, step, after_step)
 
 
-def _subject(state: CommonState, origin: lineage.Origin) -> Subject:
-    run_id = origin.path.run_id
-    return subject_of(state, run_id) if origin.run else Subject(run_id)
+@frozen
+class _Names:
+    """The names of other runs beside a run. One of the same name is told from it by its id."""
+
+    state: CommonState
+    beside: ModelRow
+
+    def of(self, model_id: str) -> Subject:
+        subject = subject_of(self.state, model_id)
+        if subject.title != subject_of(self.state, self.beside.model_id).title:
+            return subject
+        return evolve(subject, title=f"{subject.title} ({model_id})")
+
+    def of_source(self, origin: lineage.Origin) -> Subject:
+        run_id = origin.path.run_id
+        return self.of(run_id) if origin.run else Subject(run_id)

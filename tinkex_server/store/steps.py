@@ -20,7 +20,7 @@ _VALUES = (
 )
 _STEPS = f"SELECT number, {_VALUES} FROM steps"
 _FULLEST = f"""
-WITH parts AS (
+WITH parts AS MATERIALIZED (
     SELECT json_extract(value, '$[0]') AS model_id, json_extract(value, '$[1]') AS most,
         json_extract(value, '$[2]') AS before
     FROM json_each(?1)

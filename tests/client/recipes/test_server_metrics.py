@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,6 +129,12 @@ def test_a_resumed_run_counts_the_steps_of_its_own_model(
     assert run_of(second) != run_of(first)
     [there] = steps_of(torch_server.base_url, run_of(second))
     same_values(second.metrics[2], there, "eval_loss")
+    page = httpx.get(f"{torch_server.base_url}/runs/{run_of(second)}?metric=eval_loss").text
+    values = json.loads(html.unescape(re.findall(r'data-points="([^"]*)"', page)[0]))
+    assert [step for step, *_ in values] == [1, 2, 3]
+    name = f"run ({run_of(first)})"
+    assert f'<a href="/runs/{run_of(first)}">{name}</a>, from checkpoint' in page
+    assert f"Up to step 2: {name}." in page
 
 
 @pytest.mark.parametrize("status", [400, 404])

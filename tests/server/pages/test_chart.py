@@ -78,20 +78,20 @@ def test_words_and_a_table_stand_for_the_chart() -> None:
 
 
 def test_earlier_runs_are_lines_of_their_own_with_a_mark_where_each_is_continued() -> None:
-    earlier = [Earlier(1, 2, "first"), Earlier(3, 4, "second")]
+    earlier = [Earlier(2, "first"), Earlier(4, "second")]
     drawn = draw([(step, 7.0 - step) for step in range(1, 7)], earlier)
     assert drawn is not None
     assert drawn.earlier_curve.path == "M0,0L200,50M400,100L600,150"
     assert drawn.curve == Curve("M800,200L1000,250", [])
     assert drawn.joints == "M200,0V300M600,0V300"
     assert drawn.summary.startswith("From 6 at step 1 to 1 at step 6")
-    assert drawn.about_earlier == "Steps 1 to 2 of first, 3 to 4 of second."
+    assert drawn.about_earlier == "Up to step 2: first, up to step 4: second."
     assert [drawn.earlier_run(step) for step in (2, 3, 5)] == ["first", "second", ""]
     assert json.loads(drawn.earlier_runs) == [[2, "first"], [4, "second"]]
 
 
 def test_a_metric_shows_the_earlier_runs_that_have_it() -> None:
-    earlier = [Earlier(1, 2, "first"), Earlier(3, 4, "second")]
+    earlier = [Earlier(2, "first"), Earlier(4, "second")]
     later = draw([(5, 1.0), (6, 0.0)], earlier)
     assert later is not None
     assert (later.earlier, later.about_earlier, later.joints) == ([], "", "")
@@ -103,7 +103,7 @@ def test_a_metric_shows_the_earlier_runs_that_have_it() -> None:
 
 
 def test_many_earlier_runs_are_counted_and_not_named() -> None:
-    earlier = [Earlier(number, number, f"run {number}") for number in range(1, 10)]
+    earlier = [Earlier(number, f"run {number}") for number in range(1, 10)]
     drawn = draw([(step, 1.0) for step in range(1, 11)], earlier)
     assert drawn is not None
-    assert drawn.about_earlier == "Steps 1 to 9 of 9 earlier runs."
+    assert drawn.about_earlier == "Up to step 9: 9 earlier runs."

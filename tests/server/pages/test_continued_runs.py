@@ -83,7 +83,7 @@ def test_a_run_made_from_a_checkpoint_and_the_one_before_lead_to_each_other(api:
     assert f'<a href="/runs/{new}">second night</a>' in page(api, old)
     shown = text(page(api, new))
     assert "Steps 2 after 2 of earlier runs" in shown
-    assert "Steps 1 to 2 of first night." in shown
+    assert "Up to step 2: first night." in shown
     assert re.search(r"Values as a table .* 2 8 first night 3 6 second night", shown)
     assert "Loss per token by step. From 9 at step 1 to 5 at step 4" in page(api, new)
     assert "From 9 at step 1 to 7 at step 3" in page(api, old)
@@ -144,7 +144,7 @@ def test_a_chain_of_resumes_counts_its_steps_from_the_first_one(api: Api) -> Non
         run = continued(api, save(api, run, 3, "end"), f"night {night}")
     shown = page(api, run)
     assert "From 9 at step 1 to 5 at step 5" in shown
-    assert "Steps 1 to 5 of 5 earlier runs." in text(shown)
+    assert "Up to step 5: 5 earlier runs." in text(shown)
     assert origins(api, run) == "Continues night 4 , from checkpoint end after step 5"
     assert described(api, run)["origins"][0]["step"] == 1  # of that run
 
@@ -156,6 +156,16 @@ def test_a_run_with_many_children_names_the_newest(api: Api) -> None:
     named = ", ".join(f"try {number}" for number in range(11, 1, -1)).replace(",", " ,")
     assert origins(api, old) == f"Continued by {named} and 2 more"
     assert described(api, old)["continued_by"] == children[::-1]
+
+
+def test_a_run_of_the_same_name_is_told_from_it_by_its_id(api: Api) -> None:
+    old = add_run(api, "mine")
+    train(api, old, 1, 9)
+    new = continued(api, save(api, old, 3, "one"), "mine")
+    assert origins(api, new) == f"Continues mine ({old}) , from checkpoint one after step 1"
+    assert origins(api, old) == f"Continued by mine ({new})"
+    assert f"Up to step 1: mine ({old})." in text(page(api, new))
+    assert f"continues mine ({old})" in text(api.http.get("/").text)
 
 
 def test_a_copied_checkpoint_goes_on_with_its_run(api: Api) -> None:
