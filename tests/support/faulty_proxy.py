@@ -80,10 +80,10 @@ class Faulty:
 
 
 @contextmanager
-def faulty(base_url: str) -> Iterator[Faulty]:
-    """Serves a proxy before the server at `base_url`."""
+def faulty(base_url: str, proxy: Faulty | None = None) -> Iterator[Faulty]:
+    """Serves a proxy before the server at `base_url`, with the faults of `proxy` if it is given."""
     target = urlsplit(base_url)
-    proxy = Faulty("")
+    proxy = proxy or Faulty("")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

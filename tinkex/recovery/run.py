@@ -230,7 +230,9 @@ class AsyncRecoverableRun:
     def _start_save(self) -> _Save:
         self._last_save = (self.step, self._clock.now())
         name = decisions.checkpoint_name(self.step, secrets.token_hex(4))
-        return _Save(self.step, self.recoveries, self.trainer.save_state(name))
+        save = self.trainer.save_state(name)
+        save.error_retrieved = True  # by this run, which logs it, recovers from it or raises it
+        return _Save(self.step, self.recoveries, save)
 
     async def _finish_save_or_log(self, save: _Save) -> None:
         try:

@@ -10,7 +10,7 @@ from tinkex_api.api.models import create_model, get_weights_info
 from tinkex_api.api.weights import load_weights
 from tinkex_api.models import CreateModelRequest, LoadWeightsRequest, WeightsInfoRequest
 
-from tinkex.errors import TinkexError, UnsupportedByServer
+from tinkex.errors import NotFoundError, ServerStateLostError, TinkexError, UnsupportedByServer
 from tinkex.futures.poller import send_and_wait
 from tinkex.session.session import Session
 from tinkex.training.argument_checks import check_load
@@ -131,10 +131,26 @@ async def model_from_state(
     try:
         # some servers load only as a model's first request
         await load(saved.path, saved.weights_access_token)
-    except TinkexError:
+    except TinkexError as error:
+        # it is the model that does not exist, if the checkpoint does
+        if isinstance(error, NotFoundError) and await _is_there(session, saved.path):
+            raise ServerStateLostError(
+                f"the server lost the new model before {saved.path} was loaded: {error.message}",
+                operation=error.operation,
+                advice="The checkpoint is there: load it again.",
+            ) from error
         await unload_left_behind(session, [client.model_id])
         raise
     return client
+
+
+async def _is_there(session: Session, path: str) -> bool:
+    """Returns whether the server says that it has the checkpoint."""
+    try:
+        await session.transport.send(get_weights_info.request(body=WeightsInfoRequest(path)))
+    except TinkexError:
+        return False
+    return True
 
 
 async def _by_session(

@@ -26,6 +26,7 @@ from tests.support.faulty_proxy import faulty
 from tests.support.wait_until import wait_until
 from tinkex import (
     AdamParams,
+    AsyncTrainingClient,
     Config,
     InvalidInputError,
     NotFoundError,
@@ -40,6 +41,7 @@ from tinkex import (
 )
 from tinkex.dialects.table import DIALECTS
 from tinkex.local import Server
+from tinkex.training import creation, unloading
 
 LOST = StepOutcomeUnknown("who knows")
 EVERY_4 = RecoveryPolicy(save_every_steps=4, save_every_minutes=None)
@@ -392,6 +394,32 @@ def test_a_model_that_could_not_be_loaded_is_freed_again(
     # nobody waits for the end of it
     wait_until(lambda: engine.count("unload_model") > before)
     assert engine.count("unload_model") == before + 1
+
+
+def test_a_server_that_loses_the_new_model_too_is_recovered_from(
+    connect: Callable[..., Any], counting: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that is restarted between the creation of the model and its load, which then
+    fails with 404, as for a missing checkpoint.
+    """
+    dialect = evolve(DIALECTS["tinkex"], resume="load_first")
+    _, run = begin(connect, counting.base_url, dialect=dialect)
+    losses, _ = train(run, 5)
+    made: list[str] = []
+
+    async def lost_at_first(*args: Any) -> AsyncTrainingClient:
+        client = await new_model(*args)
+        made.append(client.model_id)
+        if len(made) == 1:
+            await unload(client._transport, client.model_id)
+        return client
+
+    new_model, unload = creation.new_model, unloading.unload
+    monkeypatch.setattr(creation, "new_model", lost_at_first)
+    monkeypatch.setattr("tinkex.recovery.decisions._FIRST_PAUSE", 0.01)
+    assert run.recover(LOST) == 5
+    assert len(made) == 2
+    assert {**losses, **train(run, 8)[0]} == each_step_once(8)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ server.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from collections.abc import Callable
 from typing import Any
@@ -345,7 +346,9 @@ def test_a_failed_save_is_logged_and_the_run_goes_on(caplog: pytest.LogCaptureFi
         assert await run.recover(UNKNOWN) == 4
 
     world.run(RecoveryPolicy(save_every_steps=2), work, model)
+    gc.collect()
     assert "could not save the model before step 2: the disk is full" in caplog.text
+    assert "never retrieved" not in caplog.text, "its future is the run's own"
 
 
 SAVE_FAILED = RequestFailedError("the engine was restarted", category="server")
