@@ -1,11 +1,15 @@
-"""`UnretrievedErrors`: logs the errors of failed futures that nobody has retrieved."""
+"""`UnretrievedErrors`: logs the errors of failed futures that nobody has retrieved, and the calls
+that had not ended when their session did.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
-from typing import Protocol
-from weakref import WeakSet
+from collections import Counter
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 from tinkex.errors import ClientClosedError, ClientPoisonedError, RequestSkippedError, TinkexError
 
@@ -22,16 +26,37 @@ class Failed(Protocol):
 
 
 class UnretrievedErrors:
-    """The failed futures of one session. They are logged when it ends, at the latest when the
-    interpreter exits.
+    """The failed futures of one session, and the training calls that have not ended. They are
+    logged when it ends, at the latest when the interpreter exits.
     """
 
     def __init__(self) -> None:
         self._futures: WeakSet[Failed] = WeakSet()
+        self._begun: WeakKeyDictionary[asyncio.Future[Any], str] = WeakKeyDictionary()
         _all_sessions.add(self)
+
+    def note_begun(self, task: asyncio.Future[Any], operation: str) -> None:
+        """Notes a call whose effect is lost if the session ends before it."""
+        self._begun[task] = operation
 
     def add(self, future: Failed) -> None:
         self._futures.add(future)
+
+    def forget_begun(self) -> None:
+        """Forgets the calls that have not ended, where the program knows that it ends early."""
+        self._begun.clear()
+
+    def log_unfinished(self) -> None:
+        """Logs the calls that have not ended, once."""
+        calls = Counter(name for task, name in list(self._begun.items()) if not task.done())
+        self._begun.clear()
+        if calls:
+            named = ", ".join(f"{count} x {name}" for name, count in calls.items())
+            logger.warning(
+                "the client ends before these calls have, which may therefore be lost: %s. Ask for "
+                "their results first, by .result() or await",
+                named,
+            )
 
     def log_all(self) -> None:
         """Logs each error that was not retrieved, once."""
@@ -56,6 +81,12 @@ def log_unretrieved(operation: str, error: BaseException) -> None:
 
 
 _all_sessions: WeakSet[UnretrievedErrors] = WeakSet()
+
+
+def log_unfinished() -> None:
+    """Logs the calls of all sessions that have not ended."""
+    for failures in list(_all_sessions):
+        failures.log_unfinished()
 
 
 @atexit.register

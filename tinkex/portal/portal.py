@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tinkex.errors import ClientClosedError, TinkexError
 from tinkex.errors.tracebacks import shorten
+from tinkex.futures.unretrieved_errors import log_unfinished
 from tinkex.threads import LastingExecutor, call_on_loop, run_on_loop
 
 P = ParamSpec("P")
@@ -135,6 +136,7 @@ def exiting() -> ClientClosedError:
 
 
 async def _cancel_all() -> None:
+    log_unfinished()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -81,7 +81,11 @@ def train(
     folder = RunFolder.create(
         Path(out), config.recipe, config.to_dict(), str(service.config.base_url)
     )
-    return _run(config, service, folder, console, interrupts)
+    try:
+        return _run(config, service, folder, console, interrupts)
+    except BaseException:
+        folder.remove_if_unused()
+        raise
 
 
 def resume(

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,13 @@ class RunFolder:
                     f"{folder.state().path}.",
                 )
         return folder
+
+    def remove_if_unused(self) -> None:
+        """Removes the folder of a run that has taken no step, with the files that a run writes."""
+        if self.state().path is None and not self.metrics():
+            self._run.unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                self.path.rmdir()
 
     @property
     def metrics_path(self) -> Path:

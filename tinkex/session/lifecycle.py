@@ -77,6 +77,10 @@ class SessionLifecycle:
         Returns:
             False if the server has no call for this.
         """
+        if outcome == "success":
+            self.failures.log_unfinished()
+        else:
+            self.failures.forget_begun()
         self.failures.log_all()
         for part in list(self.parts.values()):  # a client may be made meanwhile, with another part
             await part.close()
@@ -142,6 +146,7 @@ class SessionLifecycle:
             await self._send_heartbeats()
         except asyncio.CancelledError:
             if self._heartbeats is not None:  # it was not `finish` that cancelled it
+                self.failures.log_unfinished()
                 await self._finish_on_server("interrupted", _LOOP_ENDED)
                 await self.transport.aclose()
             raise

@@ -212,6 +212,8 @@ class SubmissionQueue:
         """Starts a call, and returns its future. The turn ends with it, also before it was held."""
         future = AsyncAPIFuture(self._report(work, state), state, self._session.failures)
         future.task.add_done_callback(lambda _: turn.leave())
+        if state.operation != "forward":
+            self._session.failures.note_begun(future.task, state.operation)
         self._check_pipelining(future)
         return future
 

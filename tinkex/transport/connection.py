@@ -24,7 +24,7 @@ from yarl import URL
 from tinkex.config import HttpLimits
 from tinkex.config.proxies import Proxies, Proxy
 from tinkex.config.secrets import without_queries
-from tinkex.errors import FailurePoint
+from tinkex.errors import ClientClosedError, FailurePoint
 from tinkex.threads import call_on_loop
 from tinkex.transport import certificates
 from tinkex.transport.lifetimes import start_task
@@ -99,12 +99,18 @@ class ConnectionPool:
         self._closer: AsyncGenerator[None] | None = None
 
     async def exchange(self, message: Message) -> Answer:
-        """Sends a message once, and returns the answer. Raises `ExchangeFailed` without one.
+        """Sends a message once, and returns the answer. Raises `ExchangeFailed` without one, and
+        `ClientClosedError` if the pool is closed.
 
         The body is read if it is small and not compressed, unless `Message.streamed` is set.
         """
         if self._closer is None:
             await self._arrange_close()
+        if self._session.closed:  # while the call was encoded, or waited for its turn
+            raise ClientClosedError(
+                "not sent: the client, or the service client that made it, was closed meanwhile",
+                advice="Ask for the results of calls before you close their client.",
+            )
         route, body = self._route(message.url), RequestBody(message.content)
         try:
             response = await self._request(message, route, body)

@@ -119,6 +119,16 @@ def test_the_sessions_of_commands_are_told_apart_by_their_names(here: Path) -> N
     assert names == ["tinkex eval", *["tinkex train sft: first"] * 2]
 
 
+def test_a_run_that_takes_no_step_leaves_no_folder(here: Path) -> None:
+    Path("bad.jsonl").write_text("nonsense\n")
+    assert run("tinkex train sft --data bad.jsonl").exit_code == 2
+    assert list(Path("runs").iterdir()) == []
+    Path("kept").mkdir()
+    Path("kept/notes.txt").touch()
+    assert run("tinkex train sft --data bad.jsonl --out kept").exit_code == 2
+    assert [file.name for file in Path("kept").iterdir()] == ["notes.txt"]
+
+
 def test_a_run_is_resumed_by_its_own_recipe(here: Path) -> None:
     assert run(f"tinkex train sft sft.toml --out run {SHORT['train sft']}").exit_code == 0
     done = run("tinkex train rl --resume run")

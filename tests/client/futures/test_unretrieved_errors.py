@@ -93,3 +93,49 @@ def test_a_script_that_never_retrieves_an_error_shows_it_on_stderr(server: Serve
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert ended.stderr.count("its error was never retrieved: BadRequestError") == 1
+
+
+def unfinished(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "ends before these calls" in text]
+
+
+def test_calls_that_have_not_ended_are_told_when_the_client_is_closed(
+    connected: Any, server_engine: RecordingEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "tinkex")
+    trainer = connected.create_lora_training_client("fake/base", 8)
+    waits = Datum(ModelInput.from_ints([96]), {"target_tokens": [2]})
+    calls = [trainer.forward_backward([waits], "cross_entropy"), trainer.save_state("last")]
+    connected.close()
+    server_engine.gate.set()
+    assert len(calls) == 2  # they were kept, and nobody asked for their results
+    [told] = unfinished(caplog)
+    assert "lost: 1 x forward_backward, 1 x save_weights. " in told
+
+
+def test_calls_that_have_ended_are_not_told(
+    connected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "tinkex")
+    trainer = connected.create_lora_training_client("fake/base", 8)
+    trainer.forward([datum()], "cross_entropy")  # which nobody can miss
+    trainer.save_state("last").result()
+    connected.close()
+    assert unfinished(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("", True), ("service.close()\n", True), ("service.close('interrupted')\n", False)],
+)
+def test_a_script_that_ends_before_its_save_says_so(server: Server, end: str, told: bool) -> None:
+    script = (
+        "import tinkex\n"
+        f"service = tinkex.ServiceClient(base_url={server.base_url!r}, api_key='tml-x')\n"
+        "trainer = service.create_lora_training_client('fake/base', 8)\n"
+        "for number in range(50): trainer.save_state(f'save-{number}')\n" + end
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ("x save_weights" in ended.stderr) is told

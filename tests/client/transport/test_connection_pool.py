@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
+from tinkex import ClientClosedError
 from tinkex.config import HttpLimits
 from tinkex.transport.connection import ConnectionPool
 from tinkex.transport.port import Answer, ExchangeFailed, Message
@@ -411,3 +412,15 @@ def test_a_slow_reader_of_a_large_body_holds_the_server_back() -> None:
     before, size = asyncio.run(main())
     assert before < 32
     assert size == 64 << 20
+
+
+def test_a_message_to_a_closed_pool_is_not_sent_and_says_so() -> None:
+    async def run() -> None:
+        async with serving(writing(OK)) as url:
+            pool = ConnectionPool(HttpLimits())
+            await whole(await pool.exchange(message(url)))
+            await pool.aclose()
+            with pytest.raises(ClientClosedError, match="closed meanwhile"):
+                await pool.exchange(message(url))
+
+    asyncio.run(run())
