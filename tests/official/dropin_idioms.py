@@ -8,6 +8,7 @@ the idioms of idioms.py as well.
 import asyncio
 import concurrent.futures
 import contextlib
+import copy
 import importlib
 import importlib.metadata
 import inspect
@@ -503,6 +504,51 @@ def bodies_of_requests(g):
         }
         for one in made
     ]
+
+
+@idiom
+def the_fields_of_values(g):
+    params = types.SamplingParams(max_tokens=4, stop=["a"])
+    [text] = types.ModelInput.from_ints([1, 2]).model_dump()["chunks"]
+    return (
+        sorted(types.SamplingParams.model_fields),
+        sorted(dict(params)),
+        params.model_dump(exclude_unset=True),
+        params.model_dump(exclude_defaults=True, by_alias=True),
+        json.loads(params.model_dump_json(exclude_unset=True)),
+        types.SamplingParams.model_construct(max_tokens=3).max_tokens,
+        sorted(types.AdamParams.model_json_schema()["properties"]),
+        types.ModelInput(chunks=[text, {"tokens": [3]}]).to_ints(),
+        types.ModelInput(**types.ModelInput.from_ints([1]).model_dump(mode="json")).to_ints(),
+    )
+
+
+@idiom
+def values_copied_and_pickled(g):
+    sampled = g.sampler.sample(g.prompt, 1, g.greedy).result()
+    output = g.trainer.forward([g.datum], "cross_entropy").result()
+    made = (g.datum, g.prompt, sampled, output, types.AdamParams(learning_rate=0.5))
+    copies = [pickle.loads(pickle.dumps(made)), copy.deepcopy(made), [*map(copy.copy, made)]]
+    return [
+        (
+            datum.loss_fn_inputs["weights"].tolist()[:2],
+            prompt.to_ints() == g.prompt.to_ints(),
+            response.sequences[0].tokens == sampled.sequences[0].tokens,
+            len(result.loss_fn_outputs[0]["logprobs"].data),
+            params.learning_rate,
+        )
+        for datum, prompt, response, result, params in copies
+    ]
+
+
+@idiom
+def a_dict_of_inputs_changed_in_place(g):
+    prompt = types.ModelInput.from_ints([1, 2])
+    datum = types.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": [2, 3]})
+    datum.loss_fn_inputs["weights"] = types.TensorData(data=[0.0, 1.0], dtype="float32", shape=[2])
+    weights = datum.loss_fn_inputs.pop("weights")
+    prompt.chunks.append(types.EncodedTextChunk(tokens=[3]))
+    return weights.data, sorted(datum.loss_fn_inputs), prompt.length, prompt.chunks[-1].tokens[-1]
 
 
 @idiom
