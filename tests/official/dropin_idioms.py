@@ -524,6 +524,20 @@ def the_fields_of_values(g):
 
 
 @idiom
+def numbers_of_a_settings_file(g):
+    step = types.AdamParams(learning_rate="1e-4", weight_decay=torch.tensor(0.5), eps=np.float32(1))
+    params = types.SamplingParams(max_tokens="3", temperature=np.float32(0), seed=np.int64(1), n=1)
+    tokens = g.sampler.sample(g.prompt, 1, params).result().sequences[0].tokens
+    none = types.AdamParams(learning_rate=torch.tensor(0.0))
+    return (
+        step.model_dump(exclude={"beta1", "beta2", "grad_clip_norm"}),
+        params.model_dump(),
+        len(tokens),
+        type(g.trainer.optim_step(none).result()).__name__,
+    )
+
+
+@idiom
 def values_copied_and_pickled(g):
     sampled = g.sampler.sample(g.prompt, 1, g.greedy).result()
     output = g.trainer.forward([g.datum], "cross_entropy").result()

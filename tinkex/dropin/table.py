@@ -66,6 +66,8 @@ def _types(names: str) -> Names:
 def _home_of_type(name: str) -> str:
     if name in ("SampleResponse", "SampledSequence"):
         return "tinkex.dropin.results"
+    if name in ("AdamParams", "SamplingParams"):
+        return "tinkex.dropin.parameters"
     if name in _OWN_TYPES:
         return "tinkex.dropin.types"
     return "tinkex_api.models" if name in _BODIES else "tinkex.types"

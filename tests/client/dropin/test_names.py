@@ -37,7 +37,7 @@ def test_a_name_is_the_same_in_each_module_that_has_it() -> None:
 
 def test_types_and_errors_are_tinkexs_own() -> None:
     module: Any = DropInModule("tinker")
-    for name in ("AdamParams", "Datum", "ModelInput", "TensorData", "APIStatusError"):
+    for name in ("DimuonParams", "Datum", "ModelInput", "TensorData", "APIStatusError"):
         assert getattr(module, name) is getattr(tinkex, name)
     assert module.TinkerError is tinkex.TinkexError
     assert {"ServiceClient", "types", "auth"} <= {*module.__all__} <= {*dir(module)}
