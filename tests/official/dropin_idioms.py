@@ -14,12 +14,15 @@ import importlib.metadata
 import inspect
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
 import sys
 import traceback
 import typing
 import warnings
 from concurrent.futures import Future
+from pathlib import Path
 from unittest import mock
 
 import idioms
@@ -57,6 +60,7 @@ def modules_imported(g):
     assert tinker.lib.public_interfaces.service_client.ServiceClient is tinker.ServiceClient
     assert tinker.types.image_chunk.ImageChunk is types.ImageChunk
     assert RestClient is tinker.RestClient
+    assert Path(tinker.__file__).is_file()
     return DEFAULT_BASE_URL, tinker.__version__, tinker.__title__
 
 
@@ -416,6 +420,28 @@ def a_loss_of_ones_own(g):
     return (
         sorted(output.metrics)[:2],
         abs(output.metrics["loss:sum"] - expected) < 1e-2,
+    )
+
+
+@idiom
+def the_command_started(g):
+    command = Path(sys.executable).parent / "tinker"
+    environment = os.environ | {"TINKER_BASE_URL": g.url, "TINKER_API_KEY": KEY}
+    path = g.trainer.save_state("by-command").result().path
+
+    def code(*words):
+        ended = subprocess.run([command, *words], env=environment, capture_output=True, check=False)
+        return ended.returncode
+
+    return (
+        code("checkpoint", "list", "--run-id", g.run_id),
+        code("checkpoint", "info", path),
+        code("checkpoint", "publish", path),
+        code("checkpoint", "unpublish", path),
+        code("-f", "json", "run", "list", "--limit", "2"),
+        code("checkpoint", "set-ttl", path, "--ttl", "3600"),
+        code("checkpoint", "delete", path, "--yes"),
+        code("checkpoint", "info", path) != 0,
     )
 
 

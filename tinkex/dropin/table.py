@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+PACKAGE = "tinker"
 RELEASE = "0.38.0"
 """The release of the official SDK whose names these are."""
 
@@ -254,6 +255,8 @@ MODULES: Mapping[str, Names] = {
         "tinkex.auth",
         "get_tinker_token raise_if_tinker_not_accessible tinker_has_credentials",
     ),
+    "tinker.cli": {},
+    "tinker.cli.__main__": {"cli": "tinkex.cli:main"},
     "tinker.lib": {},
     "tinker.lib.api_future_impl": _from("tinkex.dropin.types", "QueueState"),
     "tinker.lib.base_url": {

@@ -59,6 +59,7 @@ def test_the_metadata_name_the_release_of_the_table() -> None:
         ("tinker.lib.chunked_fwdbwd_helpers", "splits large batches"),
         ("tinker._compat.model_dump", "model_dump"),
         ("tinker.types.TelemetryBatch", "tinkex.telemetry"),
+        ("tinker.cli.commands.run", "`tinkex --help`"),
         ("tinker.proto.request_conv", "tinkex_api"),
         ("tinker.ServiceCleint", "Did you mean tinker.ServiceClient?"),
         ("tinker.types.tensor_dat", "Did you mean tinker.types.tensor_data?"),

@@ -13,7 +13,7 @@ from tinkex.dropin.parameters import AdamParams, SamplingParams
 
 
 class Tensor:
-    """What a tensor of one number has."""
+    """Something like a tensor of one number."""
 
     ndim = 0
 
