@@ -46,8 +46,6 @@ class DropInLoader(Loader):
         return DropInModule(spec.name, f"{spec.name} of the official SDK, made of tinkex's names.")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Names the file that stands in for the package; names of modules are resolved when they
-        are used.
-        """
+        """Tells the package which file stands in for it. Names are resolved when they are used."""
         if module.__name__ == PACKAGE:
             module.__file__ = str(Path(__file__).parent / "path" / PACKAGE / "__init__.py")
