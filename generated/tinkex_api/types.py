@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import math
 from base64 import b64encode
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Any, BinaryIO, Generic, Literal, Protocol, Self, TypeVar
 
 import orjson
-from attrs import define, field, fields, frozen
+from attrs import NOTHING, Attribute, define, field, fields, frozen
 
 T = TypeVar("T")
 
@@ -68,6 +68,14 @@ class OwnFuture:
         return self
 
 
+class _ModelFields:
+    """The attribute `model_fields` of a class of models."""
+
+    def __get__(self, instance: object, owner: type[Any]) -> dict[str, Attribute[Any]]:
+        """Returns the fields by the names that the constructor has for them."""
+        return {field.alias: field for field in fields(owner) if field.init}
+
+
 class Model:
     """A value with named fields.
 
@@ -75,6 +83,12 @@ class Model:
     """
 
     __slots__ = ()
+
+    model_fields = _ModelFields()
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Yields the name and the value of each field, for `dict(value)`."""
+        return iter(_values(self).items())
 
     def __hash__(self) -> int:
         """Returns the hash of the fields.
@@ -106,18 +120,25 @@ class Model:
         mode: Literal["json", "python"] | str = "python",
         include: Collection[str] | None = None,
         exclude: Collection[str] | None = None,
+        by_alias: bool | None = None,
+        exclude_unset: bool = False,
+        exclude_defaults: bool = False,
         exclude_none: bool = False,
     ) -> dict[str, Any]:
         """Returns the fields by name, as plain dicts and lists, and bytes as base64.
 
-        In mode "json", times are strings. Additional properties are left out; `to_dict` has them.
+        In mode "json", times are strings. Additional properties are left out; `to_dict` has them. A value does not
+        know which fields its constructor was given: `exclude_unset` leaves out those that have their default, as
+        `exclude_defaults` does. `by_alias` has no effect: no field has two names.
         """
+        defaults = _defaults(type(self)) if exclude_unset or exclude_defaults else {}
         return {
-            name: _plain(value, mode == "json", exclude_none)
+            name: _plain(value, mode == "json", exclude_none, exclude_unset or exclude_defaults)
             for name, value in _values(self).items()
             if (include is None or name in include)
             and name not in (exclude or ())
             and not (exclude_none and value is None)
+            and not (name in defaults and defaults[name] == value)
         }
 
     def model_dump_json(
@@ -126,10 +147,21 @@ class Model:
         indent: int | None = None,
         include: Collection[str] | None = None,
         exclude: Collection[str] | None = None,
+        by_alias: bool | None = None,
+        exclude_unset: bool = False,
+        exclude_defaults: bool = False,
         exclude_none: bool = False,
     ) -> str:
-        """Returns the fields as a JSON object."""
-        written = self.model_dump(mode="json", include=include, exclude=exclude, exclude_none=exclude_none)
+        """Returns the fields as a JSON object. The arguments are those of `model_dump`."""
+        written = self.model_dump(
+            mode="json",
+            include=include,
+            exclude=exclude,
+            by_alias=by_alias,
+            exclude_unset=exclude_unset,
+            exclude_defaults=exclude_defaults,
+            exclude_none=exclude_none,
+        )
         return orjson.dumps(written, option=orjson.OPT_INDENT_2 if indent else None).decode()
 
     @classmethod
@@ -154,6 +186,27 @@ class Model:
     @classmethod
     def _of_fields(cls, values: Mapping[str, Any]) -> Self:
         return cls(**values)
+
+    @classmethod
+    def model_construct(cls, **values: Any) -> Self:
+        """Returns the value with the given fields, as the constructor does."""
+        return cls(**values)
+
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]:
+        """Returns a JSON schema with the names of the fields; it says nothing of their types."""
+        known = cls.model_fields
+        return {
+            "title": cls.__name__,
+            "type": "object",
+            "properties": {name: {} for name in known},
+            "required": [name for name, one in known.items() if one.default is NOTHING],
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Returns the JSON schema of a field of this type in a pydantic model."""
+        return cls.model_json_schema()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -214,13 +267,24 @@ def _values(model: Any) -> dict[str, Any]:
     return {field.alias: getattr(model, field.alias) for field in fields(type(model)) if field.init}
 
 
-def _plain(value: Any, as_json: bool, exclude_none: bool) -> Any:
+def _defaults(kind: type[Model]) -> dict[str, Any]:
+    """Returns the defaults of the fields that have one."""
+    found: dict[str, Any] = {name: field.default for name, field in kind.model_fields.items()}
+    return {
+        name: default.factory() if hasattr(default, "factory") else default
+        for name, default in found.items()
+        if default is not NOTHING
+    }
+
+
+def _plain(value: Any, as_json: bool, exclude_none: bool, exclude_defaults: bool) -> Any:
     if isinstance(value, Model):
-        return value.model_dump(mode="json" if as_json else "python", exclude_none=exclude_none)
+        mode = "json" if as_json else "python"
+        return value.model_dump(mode=mode, exclude_none=exclude_none, exclude_defaults=exclude_defaults)
     if isinstance(value, Mapping):
-        return {name: _plain(item, as_json, exclude_none) for name, item in value.items()}
+        return {name: _plain(item, as_json, exclude_none, exclude_defaults) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, as_json, exclude_none) for item in value]
+        return [_plain(item, as_json, exclude_none, exclude_defaults) for item in value]
     if isinstance(value, bytes):
         return b64encode(value).decode()
     return value.isoformat() if as_json and isinstance(value, datetime) else value

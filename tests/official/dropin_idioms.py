@@ -8,17 +8,21 @@ the idioms of idioms.py as well.
 import asyncio
 import concurrent.futures
 import contextlib
+import copy
 import importlib
 import importlib.metadata
 import inspect
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
 import sys
 import traceback
 import typing
 import warnings
 from concurrent.futures import Future
+from pathlib import Path
 from unittest import mock
 
 import idioms
@@ -56,6 +60,7 @@ def modules_imported(g):
     assert tinker.lib.public_interfaces.service_client.ServiceClient is tinker.ServiceClient
     assert tinker.types.image_chunk.ImageChunk is types.ImageChunk
     assert RestClient is tinker.RestClient
+    assert Path(tinker.__file__).is_file()
     return DEFAULT_BASE_URL, tinker.__version__, tinker.__title__
 
 
@@ -418,6 +423,28 @@ def a_loss_of_ones_own(g):
     )
 
 
+@idiom
+def the_command_started(g):
+    command = Path(sys.executable).parent / "tinker"
+    environment = os.environ | {"TINKER_BASE_URL": g.url, "TINKER_API_KEY": KEY}
+    path = g.trainer.save_state("by-command").result().path
+
+    def code(*words):
+        ended = subprocess.run([command, *words], env=environment, capture_output=True, check=False)
+        return ended.returncode
+
+    return (
+        code("checkpoint", "list", "--run-id", g.run_id),
+        code("checkpoint", "info", path),
+        code("checkpoint", "publish", path),
+        code("checkpoint", "unpublish", path),
+        code("-f", "json", "run", "list", "--limit", "2"),
+        code("checkpoint", "set-ttl", path, "--ttl", "3600"),
+        code("checkpoint", "delete", path, "--yes"),
+        code("checkpoint", "info", path) != 0,
+    )
+
+
 # ---- values ----
 
 
@@ -503,6 +530,65 @@ def bodies_of_requests(g):
         }
         for one in made
     ]
+
+
+@idiom
+def the_fields_of_values(g):
+    params = types.SamplingParams(max_tokens=4, stop=["a"])
+    [text] = types.ModelInput.from_ints([1, 2]).model_dump()["chunks"]
+    return (
+        sorted(types.SamplingParams.model_fields),
+        sorted(dict(params)),
+        params.model_dump(exclude_unset=True),
+        params.model_dump(exclude_defaults=True, by_alias=True),
+        json.loads(params.model_dump_json(exclude_unset=True)),
+        types.SamplingParams.model_construct(max_tokens=3).max_tokens,
+        sorted(types.AdamParams.model_json_schema()["properties"]),
+        types.ModelInput(chunks=[text, {"tokens": [3]}]).to_ints(),
+        types.ModelInput(**types.ModelInput.from_ints([1]).model_dump(mode="json")).to_ints(),
+    )
+
+
+@idiom
+def numbers_of_a_settings_file(g):
+    step = types.AdamParams(learning_rate="1e-4", weight_decay=torch.tensor(0.5), eps=np.float32(1))
+    params = types.SamplingParams(max_tokens="3", temperature=np.float32(0), seed=np.int64(1), n=1)
+    tokens = g.sampler.sample(g.prompt, 1, params).result().sequences[0].tokens
+    none = types.AdamParams(learning_rate=torch.tensor(0.0))
+    return (
+        step.model_dump(exclude={"beta1", "beta2", "grad_clip_norm"}),
+        params.model_dump(),
+        len(tokens),
+        type(g.trainer.optim_step(none).result()).__name__,
+    )
+
+
+@idiom
+def values_copied_and_pickled(g):
+    sampled = g.sampler.sample(g.prompt, 1, g.greedy).result()
+    output = g.trainer.forward([g.datum], "cross_entropy").result()
+    made = (g.datum, g.prompt, sampled, output, types.AdamParams(learning_rate=0.5))
+    copies = [pickle.loads(pickle.dumps(made)), copy.deepcopy(made), [*map(copy.copy, made)]]
+    return [
+        (
+            datum.loss_fn_inputs["weights"].tolist()[:2],
+            prompt.to_ints() == g.prompt.to_ints(),
+            response.sequences[0].tokens == sampled.sequences[0].tokens,
+            len(result.loss_fn_outputs[0]["logprobs"].data),
+            params.learning_rate,
+        )
+        for datum, prompt, response, result, params in copies
+    ]
+
+
+@idiom
+def a_dict_of_inputs_changed_in_place(g):
+    prompt = types.ModelInput.from_ints([1, 2])
+    datum = types.Datum(model_input=prompt, loss_fn_inputs={"target_tokens": [2, 3]})
+    datum.loss_fn_inputs["weights"] = types.TensorData(data=[0.0, 1.0], dtype="float32", shape=[2])
+    weights = datum.loss_fn_inputs.pop("weights")
+    prompt.chunks.append(types.EncodedTextChunk(tokens=[3]))
+    return weights.data, sorted(datum.loss_fn_inputs), prompt.length, prompt.chunks[-1].tokens[-1]
 
 
 @idiom

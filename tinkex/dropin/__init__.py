@@ -19,13 +19,18 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from tinkex.dropin.finder import PACKAGE, DropInFinder
+from tinkex.dropin.finder import DropInFinder
 from tinkex.dropin.modules import DropInModule
+from tinkex.dropin.table import PACKAGE
 
 __all__ = ["FOLDER", "install", "installed", "put_first"]
 
 FOLDER = Path(__file__).parent / "path"
 """A folder with a package `tinker` that installs the drop-in, for the PYTHONPATH of a process."""
+
+
+COMMANDS = Path(__file__).parent / "bin"
+"""A folder with the command `tinker`, which runs `tinkex`, for the PATH of a process."""
 
 
 def install() -> None:
@@ -64,8 +69,14 @@ def installed() -> bool:
 def put_first(environment: MutableMapping[str, str]) -> None:
     """Puts the drop-in first on the PYTHONPATH of an environment, for processes that start with
     it.
+
+    The command `tinker` and this interpreter's commands come last on PATH: a `tinker` that is there
+    already imports the drop-in, too.
     """
     folder = str(FOLDER)
     before = environment.get("PYTHONPATH")
     rest = [entry for entry in before.split(os.pathsep) if entry != folder] if before else []
     environment["PYTHONPATH"] = os.pathsep.join((folder, *rest))
+    places = environment.get("PATH", os.defpath).split(os.pathsep)
+    own = (str(COMMANDS), str(Path(sys.executable).parent))
+    environment["PATH"] = os.pathsep.join((*places, *(one for one in own if one not in places)))

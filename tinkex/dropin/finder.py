@@ -9,9 +9,7 @@ from types import ModuleType
 
 from tinkex.dropin.missing import explanation
 from tinkex.dropin.modules import DropInLoader
-from tinkex.dropin.table import MODULES
-
-PACKAGE = "tinker"
+from tinkex.dropin.table import MODULES, PACKAGE
 
 
 class DropInFinder(MetaPathFinder):

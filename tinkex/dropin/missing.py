@@ -16,6 +16,17 @@ _SERVER_SIDE = (
     "The contract is in tinkex_api (requests and answers) and tinkex_proto (protobuf), which a "
     "server can use directly."
 )
+_COMMAND = "The commands are those of `tinkex`, which `tinkex --help` lists."
+_MODULES_OF_THE_COMMAND = (
+    "auth_api",
+    "client",
+    "commands",
+    "context",
+    "exceptions",
+    "lazy_group",
+    "login",
+    "output",
+)
 
 ADVICE: Mapping[str, str] = {
     "tinker._base_client": _TRANSPORT,
@@ -36,7 +47,7 @@ ADVICE: Mapping[str, str] = {
         "Headers, query parameters and timeouts are settings of a client, not of a call: "
         "ServiceClient(default_headers_overrides=…, timeout=…) and tinkex.Config."
     ),
-    "tinker.cli": "The command line is `tinkex`; `tinkex --help` lists its commands.",
+    **{f"tinker.cli.{module}": _COMMAND for module in _MODULES_OF_THE_COMMAND},
     "tinker.lib._auth_token_provider": "Keys come from tinkex.Config.api_key or credential_cmd.",
     "tinker.lib._jwt_auth": "Keys come from tinkex.Config.api_key or credential_cmd.",
     "tinker.lib._pydantic_conv": _SERVER_SIDE,

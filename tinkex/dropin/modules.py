@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tinkex.dropin.missing import explanation
-from tinkex.dropin.table import MODULES, exported
+from tinkex.dropin.table import MODULES, PACKAGE, exported
 
 
 class DropInModule(ModuleType):
@@ -45,4 +46,6 @@ class DropInLoader(Loader):
         return DropInModule(spec.name, f"{spec.name} of the official SDK, made of tinkex's names.")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Does nothing: names are resolved when they are used."""
+        """Tells the package which file stands in for it. Names are resolved when they are used."""
+        if module.__name__ == PACKAGE:
+            module.__file__ = str(Path(__file__).parent / "path" / PACKAGE / "__init__.py")

@@ -16,14 +16,14 @@ from tinkex import types
 D = TypeVar("D", bound=np.generic)
 
 
-class _OfAnyOrigin(type):
+class OfAnyOrigin(type):
     """A metaclass of classes whose instances are all those of their base, which clients return."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         return isinstance(instance, cls.__mro__[1])
 
 
-class SampledSequence(types.SampledSequence, metaclass=_OfAnyOrigin):
+class SampledSequence(types.SampledSequence, metaclass=OfAnyOrigin):
     """One sampled sequence, made of arrays or of lists."""
 
     def __init__(
@@ -48,7 +48,7 @@ class SampledSequence(types.SampledSequence, metaclass=_OfAnyOrigin):
         )
 
 
-class SampleResponse(types.SampleResponse, metaclass=_OfAnyOrigin):
+class SampleResponse(types.SampleResponse, metaclass=OfAnyOrigin):
     """The result of a sample, made of arrays or of lists. None in a list is NaN in an array."""
 
     def __init__(

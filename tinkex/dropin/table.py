@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+PACKAGE = "tinker"
 RELEASE = "0.38.0"
 """The release of the official SDK whose names these are."""
 
@@ -66,6 +67,8 @@ def _types(names: str) -> Names:
 def _home_of_type(name: str) -> str:
     if name in ("SampleResponse", "SampledSequence"):
         return "tinkex.dropin.results"
+    if name in ("AdamParams", "SamplingParams"):
+        return "tinkex.dropin.parameters"
     if name in _OWN_TYPES:
         return "tinkex.dropin.types"
     return "tinkex_api.models" if name in _BODIES else "tinkex.types"
@@ -252,6 +255,8 @@ MODULES: Mapping[str, Names] = {
         "tinkex.auth",
         "get_tinker_token raise_if_tinker_not_accessible tinker_has_credentials",
     ),
+    "tinker.cli": {},
+    "tinker.cli.__main__": {"cli": "tinkex.cli:main"},
     "tinker.lib": {},
     "tinker.lib.api_future_impl": _from("tinkex.dropin.types", "QueueState"),
     "tinker.lib.base_url": {

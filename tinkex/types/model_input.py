@@ -6,7 +6,7 @@ import base64
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal, Protocol, Self, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from attrs import field, frozen
@@ -250,11 +250,13 @@ _CHUNKS: Mapping[str, type[ModelInputChunk]] = {
 
 
 def _chunk_of(value: Any) -> ModelInputChunk:
-    """Makes the chunk that a mapping describes; its `type` says which class."""
+    """Makes the chunk that a mapping describes; its `type` says which class, and is that of text by
+    default.
+    """
     if not isinstance(value, Mapping):
         return value
     given = cast("Mapping[str, Any]", value)
-    kind = given["type"]
+    kind = given.get("type", "encoded_text")
     if kind not in _CHUNKS:
         raise InvalidInputError(
             f"a chunk's type must be one of {', '.join(_CHUNKS)}, found {kind!r}"
@@ -262,8 +264,8 @@ def _chunk_of(value: Any) -> ModelInputChunk:
     return _CHUNKS[kind].model_validate(given)
 
 
-def _chunks(value: Iterable[ModelInputChunk]) -> list[ModelInputChunk]:
-    chunks = list(value)
+def _chunks(value: Iterable[ModelInputChunk | Mapping[str, Any]]) -> list[ModelInputChunk]:
+    chunks = [_chunk_of(chunk) for chunk in value]
     for index, chunk in enumerate(chunks):
         if not isinstance(chunk, (EncodedTextChunk, ImageChunk, ImageAssetPointerChunk, DmelChunk)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidInputError(
@@ -291,6 +293,9 @@ class ModelInput(Model):
         >>> prompt = ModelInput.from_ints([1, 2, 3]).append_int(4)
         >>> prompt.to_ints(), prompt.length
         ([1, 2, 3, 4], 4)
+
+    Args:
+        chunks: chunks, or the mappings that `model_dump` makes of them.
     """
 
     chunks: list[ModelInputChunk] = field(converter=_chunks, factory=list[ModelInputChunk])
@@ -348,10 +353,6 @@ class ModelInput(Model):
                 [*self.chunks[:-1], EncodedTextChunk(np.append(last.tokens_np, token))]
             )
         return self.append(EncodedTextChunk([token]))
-
-    @classmethod
-    def _of_fields(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**{**values, "chunks": [_chunk_of(chunk) for chunk in values["chunks"]]})
 
     @property
     def length(self) -> int:

@@ -97,6 +97,22 @@ def test_a_command_is_looked_for_beside_the_interpreter_first(tmp_path: Path) ->
         resolved(["tool"], environment)
 
 
+STARTS_THE_COMMAND = """
+    import subprocess
+    from tinker.cli.__main__ import cli
+    done = subprocess.run(["tinker", "checkpoint", "download", "--help"], capture_output=True)
+    print(cli.name, done.stdout.decode().split("\\n")[0], done.returncode)
+"""
+
+
+def test_a_program_that_starts_the_command_of_the_official_sdk(tmp_path: Path) -> None:
+    script = written(tmp_path, "program.py", STARTS_THE_COMMAND)
+    done = outcome_of([*EXEC, str(script)], folder=tmp_path)
+    assert done.stdout == "tinkex Usage: tinkex checkpoint download [OPTIONS] PATH 0\n", done.stderr
+    listed = outcome_of([*EXEC, "--", "tinker", "run", "list", "--help"], folder=tmp_path)
+    assert listed.stdout.startswith("Usage: tinkex run list"), listed.stderr
+
+
 WAITS = """
     import signal, sys, time
     import tinker

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.programs import outcome_of, run_text, written
-from tinkex.dropin import FOLDER, put_first
+from tinkex.dropin import COMMANDS, FOLDER, put_first
 
 IMPORTS = """
     import tinkex.dropin
@@ -30,6 +30,7 @@ IMPORTS = """
     from tinker import *
     import tinkex
 
+    assert tinker.__file__ == str(tinkex.dropin.FOLDER / "tinker" / "__init__.py")
     assert tinker.types.image_chunk.ImageChunk is tinkex.ImageChunk is types.ImageChunk
     assert tinker.types.tensor_data.TensorData is TensorData is tinkex.TensorData
     assert tinker.lib.public_interfaces.RestClient is RestClient is tinker.RestClient
@@ -152,16 +153,17 @@ def test_an_interpreter_without_tinkex_says_what_it_lacks(tmp_path: Path) -> Non
 
 
 def test_the_folder_is_put_on_the_path_once() -> None:
-    environment: dict[str, str] = {"PYTHONPATH": "a:b"}
+    environment: dict[str, str] = {"PYTHONPATH": "a:b", "PATH": "c::d"}
     for _ in range(2):
         put_first(environment)
-    assert environment == {"PYTHONPATH": f"{FOLDER}:a:b"}
+    ours = f"{COMMANDS}:{Path(sys.executable).parent}"
+    assert environment == {"PYTHONPATH": f"{FOLDER}:a:b", "PATH": f"c::d:{ours}"}
     for nothing in ({}, {"PYTHONPATH": ""}):
         put_first(nothing)
-        assert nothing == {"PYTHONPATH": str(FOLDER)}
+        assert nothing == {"PYTHONPATH": str(FOLDER), "PATH": f"{os.defpath}:{ours}"}
 
 
 def test_an_empty_entry_of_the_path_stays_the_working_folder() -> None:
     environment = {"PYTHONPATH": ":a"}
     put_first(environment)
-    assert environment == {"PYTHONPATH": f"{FOLDER}::a"}
+    assert environment["PYTHONPATH"] == f"{FOLDER}::a"

@@ -37,7 +37,7 @@ def test_a_name_is_the_same_in_each_module_that_has_it() -> None:
 
 def test_types_and_errors_are_tinkexs_own() -> None:
     module: Any = DropInModule("tinker")
-    for name in ("AdamParams", "Datum", "ModelInput", "TensorData", "APIStatusError"):
+    for name in ("DimuonParams", "Datum", "ModelInput", "TensorData", "APIStatusError"):
         assert getattr(module, name) is getattr(tinkex, name)
     assert module.TinkerError is tinkex.TinkexError
     assert {"ServiceClient", "types", "auth"} <= {*module.__all__} <= {*dir(module)}
@@ -59,6 +59,7 @@ def test_the_metadata_name_the_release_of_the_table() -> None:
         ("tinker.lib.chunked_fwdbwd_helpers", "splits large batches"),
         ("tinker._compat.model_dump", "model_dump"),
         ("tinker.types.TelemetryBatch", "tinkex.telemetry"),
+        ("tinker.cli.commands.run", "`tinkex --help`"),
         ("tinker.proto.request_conv", "tinkex_api"),
         ("tinker.ServiceCleint", "Did you mean tinker.ServiceClient?"),
         ("tinker.types.tensor_dat", "Did you mean tinker.types.tensor_data?"),

@@ -207,6 +207,32 @@ def test_values_are_copied_and_written_as_pydantic_does() -> None:
         DimuonParams.model_validate({})
 
 
+def test_the_fields_of_values_are_read_as_those_of_pydantic() -> None:
+    params = SamplingParams(max_tokens=4, stop=["a"])
+    assert [*SamplingParams.model_fields] == [name for name, _ in params]
+    assert dict(params) == params.model_dump()
+    assert params.model_dump(exclude_unset=True, by_alias=True) == {"max_tokens": 4, "stop": ["a"]}
+    assert json.loads(params.model_dump_json(exclude_defaults=True)) == {
+        "max_tokens": 4,
+        "stop": ["a"],
+    }
+    assert ModelInput.from_ints([1]).model_dump(exclude_defaults=True) == {
+        "chunks": [{"tokens": [1]}]
+    }
+    assert ModelInput().model_dump(exclude_defaults=True) == {}
+    assert EncodedTextChunk.model_construct(tokens=[1]) == EncodedTextChunk([1])
+    schema = DimuonParams.model_json_schema()
+    assert schema["required"] == ["learning_rate"]
+    assert {"learning_rate"} < {*schema["properties"]}
+
+
+def test_a_prompt_is_made_of_the_mappings_of_its_chunks() -> None:
+    text: Any = {"tokens": [1, 2], "type": "encoded_text"}
+    assert ModelInput(chunks=[text]) == ModelInput.from_ints([1, 2])
+    untyped: Any = {"tokens": [1]}
+    assert ModelInput(chunks=[untyped, EncodedTextChunk([2])]).to_ints() == [1, 2]
+
+
 def test_extra_fields_from_the_server_are_kept_in_a_copy() -> None:
     params = AdamParams.from_dict({"beta1": 0.5, "own": 3})
     assert params.model_copy(update={"beta1": 0.6})["own"] == 3
@@ -250,6 +276,8 @@ def test_they_may_be_fields_of_pydantics_models() -> None:
     given = made(params={"beta1": 0.5}, prompt=ModelInput.from_ints([1]), datum=DATUM)
     assert given.params == AdamParams(beta1=0.5)
     assert given.model_dump()["prompt"] == {"chunks": [{"tokens": [1], "type": "encoded_text"}]}
+    written = pydantic.create_model("Written", params=(AdamParams, ...)).model_json_schema()
+    assert "AdamParams" in str(written)
 
 
 def test_arguments_by_the_places_that_they_have_there(server: Server) -> None:
