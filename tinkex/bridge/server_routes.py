@@ -36,6 +36,8 @@ async def client_config(state: BridgeState, call: Call[ClientConfigRequest]) -> 
     limits = [_chunk(dialect) for dialect in dialects]
     return evolve(
         server.FLAGS,
+        # what was lost behind the bridge is told in words alone
+        reports_state_loss=False,
         fwdbwd_max_chunk_len=min(datums for datums, _ in limits),
         fwdbwd_max_chunk_bytes_count=min(size for _, size in limits),
         # a custom loss belongs to a session, and the sessions on other servers are others

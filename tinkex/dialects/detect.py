@@ -173,6 +173,7 @@ def with_flags(
         cancels=dialect.cancels or changing.sample_cancel_enabled is True,
         cancels_at_once=changing.sample_cancel_max_batch_size or dialect.cancels_at_once,
         runs_custom_losses=flags.custom_loss_server_side is True,
+        reports_state_loss=flags.reports_state_loss is True,
         resume="by_session" if flags.create_model_via_load_weights else dialect.resume,
     )
 

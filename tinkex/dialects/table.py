@@ -126,7 +126,6 @@ _DIALECTS = (
         seq_id_order="ordered",
         seq_id_repeats="repeats",
         inflight_saves=True,
-        reports_state_loss=True,
         loads_are_true=True,
         resume="by_session",
         streams_samples=True,

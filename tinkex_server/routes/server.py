@@ -30,6 +30,7 @@ FLAGS = ClientConfigResponse(
     proto_compress_fwdbwd=False,
     sample_join_sampling_session=True,
     seq_id_repeats="repeats",
+    reports_state_loss=True,
     custom_loss_server_side=True,
 )
 _CHANGING_FLAGS = ClientDynamicConfigResponse(

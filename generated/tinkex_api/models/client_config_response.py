@@ -53,6 +53,8 @@ class ClientConfigResponse(OpenModel, OwnFuture):
             `repeats` returns the promise of the first one, `refuses` answers with an error, `ignores` applies the
             request a second time. Only the embedded server of tinkex sends this flag. Known values: `repeats`,
             `refuses`, `ignores`, `unknown`.
+        reports_state_loss: Whether a failed request of a model has `state_loss` if the server has lost steps of the
+            model. Only the embedded server of tinkex sends this flag.
     """
 
     pjwt_auth_enabled: bool | None = None
@@ -76,6 +78,7 @@ class ClientConfigResponse(OpenModel, OwnFuture):
     billing_exception_max_pause_duration_sec: float | None = None
     use_pyqwest_transport: bool | None = None
     seq_id_repeats: str | None = None
+    reports_state_loss: bool | None = None
     additional_properties: dict[str, Any] = field(init=False, factory=dict)
     __hash__ = OpenModel.__hash__
 
@@ -123,6 +126,8 @@ class ClientConfigResponse(OpenModel, OwnFuture):
             fields["use_pyqwest_transport"] = self.use_pyqwest_transport
         if self.seq_id_repeats is not None:
             fields["seq_id_repeats"] = self.seq_id_repeats
+        if self.reports_state_loss is not None:
+            fields["reports_state_loss"] = self.reports_state_loss
         return fields
 
     @classmethod
@@ -150,6 +155,7 @@ class ClientConfigResponse(OpenModel, OwnFuture):
             billing_exception_max_pause_duration_sec=rest.pop("billing_exception_max_pause_duration_sec", None),
             use_pyqwest_transport=rest.pop("use_pyqwest_transport", None),
             seq_id_repeats=rest.pop("seq_id_repeats", None),
+            reports_state_loss=rest.pop("reports_state_loss", None),
         )
         self.additional_properties = rest
         return self

@@ -36,6 +36,12 @@ def test_the_first_route_that_matches_a_model_is_taken(bridged: Callable[..., Ap
     assert {model["model_name"] for model in named} == {"other/b", "Qwen/a"}
 
 
+def test_a_bridge_does_not_promise_to_tell_what_a_server_behind_it_has_lost(
+    bridged: Callable[..., Api],
+) -> None:
+    assert bridged().ok("client/config", sdk_version="1")["reports_state_loss"] is False
+
+
 @pytest.mark.parametrize("text", ["Qwen/*", "=http://x", "Qwen/*=", "Qwen/*=x"])
 def test_what_is_no_route_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

@@ -159,6 +159,7 @@ def test_a_servers_own_flags_take_precedence_over_the_table() -> None:
         proto_compress_fwdbwd=True,
         create_model_via_load_weights=True,
         seq_id_repeats="refuses",
+        reports_state_loss=True,
     )
     flagged = with_flags(
         DIALECTS["hosted-0.25"], config, ClientDynamicConfigResponse(sample_cancel_enabled=True)
@@ -168,6 +169,7 @@ def test_a_servers_own_flags_take_precedence_over_the_table() -> None:
     assert flagged.compress_protobuf
     assert flagged.resume == "by_session"
     assert flagged.seq_id_repeats == "refuses"
+    assert flagged.reports_state_loss
     assert flagged.cancels
 
 

@@ -18,6 +18,7 @@ def test_the_server_describes_itself(api: Api) -> None:
         5_000_000,
     )
     assert (flags["parallel_fwdbwd_chunks"], flags["seq_id_repeats"]) == (True, "repeats")
+    assert flags["reports_state_loss"] is True
     assert api.ok("client/dynamic_config", sdk_version="1")["refresh_interval_sec"] == 300
     assert api.get("healthz").json() == {"status": "ok"}
     assert api.get("get_server_capabilities").json() == {
