@@ -63,6 +63,16 @@ FIELDS = ("number", "text", "tokens", "logprobs", "stop_reason", "model")
     type=click.FloatRange(0),
     help="0 takes the likeliest token each time.",
 )
+@click.option(
+    "--top-p",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Take only the likeliest tokens that together have this probability.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(1), help="Take only so many of the likeliest.  [default: all]"
+)
 @click.option("--seed", type=int, help="Makes samples repeatable.")
 @click.option(
     "--stop", multiple=True, help=r"Text at which to stop, \n for a new line; repeatable."
@@ -93,6 +103,8 @@ def command(
     count: int,
     max_tokens: int,
     temperature: float,
+    top_p: float,
+    top_k: int | None,
     seed: int | None,
     stop: Sequence[str],
     logprobs: bool,
@@ -110,6 +122,8 @@ def command(
         params = {
             "max_tokens": max_tokens,
             "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k or -1,
             "seed": seed,
             "stop": [_unescaped(one) for one in stop] or None,
         }

@@ -56,8 +56,8 @@ def test_on_a_terminal_stdout_has_a_table_and_stderr_the_rest(one: Things) -> No
     done = on_terminal("run", "list", "--limit=1", TINKER_BASE_URL=one.base_url)
     header, row = re.sub(r"\x1b\[[\d;]*m", "", done.out).splitlines()
     assert done.code == 0
-    assert header.split() == ["id", "model", "lora", "updated", "status"]
-    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d  ok *$", row)
+    assert header.split() == ["id", "model", "lora", "updated", "status", "name"]
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d  ok +- *$", row)
     assert done.err == "The first 1 training runs are listed; --all lists all.\n"
 
 
@@ -83,7 +83,7 @@ def test_the_format_of_the_official_command_line_works(one: Things, before: list
 
 def test_the_table_of_the_official_command_line_works_in_a_pipe(one: Things) -> None:
     done = in_pipe("-f", "table", "run", "list", "--limit=1", TINKER_BASE_URL=one.base_url)
-    assert done.out.splitlines()[0].split() == ["id", "model", "lora", "updated", "status"]
+    assert done.out.splitlines()[0].split() == ["id", "model", "lora", "updated", "status", "name"]
 
 
 def test_quiet_writes_ids_only(one: Things) -> None:
@@ -151,7 +151,7 @@ def test_colors_can_be_forced_in_a_pipe() -> None:
 def test_a_terminal_can_be_forced(one: Things) -> None:
     done = in_pipe("run", "list", TINKER_BASE_URL=one.base_url, TINKEX_FORCE_TTY="72")
     lines = re.sub(r"\x1b\[[\d;]*m", "", done.out).splitlines()
-    assert lines[0].split() == ["id", "model", "lora", "updated", "status"]
+    assert lines[0].split() == ["id", "model", "lora", "updated", "status", "name"]
     assert max(map(len, lines)) <= 72
 
 

@@ -56,6 +56,14 @@ def test_a_stop_and_a_seed_have_an_effect(torch_server: Server) -> None:
     assert cut.rstrip(letter) == whole.partition(letter)[0]
 
 
+@pytest.mark.parametrize("limit", ["--top-k=1", "--top-p=0.000001"])
+def test_of_the_likeliest_token_alone_the_text_is_the_greedy_one(
+    torch_server: Server, greedy: list[str], limit: str
+) -> None:
+    hot = (f"--base-url={torch_server.base_url}", "--max-tokens=12", "--temperature=2", limit)
+    assert sample(*hot, PROMPT).stdout == sample(*greedy, PROMPT).stdout
+
+
 def test_tokens_are_written_as_they_come(torch_server: Server) -> None:
     command = [sys.executable, "-m", "tinkex", "sample", "--max-tokens=300"]
     with subprocess.Popen(

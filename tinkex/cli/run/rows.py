@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "id",
+    "name",
     "model",
     "owner",
     "lora",
@@ -19,15 +20,17 @@ FIELDS = (
     "sampler_checkpoint",
     "user_metadata",
 )
-COLUMNS = ("id", "model", "lora", "updated", "status")
+COLUMNS = ("id", "model", "lora", "updated", "status", "name")
 
 
 def row_of(run: TrainingRun) -> dict[str, Any]:
     """Returns a training run as a row of these fields. `lora` is the rank of the adapter."""
     last: Checkpoint | None = run.last_checkpoint
     sampler: Checkpoint | None = run.last_sampler_checkpoint
+    metadata = run.user_metadata.to_dict() if run.user_metadata else {}
     return {
         "id": run.training_run_id,
+        "name": metadata.get("name"),
         "model": run.base_model,
         "owner": run.model_owner,
         "lora": run.lora_rank,
@@ -36,5 +39,5 @@ def row_of(run: TrainingRun) -> dict[str, Any]:
         "checkpoint": last.tinker_path if last else None,
         "checkpoint_time": last.time if last else None,
         "sampler_checkpoint": sampler.tinker_path if sampler else None,
-        "user_metadata": run.user_metadata.to_dict() if run.user_metadata else {},
+        "user_metadata": metadata,
     }
