@@ -26,12 +26,13 @@ Save = Callable[[int], Path]
 SPEC = SampleSpec([5, 6, 7], num_samples=2, max_tokens=8, seed=1)
 
 
-def with_pid(folder: Path) -> tuple[str, Callable[[], int]]:
-    """Returns a fake interpreter that writes its process id, and a function that reads it."""
+def with_pid(folder: Path, *, starts_after: int = 0) -> tuple[str, Callable[[], int]]:
+    """Returns a fake interpreter that writes its process id and starts so many seconds later, and a
+    function that reads the id.
+    """
     file = folder / "pid"
-    return fake_python(folder, prelude=f"echo $$ $@ > {file}"), lambda: int(
-        file.read_text().split()[0]
-    )
+    python = fake_python(folder, prelude=f"echo $$ $@ > {file}; sleep {starts_after}")
+    return python, lambda: int(file.read_text().split()[0])
 
 
 def test_a_killed_vllm_comes_back_with_its_adapters_and_samples_go_on(
@@ -57,7 +58,7 @@ def test_a_killed_vllm_comes_back_with_its_adapters_and_samples_go_on(
 def test_a_sampler_that_is_closed_while_vllm_starts_ends_it(
     make_sampler: MakeSampler, tmp_path: Path
 ) -> None:
-    python, pid = with_pid(tmp_path)
+    python, pid = with_pid(tmp_path, starts_after=30)
     for pause in (0.0, 0.01, 0.05, 0.2, 0.5):
         sampler = make_sampler(VllmSettings(python=python))
         time.sleep(pause)  # so that it is closed at several points of its start
