@@ -50,7 +50,9 @@ def sources(version: str) -> Path:
         wanted = ("--no-deps", "--no-binary", "tinker-cookbook", f"tinker-cookbook=={version}")
         _pip(Path(sys.executable), "download", "--dest", CACHE, *wanted)
         with tarfile.open(CACHE / f"{folder.name}.tar.gz") as archive:
-            archive.extractall(CACHE, filter="data")
+            # Python before 3.11.4 has no filters; it is an archive of the registry
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(CACHE)
     return folder
 
 
