@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from importlib.metadata import distribution
 from pathlib import Path
 
 OUTCOMES = {}
@@ -60,9 +59,7 @@ def pytest_sessionfinish():
 
 def _tinker_is():
     """Returns "official" or "tinkex", or both where modules of both were imported."""
-    official = str(distribution("tinker").locate_file("tinker"))
     modules = [sys.modules[name] for name in sys.modules.copy() if name.split(".")[0] == "tinker"]
-    # a folder without __init__.py has no file
-    places = [str(getattr(m, "__file__", None) or [*getattr(m, "__path__", [])]) for m in modules]
-    owners = {"official" if official in place else "tinkex" for place in places}
+    origins = {getattr(module.__spec__, "origin", None) for module in modules}
+    owners = {"tinkex" if origin == "tinkex.dropin" else "official" for origin in origins}
     return " and ".join(sorted(owners))
