@@ -106,7 +106,7 @@ class ConnectionPool:
         """
         if self._closer is None:
             await self._arrange_close()
-        if self._session.closed:  # while the call was encoded, or waited for its turn
+        if self._session.closed:  # by the end of its loop; `Sender` refuses after its own `aclose`
             raise ClientClosedError(
                 "not sent: the client, or the service client that made it, was closed meanwhile",
                 advice="Ask for the results of calls before you close their client.",

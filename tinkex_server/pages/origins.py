@@ -67,7 +67,7 @@ def origins_of(
 
 def first_origin(state: CommonState, access: Access, run: ModelRow) -> Subject | None:
     """Returns the run that a run continues, if any."""
-    [*loads] = lineage.origins(access, run, 1)
+    loads = lineage.origins(access, run, 1)
     return _Names(state, run).of_source(loads[0]) if loads and not loads[0].after_step else None
 
 

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from tinkex_server.access.ownership import Access
 from tinkex_server.checkpoint_path import CheckpointPath
+from tinkex_server.rules.records import recording
 from tinkex_server.store import CheckpointRow, ModelRow, OriginRow, RunPart, Store
 
 _MOST_ANCESTORS = 200
@@ -37,7 +38,8 @@ def note_origin(store: Store, model_id: str, loaded: CheckpointRow) -> None:
     """Notes that a run has loaded a checkpoint, unless that is one of its own."""
     if loaded.path.run_id != model_id:
         after_step = store.steps.count_ended(model_id)
-        store.origins.put(OriginRow(model_id, after_step, loaded.path, loaded.step))
+        with recording(f"the load of {loaded.path} into {model_id}"):
+            store.origins.put(OriginRow(model_id, after_step, loaded.path, loaded.step))
 
 
 def origins(access: Access, run: ModelRow, most: int) -> Sequence[Origin]:

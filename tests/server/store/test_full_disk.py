@@ -76,7 +76,8 @@ def test_once_an_announced_result_is_lost_all_requests_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("table", "write"), [("steps", "add_batch"), ("steps", "end"), ("audit", "add")]
+    ("table", "write"),
+    [("steps", "add_batch"), ("steps", "end"), ("audit", "add"), ("origins", "put")],
 )
 def test_work_that_is_done_does_not_fail_with_its_records(
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +105,14 @@ def test_work_that_is_done_does_not_fail_with_its_records(
             api.ok("save_weights", model_id=model_id, seq_id=3, path="one"),
         ]
         results = [api.result(promise) for promise in promises]
-    assert [result.get("error") for result in results] == [None] * 3
+        path = f"tinker://{model_id}/weights/one"
+        fresh = {"session_id": session_id, "model_seq_id": 8}
+        loads = [
+            api.ok("load_weights", **into, path=path, optimizer=True)
+            for into in ({"model_id": api.model(session_id, 7), "seq_id": 1}, fresh)
+        ]
+        results += [api.result(promise) for promise in loads]
+    assert [result.get("error") for result in results] == [None] * 5
     assert "missing from the records" in caplog.text
 
 
