@@ -12,6 +12,7 @@ import sys
 import traceback
 
 import official_job
+from ending import end
 
 _LOOK = 0.05  # seconds, after which it looks for jobs that have ended
 
@@ -60,9 +61,7 @@ def begin(report, arguments):
     except BaseException:  # noqa: BLE001  the child of a fork must not return to the loop of its parent
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end(status)
 
 
 if __name__ == "__main__":
