@@ -205,7 +205,7 @@ class World:
                     model or Model(),
                     policy,
                     self.replace,
-                    self,  # type: ignore[arg-type]
+                    self,  # type: ignore[arg-type]  # the part of a REST client that it asks
                     self.clock,
                     reports_state_loss=self.reports_state_loss,
                 )
